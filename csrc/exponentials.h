@@ -1,0 +1,18 @@
+// Exponential units: the identity for positive inputs, a saturating exponential below.
+#pragma once
+
+#include "formula.h"
+
+namespace fastact {
+namespace {
+
+// alpha >= 0, so the sign of the output is the sign of the input and the derivative can be read off it: y + alpha.
+template <class T>
+struct ELU : SavesOutput {
+  T alpha;
+  T forward(T x) const { return x <= 0 ? alpha * expm1(x) : x; }
+  T derivative(T y) const { return y <= 0 ? y + alpha : T(1); }
+};
+
+}  // namespace
+}  // namespace fastact

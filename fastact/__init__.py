@@ -1,0 +1,28 @@
+"""Drop-in activation modules and functions for PyTorch, with fused forward and backward kernels for CPU and GPU.
+
+>>> import torch, fastact
+>>> fastact.LeakyReLU(0.1)(torch.tensor([-1.0, 2.0]))
+tensor([-0.1000,  2.0000])
+"""
+
+from . import functional
+from .convert import convert, revert
+from .modules import ELU, LeakyReLU, PReLU, ReLU, RReLU, Sigmoid, Softsign, Tanh
+from .path import always_kernels
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELU",
+    "LeakyReLU",
+    "PReLU",
+    "RReLU",
+    "ReLU",
+    "Sigmoid",
+    "Softsign",
+    "Tanh",
+    "always_kernels",
+    "convert",
+    "functional",
+    "revert",
+]

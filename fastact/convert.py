@@ -1,0 +1,46 @@
+"""Swap the activations of an existing model for fastact's, and back."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+from . import modules
+
+_TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    getattr(nn, name): getattr(modules, name) for name in modules.__all__ if hasattr(nn, name)
+}
+_STOCK = {ours: stock for stock, ours in _TWINS.items()}
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _swap(model: M, classes: dict[type[nn.Module], type[nn.Module]]) -> M:
+    # A change of class, not of object: parameters, buffers, hooks and training flags stay what and where they are.
+    for module in model.modules():
+        replacement = classes.get(type(module))
+        if replacement is not None:
+            module.__class__ = replacement
+    return model
+
+
+def convert(model: M) -> M:
+    """Make every torch.nn activation in `model` (itself included) fastact's, in place, and return the model.
+
+    Subclasses of torch.nn's activations with a forward of their own are left alone. `revert` undoes it.
+    """
+    return _swap(model, _TWINS)
+
+
+def revert(model: M) -> M:
+    """Make every fastact activation in `model` that has a twin in torch.nn that twin again, in place."""
+    return _swap(model, _STOCK)
+
+
+def stock_twin(module: nn.Module) -> nn.Module:
+    """A shallow copy of one fastact activation as torch.nn's: the same parameters and hooks in another module."""
+    twin = copy.copy(module)
+    twin.__class__ = _STOCK[type(module)]
+    return twin

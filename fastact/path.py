@@ -1,0 +1,109 @@
+"""Which path a call takes: fastact's kernels, or torch's own function. Decided here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .crossover import CROSSOVER
+
+_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_TYPES = frozenset((Tensor, Parameter))
+_NUMBERS = frozenset((float, int))
+
+_always_kernels = os.environ.get("FASTACT_ALWAYS_KERNELS", "0") not in ("", "0")
+
+
+@contextmanager
+def always_kernels() -> Iterator[None]:
+    """Run kernels also below the measured sizes at which torch's own function is faster (`fastact.crossover`).
+
+    The environment variable `FASTACT_ALWAYS_KERNELS=1` does the same for a whole process.
+    """
+    global _always_kernels
+    before, _always_kernels = _always_kernels, True
+    try:
+        yield
+    finally:
+        _always_kernels = before
+
+
+def takes_kernel(name: str, input: Tensor, *parameters: float, inplace: bool = False, learns: bool = False) -> bool:
+    """Whether `fastact`'s kernel runs the activation `name` on `input`; if not, the caller hands over to torch.
+
+    The kernels are for plain strided tensors of the four floating dtypes, in eager mode. Everything else (compilation
+    and export, function transforms, forward-mode differentiation, tensor subclasses, dispatch modes, tracing, other
+    devices and dtypes, arguments that torch refuses) is torch's, so that whatever works there works here, and whatever
+    fails there fails here with the same error. `learns` says that gradients are needed even if not of the input.
+    """
+    if torch.compiler.is_compiling():
+        return False  # Inductor fuses the stock op with its neighbours; a custom kernel would stand in its way
+    if type(input) not in _TYPES:
+        return False
+    training = (input.requires_grad or learns) and torch.is_grad_enabled()
+    if not _always_kernels:
+        thresholds = CROSSOVER[input.is_cuda].get(name)
+        if thresholds is None or input.numel() < thresholds[training]:
+            return False
+    for parameter in parameters:
+        if type(parameter) not in _NUMBERS:
+            return False
+    return (
+        input.dtype in _DTYPES
+        and (input.is_cpu or runs_on_gpu_kernels(input))
+        and input.layout is torch.strided
+        and not input.is_nested
+        and not input.is_neg()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and (not torch._C._len_torch_function_stack() or _only_device_contexts())
+        and torch.autograd.forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
+        and (not inplace or _may_write(input, training))
+    )
+
+
+def operand_is_plain(operand: Tensor, input: Tensor) -> bool:
+    """Whether a kernel that runs on `input` can read this tensor beside it."""
+    return (
+        type(operand) in _TYPES
+        and operand.device == input.device
+        and operand.layout is torch.strided
+        and not operand.is_neg()
+    )
+
+
+def _may_write(input: Tensor, training: bool) -> bool:
+    """Where torch refuses to work in place, or has special rules for it, torch must see the call."""
+    if training and (input.is_leaf or input._is_view()):
+        return False
+    return not input.is_inference() and 0 not in input.stride()
+
+
+# Tests send CPU tensors down the GPU path, in Triton's interpreter: the same choice of path, layouts, grids and tails.
+_interpret = os.environ.get("FASTACT_INTERPRET", "0") not in ("", "0")
+
+
+def runs_on_gpu_kernels(input: Tensor) -> bool:
+    """Whether the Triton kernels run on the tensor's device."""
+    return (input.is_cuda and triton_is_installed()) or (_interpret and input.is_cpu)
+
+
+@cache
+def triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def _only_device_contexts() -> bool:
+    """`torch.set_default_device` and `with torch.device(...)` are function modes too, and concern only new tensors."""
+    from torch.overrides import _get_current_function_mode_stack
+    from torch.utils._device import DeviceContext
+
+    return all(isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
