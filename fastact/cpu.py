@@ -56,7 +56,7 @@ def forward(
 
 
 def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple) -> Tensor:
-    """grad times the derivative. Bits are in the order in which the forward's output lay in memory, and so must grad."""
+    """grad times the derivative. Bits are in the order of the forward's output in memory, and so must grad be."""
     return _ops(activation).backward(grad, saved, *parameters)
 
 

@@ -91,6 +91,11 @@ def _may_write(input: Tensor, training: bool) -> bool:
 _interpret = os.environ.get("FASTACT_INTERPRET", "0") not in ("", "0")
 
 
+def interpreting() -> bool:
+    """Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
+    return _interpret
+
+
 def runs_on_gpu_kernels(input: Tensor) -> bool:
     """Whether the Triton kernels run on the tensor's device."""
     return (input.is_cuda and triton_is_installed()) or (_interpret and input.is_cpu)
