@@ -6,11 +6,12 @@
 namespace fastact {
 namespace {
 
-// alpha >= 0, so the sign of the output is the sign of the input and the derivative can be read off it: y + alpha.
+// alpha >= 0 (and -0 stays -0), so the sign of the output is the sign of the input and the derivative can be read off
+// it: y + alpha.
 template <class T>
 struct ELU : SavesOutput {
   T alpha;
-  T forward(T x) const { return x <= 0 ? alpha * expm1(x) : x; }
+  T forward(T x) const { return x <= 0 ? copysign(alpha * expm1(x), x) : x; }
   T derivative(T y) const { return y <= 0 ? y + alpha : T(1); }
 };
 

@@ -4,7 +4,7 @@
 // instructions this machine lacks.
 #include "kernels.h"
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -62,19 +62,73 @@ inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
     u[i] = static_cast<float>(static_cast<int32_t>(words[i % 4][i / 4] >> 8)) * 0x1p-24f;
 }
 
-// Eight 0/1 bytes <-> one byte. The multiplications move byte j's lowest bit to bit j of the top byte, and back.
-inline void pack(const uint8_t* flags, uint8_t* bits, int64_t n) {
-  for (int64_t i = 0; i < n / 8; ++i) {
-    uint64_t eight;
-    __builtin_memcpy(&eight, flags + 8 * i, 8);
-    bits[i] = static_cast<uint8_t>((eight * 0x0102040810204080) >> 56);
+template <class T>
+using Flag = typename ExpConstants<T>::Int;
+
+// Flags, -1 or 0, are as wide as the numbers they belong to, so that a comparison's result is stored and a select's
+// condition is loaded without conversion. They become bits, and bits become flags, sixteen at a time: compilers find
+// none of these instructions by themselves.
+#if defined(__AVX512DQ__)
+inline uint16_t pack(const int32_t* flags) { return _mm512_movepi32_mask(_mm512_load_si512(flags)); }
+inline uint16_t pack(const int64_t* flags) {
+  return _mm512_movepi64_mask(_mm512_load_si512(flags)) | _mm512_movepi64_mask(_mm512_load_si512(flags + 8)) << 8;
+}
+inline void unpack(uint16_t bits, int32_t* flags) { _mm512_store_si512(flags, _mm512_movm_epi32(bits)); }
+inline void unpack(uint16_t bits, int64_t* flags) {
+  _mm512_store_si512(flags, _mm512_movm_epi64(bits));
+  _mm512_store_si512(flags + 8, _mm512_movm_epi64(bits >> 8));
+}
+#elif defined(__AVX2__)
+inline uint16_t pack(const int32_t* flags) {
+  auto* lanes = reinterpret_cast<const float*>(flags);
+  return _mm256_movemask_ps(_mm256_load_ps(lanes)) | _mm256_movemask_ps(_mm256_load_ps(lanes + 8)) << 8;
+}
+inline uint16_t pack(const int64_t* flags) {
+  auto* lanes = reinterpret_cast<const double*>(flags);
+  int bits = 0;
+  for (int j = 0; j < 16; j += 4) bits |= _mm256_movemask_pd(_mm256_load_pd(lanes + j)) << j;
+  return bits;
+}
+inline void unpack(uint16_t bits, int32_t* flags) {
+  const __m256i power = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  for (int j = 0; j < 16; j += 8) {
+    __m256i selected = _mm256_and_si256(_mm256_set1_epi32(bits >> j), power);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(flags + j), _mm256_cmpeq_epi32(selected, power));
   }
 }
-inline void unpack(const uint8_t* bits, uint8_t* flags, int64_t n) {
-  for (int64_t i = 0; i < n / 8; ++i) {
-    uint64_t spread = (bits[i] * uint64_t{0x0101010101010101}) & 0x8040201008040201;
-    uint64_t eight = ((spread + 0x7f7f7f7f7f7f7f7f) | spread) >> 7 & 0x0101010101010101;
-    __builtin_memcpy(flags + 8 * i, &eight, 8);
+inline void unpack(uint16_t bits, int64_t* flags) {
+  const __m256i power = _mm256_setr_epi64x(1, 2, 4, 8);
+  for (int j = 0; j < 16; j += 4) {
+    __m256i selected = _mm256_and_si256(_mm256_set1_epi64x(bits >> j), power);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(flags + j), _mm256_cmpeq_epi64(selected, power));
+  }
+}
+#else
+template <class Flag>
+inline uint16_t pack(const Flag* flags) {
+  Flag bits = 0;
+  for (int j = 0; j < 16; ++j) bits |= flags[j] & (Flag{1} << j);
+  return static_cast<uint16_t>(bits);
+}
+template <class Flag>
+inline void unpack(uint16_t bits, Flag* flags) {
+  for (int j = 0; j < 16; ++j) flags[j] = -static_cast<Flag>(bits >> j & 1);
+}
+#endif
+
+template <class Flag>
+void pack_all(const Flag* flags, uint8_t* bytes, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    uint16_t bits = pack(flags + i);
+    __builtin_memcpy(bytes + i / 8, &bits, 2);
+  }
+}
+template <class Flag>
+void unpack_all(const uint8_t* bytes, Flag* flags, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    uint16_t bits;
+    __builtin_memcpy(&bits, bytes + i / 8, 2);
+    unpack(bits, flags + i);
   }
 }
 
@@ -85,9 +139,9 @@ void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, 
   const auto formula = make_formula<Formula, T>(call);
   if constexpr (derives<SavesBits, Formula<T>>) {
     if (bits) {
-      alignas(64) uint8_t flags[kBlock];
-      FASTACT_FOR_EACH(i, n) flags[i] = formula.keep(x[i]);
-      pack(flags, bits, n);
+      alignas(64) Flag<T> flags[kBlock];
+      FASTACT_FOR_EACH(i, n) flags[i] = formula.keep(x[i]) ? -1 : 0;
+      pack_all(flags, bits, n);
     }
   }
   if constexpr (derives<Random, Formula<T>>) {
@@ -105,8 +159,8 @@ void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t 
   auto* grad_input = static_cast<T*>(grad_input_);
   const auto formula = make_formula<Formula, T>(call);
   if constexpr (derives<SavesBits, Formula<T>>) {
-    alignas(64) uint8_t flags[kBlock];
-    unpack(static_cast<const uint8_t*>(saved_), flags, n);
+    alignas(64) Flag<T> flags[kBlock];
+    unpack_all(static_cast<const uint8_t*>(saved_), flags, n);
     if constexpr (derives<Random, Formula<T>>) {
       alignas(64) float u[kBlock];
       uniforms(call.seed, first, u, n);

@@ -6,12 +6,13 @@
 namespace fastact {
 namespace {
 
-// e^-|x| never overflows, so the left tail keeps all its digits down to the subnormals.
+// e^-|x| never overflows (copysign is one instruction for -|x|), so the left tail keeps all its digits down to the
+// subnormals.
 template <class T>
 struct Sigmoid : SavesOutput {
   T forward(T x) const {
-    T e = exp_below_overflow(-abs(x));
-    return (x < 0 ? e : T(1)) / (1 + e);
+    T e = exp_below_overflow(copysign(x, T(-1))).value(), sum = 1 + e;
+    return divide(x < 0 ? e : T(1), sum, e - (sum - 1));
   }
   T derivative(T y) const { return fma(-y, y, y); }
 };
@@ -20,8 +21,8 @@ struct Sigmoid : SavesOutput {
 template <class T>
 struct Tanh : SavesOutput {
   T forward(T x) const {
-    T t = expm1(2 * at_most(T(20), abs(x)));  // positive, so its lower clamp folds away
-    return copysign(t / (t + 2), x);
+    T t = expm1_in_range(2 * at_most(T(20), abs(x))), sum = t + 2;
+    return copysign(divide(t, sum, t - (sum - 2)), x);
   }
   T derivative(T y) const { return fma(-y, y, T(1)); }
 };

@@ -130,31 +130,54 @@ inline T from_exponent(typename ExpConstants<T>::Int biased) {
   return bit_cast<T>(static_cast<Bits>(biased) << ExpConstants<T>::mantissa_bits);
 }
 
-// e^x for x <= 89 (float) or 710 (double), from where on it is infinite. The scaling takes two steps, so that results
-// below the smallest normal number round once, to a subnormal: with a bias of twice the exponent's, both halves of n
-// come out biased.
+// e^x = scale (1 + m).
 template <class T>
-inline T exp_below_overflow(T x) {
+struct ScaledExp {
+  T scale, m;
+  T value() const { return fma(scale, m, scale); }
+};
+
+// e^x for x <= 89 (float) or 710 (double), from where on it is infinite. The power of two takes two steps, so that it
+// reaches down to the subnormals, to which value() then rounds once; with a bias of twice the exponent's, both halves
+// of n come out biased.
+template <class T>
+inline ScaledExp<T> exp_below_overflow(T x) {
   using K = ExpConstants<T>;
   auto e = exp_parts(at_least(K::lowest, x), 2 * K::exponent_bias);
   auto half = e.biased >> 1;
-  T scale = from_exponent<T>(half);
-  return fma(scale, e.m, scale) * from_exponent<T>(e.biased - half);
+  return {from_exponent<T>(half) * from_exponent<T>(e.biased - half), e.m};
 }
 
 // e^x.
 template <class T>
 inline T exp(T x) {
-  return exp_below_overflow(at_most(ExpConstants<T>::highest, x));
+  return exp_below_overflow(at_most(ExpConstants<T>::highest, x)).value();
 }
 
-// e^x - 1 for x <= 80, with the sign of x (also of -0).
+// e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.
+template <class T>
+inline T expm1_in_range(T x) {
+  auto e = exp_parts(x, ExpConstants<T>::exponent_bias);
+  T scale = from_exponent<T>(e.biased);
+  return fma(scale, e.m, scale - 1);
+}
+
+// e^x - 1 for x <= 80. -0 gives 0.
 template <class T>
 inline T expm1(T x) {
-  using K = ExpConstants<T>;
-  auto e = exp_parts(at_least(K::expm1_lowest, x), K::exponent_bias);
-  T scale = from_exponent<T>(e.biased);
-  return copysign(fma(scale, e.m, scale - 1), x);
+  return expm1_in_range(at_least(ExpConstants<T>::expm1_lowest, x));
+}
+
+// a / (b + b_low) for 1 <= b < 2^60, where b_low is what rounding took from the true denominator: 0.51 ULP. The first
+// quotient's remainder, exact in fused operations, corrects it.
+template <class T>
+inline T divide(T a, T b, T b_low) {
+#if defined(__FMA__) || defined(__aarch64__)
+  T inverse = 1 / b, quotient = a * inverse;
+  return fma(fma(-quotient, b_low, fma(-quotient, b, a)), inverse, quotient);
+#else
+  return static_cast<T>(static_cast<double>(a) / (static_cast<double>(b) + static_cast<double>(b_low)));
+#endif
 }
 
 }  // namespace

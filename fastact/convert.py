@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 from torch import nn
@@ -37,10 +36,3 @@ def convert(model: M) -> M:
 def revert(model: M) -> M:
     """Make every fastact activation in `model` that has a twin in torch.nn that twin again, in place."""
     return _swap(model, _STOCK)
-
-
-def stock_twin(module: nn.Module) -> nn.Module:
-    """A shallow copy of one fastact activation as torch.nn's: the same parameters and hooks in another module."""
-    twin = copy.copy(module)
-    twin.__class__ = _STOCK[type(module)]
-    return twin

@@ -2,7 +2,8 @@
 
 All take tensors of any shape. The kernels are for float32, float64, float16 and bfloat16 on the CPU or a GPU; 16-bit
 types compute in float32 and round once. Any other input, and any argument that torch refuses, goes to torch's function
-and gives its result or error (`fastact.path` lists the cases).
+and gives its result or error (`fastact.path` lists the cases). TorchScript compiles torch's function alone: a branch
+under `not is_scripting()`, standing by itself, does not exist for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.jit import is_scripting
 
 from .autograd import apply, apply_prelu
 from .catalogue import ACTIVATIONS
@@ -33,9 +35,10 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
     Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
     """
-    if takes_kernel("relu", input, inplace=inplace):
-        return apply(_RELU, input, inplace)
-    return F.relu(input, inplace)
+    if not is_scripting():
+        if takes_kernel("relu", input, inplace=inplace):
+            return apply(_RELU, input, inplace)
+    return F.relu(input, inplace=inplace)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -45,8 +48,9 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
     Maas, Hannun & Ng 2013, "Rectifier Nonlinearities Improve Neural Network Acoustic Models".
     """
-    if takes_kernel("leaky_relu", input, negative_slope, inplace=inplace):
-        return apply(_LEAKY_RELU, input, inplace, negative_slope)
+    if not is_scripting():
+        if takes_kernel("leaky_relu", input, negative_slope, inplace=inplace):
+            return apply(_LEAKY_RELU, input, inplace, negative_slope)
     return F.leaky_relu(input, negative_slope, inplace)
 
 
@@ -58,19 +62,19 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
     He et al. 2015, "Delving Deep into Rectifiers".
     """
-    if _is_slope(weight, input) and takes_kernel("prelu", input, learns=weight.requires_grad):
-        if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(input.device.type)  # as torch's autocast does for prelu
-            input, weight = input.to(dtype), weight.to(dtype)
-        if input.dtype == weight.dtype:
-            return apply_prelu(input, weight)
+    if not is_scripting():
+        if takes_kernel("prelu", input, learns=getattr(weight, "requires_grad", False)) and _is_slope(weight, input):
+            if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+                dtype = torch.get_autocast_dtype(input.device.type)  # as torch's autocast does for prelu
+                input, weight = input.to(dtype), weight.to(dtype)
+            if input.dtype == weight.dtype:
+                return apply_prelu(input, weight)
     return F.prelu(input, weight)
 
 
 def _is_slope(weight: Tensor, input: Tensor) -> bool:
     return (
-        type(input) is Tensor
-        and operand_is_plain(weight, input)
+        operand_is_plain(weight, input)
         and weight.dim() <= 1
         and weight.is_contiguous()
         and (weight.numel() == 1 or (input.dim() >= 2 and weight.numel() == input.size(1)))
@@ -89,10 +93,11 @@ def rrelu(
 
     Xu et al. 2015, "Empirical Evaluation of Rectified Activations in Convolutional Network".
     """
-    if takes_kernel("rrelu", input, lower, upper, inplace=inplace) and lower <= upper:
-        if training:
-            return apply(_RRELU, input, inplace, lower, upper)
-        return apply(_LEAKY_RELU, input, inplace, (lower + upper) / 2)
+    if not is_scripting():
+        if takes_kernel("rrelu", input, lower, upper, inplace=inplace) and lower <= upper:
+            if training:
+                return apply(_RRELU, input, inplace, lower, upper)
+            return apply(_LEAKY_RELU, input, inplace, (lower + upper) / 2)
     return F.rrelu(input, lower, upper, training, inplace)
 
 
@@ -104,8 +109,9 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
     Clevert, Unterthiner & Hochreiter 2016, "Fast and Accurate Deep Network Learning by Exponential Linear Units".
     """
-    if takes_kernel("elu", input, alpha, inplace=inplace) and alpha >= 0:
-        return apply(_ELU, input, inplace, alpha)
+    if not is_scripting():
+        if takes_kernel("elu", input, alpha, inplace=inplace) and alpha >= 0:
+            return apply(_ELU, input, inplace, alpha)
     return F.elu(input, alpha, inplace)
 
 
@@ -117,8 +123,9 @@ def sigmoid(input: Tensor) -> Tensor:
     Glorot & Bengio 2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks", on where it
     saturates.
     """
-    if takes_kernel("sigmoid", input):
-        return apply(_SIGMOID, input, False)
+    if not is_scripting():
+        if takes_kernel("sigmoid", input):
+            return apply(_SIGMOID, input, False)
     return torch.sigmoid(input)
 
 
@@ -129,8 +136,9 @@ def tanh(input: Tensor) -> Tensor:
 
     LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp".
     """
-    if takes_kernel("tanh", input):
-        return apply(_TANH, input, False)
+    if not is_scripting():
+        if takes_kernel("tanh", input):
+            return apply(_TANH, input, False)
     return torch.tanh(input)
 
 
@@ -141,6 +149,7 @@ def softsign(input: Tensor) -> Tensor:
 
     Glorot & Bengio 2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks".
     """
-    if takes_kernel("softsign", input):
-        return apply(_SOFTSIGN, input, False)
+    if not is_scripting():
+        if takes_kernel("softsign", input):
+            return apply(_SOFTSIGN, input, False)
     return F.softsign(input)

@@ -102,6 +102,13 @@ def _same_layout(a: Tensor, b: Tensor) -> bool:
     return a.stride() == b.stride() or (a.is_contiguous() and b.is_contiguous())
 
 
+def _densely(tensor: Tensor, leader: Tensor) -> Tensor:
+    """The tensor, or a copy of it, with elements one after another in the leader's order."""
+    if _is_dense(tensor) and _same_layout(tensor, leader):
+        return tensor
+    return torch.empty_like(leader).copy_(tensor)
+
+
 _FLAT = 16  # stands in for the arguments that a flat walk does not use; divisible by 16, as those of rows mostly are
 
 
@@ -119,9 +126,8 @@ def _walk_to_new_output(*inputs: Tensor) -> _Walk:
                 output = torch.empty(leader.shape, dtype=leader.dtype, device=leader.device)
                 strides = [stride if length == columns else columns for length, stride in rows]
                 return _Walk([*tensors, output], [*strides, columns], columns, True)
-        if not _is_dense(leader):
-            leader = torch.empty_like(leader).copy_(leader)
-        tensors = [x if _same_layout(x, leader) else torch.empty_like(leader).copy_(x) for x in tensors]
+        leader = _densely(leader, leader)
+        tensors = [_densely(x, leader) for x in tensors]
     return _Walk([*tensors, torch.empty_like(leader)], [_FLAT] * (len(tensors) + 1), _FLAT, False)
 
 
@@ -180,6 +186,7 @@ class _PReLUShape(NamedTuple):
     columns: int
     channels: int
     by_column: bool
+    flat: bool
     tile_rows: int
     tile_columns: int
 
@@ -195,30 +202,33 @@ class _PReLUShape(NamedTuple):
 def _prelu_shape(dense: Tensor, weight: Tensor) -> _PReLUShape:
     """The dense tensor as a matrix in which each row, or each column, has one slope."""
     n, channels, block = dense.numel(), weight.numel(), _BLOCK[dense.dtype]
-    inner = n if channels == 1 else dense.stride(1)
-    by_column = inner == 1
-    columns = max(1, channels if by_column else inner)
+    by_column = channels > 1 and dense.stride(1) == 1
+    columns = channels if by_column else max(1, n) if channels == 1 else dense.stride(1)
     tile_columns = min(block, triton.next_power_of_2(columns))
-    return _PReLUShape(n // columns, columns, channels, by_column, block // tile_columns, tile_columns)
+    flat = channels == 1
+    return _PReLUShape(
+        n // columns, columns, channels, by_column, flat, 1 if flat else block // tile_columns, tile_columns
+    )  # fmt: skip
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """See `fastact.cpu.prelu`."""
-    input = input if _is_dense(input) else torch.empty_like(input).copy_(input)
+    input = _densely(input, input)
     output = torch.empty_like(input)
     shape = _prelu_shape(input, weight)
     _launch(
         loops.prelu_forward, shape.row_blocks * shape.column_blocks, input.device,
         input, weight, output, shape.rows, shape.columns, shape.channels,
-        rectifiers.prelu_forward, shape.by_column, _COMPUTE[input.dtype], shape.tile_rows, shape.tile_columns,
+        rectifiers.prelu_forward, shape.by_column, shape.flat, _COMPUTE[input.dtype],
+        shape.tile_rows, shape.tile_columns,
     )  # fmt: skip
     return output
 
 
 def prelu_backward(grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """See `fastact.cpu.prelu_backward`."""
-    input = input if _is_dense(input) else torch.empty_like(input).copy_(input)
-    grad = grad if _same_layout(grad, input) else torch.empty_like(input).copy_(grad)
+    input = _densely(input, input)
+    grad = _densely(grad, input)
     grad_input = torch.empty_like(input)
     shape = _prelu_shape(input, weight)
     sizes = (shape.row_blocks, shape.columns) if shape.by_column else (shape.rows, shape.column_blocks)
@@ -227,9 +237,9 @@ def prelu_backward(grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor,
     _launch(
         loops.prelu_backward, shape.row_blocks * shape.column_blocks, input.device,
         grad, input, weight, grad_input, partial, shape.rows, shape.columns, shape.channels,
-        rectifiers.prelu_grad_input, rectifiers.prelu_grad_weight, shape.by_column, _COMPUTE[input.dtype],
-        shape.tile_rows, shape.tile_columns,
+        rectifiers.prelu_grad_input, rectifiers.prelu_grad_weight, shape.by_column, shape.flat,
+        _COMPUTE[input.dtype], shape.tile_rows, shape.tile_columns,
     )  # fmt: skip
-    by_channel = partial if shape.by_column else partial.view(-1, shape.channels, shape.column_blocks)
-    sums = by_channel.sum(0) if shape.by_column else by_channel.sum((0, 2))
-    return grad_input, sums.to(weight.dtype).view(weight.shape)
+    if not shape.by_column:
+        partial = partial.sum(1).view(shape.rows // shape.channels, shape.channels)
+    return grad_input, partial.sum(0).to(weight.dtype).view(weight.shape)

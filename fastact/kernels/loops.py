@@ -142,12 +142,13 @@ def backward(
 
 
 @triton.jit
-def _prelu_tile(columns, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
+def _prelu_tile(rows, columns, FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
     column_blocks = tl.cdiv(columns, TILE_COLUMNS)
     program = tl.program_id(0).to(tl.int64)
     row = program // column_blocks * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    column_block = program % column_blocks
-    return row, column_block * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS), column_block, column_blocks
+    column = program % column_blocks * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
+    offsets = column[None, :] if FLAT else row[:, None] * columns + column[None, :]
+    return row, column, offsets, program // column_blocks, program % column_blocks
 
 
 @triton.jit
@@ -159,38 +160,58 @@ def _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN: tl.cons
 
 
 @triton.jit
-def prelu_forward(
-    x_ptr, weight_ptr, y_ptr, rows, columns, channels,
-    FORWARD: tl.constexpr, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr,
-    TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The tensor as rows x columns, with a weight for each column, or for each row (row r has channel r % channels)."""
-    row, column, _, _ = _prelu_tile(columns, TILE_ROWS, TILE_COLUMNS)
-    weight = _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN, COMPUTE)
-    offsets = row[:, None] * columns + column[None, :]
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
+def _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, mask, FORWARD: tl.constexpr, COMPUTE: tl.constexpr):
     y = FORWARD(_widen(tl.load(x_ptr + offsets, mask=mask), COMPUTE), weight)
     tl.store(y_ptr + offsets, _narrow(y, y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def prelu_backward(
-    grad_ptr, x_ptr, weight_ptr, grad_input_ptr, partial_ptr, rows, columns, channels,
-    GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr,
+def prelu_forward(
+    x_ptr, weight_ptr, y_ptr, rows, columns, channels,
+    FORWARD: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr, COMPUTE: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The input's gradient and each tile's share of the weight's: a sum for each of its columns, or of its rows."""
-    row, column, column_block, column_blocks = _prelu_tile(columns, TILE_ROWS, TILE_COLUMNS)
+    """The tensor as rows x columns, with a weight for each column, or for each row (row r has channel r % channels).
+    FLAT is the one row of a tensor with one weight."""
+    row, column, offsets, _, column_block = _prelu_tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
     weight = _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN, COMPUTE)
-    offsets = row[:, None] * columns + column[None, :]
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
-    grad = _widen(tl.load(grad_ptr + offsets, mask=mask, other=0.0), COMPUTE)
-    x = _widen(tl.load(x_ptr + offsets, mask=mask, other=0.0), COMPUTE)
+    if FLAT and (column_block + 1) * TILE_COLUMNS <= columns:
+        _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, None, FORWARD, COMPUTE)
+    else:
+        mask = (row < rows)[:, None] & (column < columns)[None, :]
+        _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, mask, FORWARD, COMPUTE)
+
+
+@triton.jit
+def _prelu_backward_tile(
+    grad_ptr, x_ptr, grad_input_ptr, weight, offsets, mask,
+    GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    grad = _widen(tl.load(grad_ptr + offsets, mask=mask, other=None if mask is None else 0.0), COMPUTE)
+    x = _widen(tl.load(x_ptr + offsets, mask=mask, other=None if mask is None else 0.0), COMPUTE)
     grad_input = GRAD_INPUT(grad, x, weight)
     tl.store(grad_input_ptr + offsets, _narrow(grad_input, grad_input_ptr.dtype.element_ty), mask=mask)
-    terms = GRAD_WEIGHT(grad, x)
-    if BY_COLUMN:
-        row_block = tl.program_id(0).to(tl.int64) // column_blocks
-        tl.store(partial_ptr + row_block * columns + column, tl.sum(terms, axis=0), mask=column < columns)
+    return tl.sum(GRAD_WEIGHT(grad, x), axis=0 if BY_COLUMN else 1)
+
+
+@triton.jit
+def prelu_backward(
+    grad_ptr, x_ptr, weight_ptr, grad_input_ptr, partial_ptr, rows, columns, channels,
+    GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr,
+    COMPUTE: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The input's gradient and each tile's share of the weight's: a sum for each of its columns, or of its rows."""
+    row, column, offsets, row_block, column_block = _prelu_tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
+    weight = _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN, COMPUTE)
+    if FLAT and (column_block + 1) * TILE_COLUMNS <= columns:
+        sums = _prelu_backward_tile(grad_ptr, x_ptr, grad_input_ptr, weight, offsets, None,
+                                    GRAD_INPUT, GRAD_WEIGHT, BY_COLUMN, COMPUTE)  # fmt: skip
     else:
-        tl.store(partial_ptr + row * column_blocks + column_block, tl.sum(terms, axis=1), mask=row < rows)
+        mask = (row < rows)[:, None] & (column < columns)[None, :]
+        sums = _prelu_backward_tile(grad_ptr, x_ptr, grad_input_ptr, weight, offsets, mask,
+                                    GRAD_INPUT, GRAD_WEIGHT, BY_COLUMN, COMPUTE)  # fmt: skip
+    if BY_COLUMN:
+        tl.store(partial_ptr + row_block * columns + column, sums, mask=column < columns)
+    else:
+        column_blocks = tl.cdiv(columns, TILE_COLUMNS)
+        tl.store(partial_ptr + row * column_blocks + column_block, sums, mask=row < rows)

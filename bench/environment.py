@@ -1,0 +1,98 @@
+"""Where figures were measured: hardware, versions, date and commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastact
+from fastact import cpu
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return model or platform.processor() or platform.machine()
+
+
+def _compiler() -> str | None:
+    library = Path(cpu.__file__).with_name("libfastact.so").read_bytes()
+    found = re.search(rb"(GCC: \([^)]*\)|clang version) [\d.]+", library)
+    return found and found[0].decode()
+
+
+def _commit() -> str | None:
+    """Of the sources; FASTACT_COMMIT says it where they were copied without their history."""
+    commit = os.environ.get("FASTACT_COMMIT") or _output("git", "describe", "--always", "--dirty", "--abbrev=40")
+    return commit and commit.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Of this process."""
+    hardware: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": cpu.instruction_set(),
+    }
+    if device == "cuda":
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        hardware |= {"gpu": torch.cuda.get_device_name(), "driver": driver and driver.split()[0]}
+    return {
+        "device": device,
+        "hardware": hardware,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+            "fastact": fastact.__version__,
+            "compiler": _compiler(),
+            **({"cuda": torch.version.cuda} if device == "cuda" else {}),
+        },
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+    }
+
+
+def name_of(environment: dict[str, Any]) -> str:
+    """Of the hardware, in a line."""
+    hardware = environment["hardware"]
+    if "gpu" in hardware:
+        return hardware["gpu"]
+    threads = f"{hardware['threads']} thread{'s' if hardware['threads'] > 1 else ''}"
+    return f"{_plain(hardware['cpu'])}, {hardware['instruction_set']}, {threads}"
+
+
+def folder_of(environment: dict[str, Any]) -> str:
+    """Of the results on this hardware: `cpu-intel-xeon-avx512`, `nvidia-h200`."""
+    hardware = environment["hardware"]
+    name = hardware.get("gpu") or f"cpu {_plain(hardware['cpu'])} {hardware['instruction_set']}"
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def _plain(cpu_model: str) -> str:
+    return " ".join(re.sub(r"\((R|TM|r|tm)\)|@.*|\bCPU\b|\bProcessor\b", " ", cpu_model).split())

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call of under nine minutes and without network:
+#
+#     bench/gpu.sh OUT [cuda|cpu]
+#
+# builds a copy of these sources, runs the GPU tests, finds the GPU's crossover sizes, runs the GPU benchmark and a quick
+# CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in what time is left. Needs a compiler,
+# torch, triton, pytest, pytest-benchmark and matplotlib. A stage that fails or runs out of its time is noted, and the
+# next begins. OUT gets the logs, the reports and results.tar.gz, to be unpacked into bench/results; fastact/crossover.py
+# with the measured table lies in it too. `cpu` rehearses the stages on a machine without a GPU.
+set -uo pipefail
+
+out=$(mkdir -p "${1:?usage: bench/gpu.sh OUT [cuda|cpu]}" && cd "$1" && pwd)
+device=${2:-cuda}
+deadline=530 # seconds; bash counts them in SECONDS
+sources=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cd "$sources" || exit 1
+FASTACT_COMMIT=${FASTACT_COMMIT:-$(git describe --always --dirty --abbrev=40 2>/dev/null)}
+export FASTACT_COMMIT
+cp -a "$sources" "$work/sources" && cd "$work/sources" || exit 1
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+results=$work/results
+mkdir -p "$results"
+: >"$out/log.txt"
+: >"$out/status.txt"
+failures=0
+
+# stage NAME LIMIT COMMAND…: runs it for at most LIMIT seconds, or for what is left of the whole.
+stage() {
+  local name=$1 limit=$2 began=$SECONDS status
+  shift 2
+  ((limit > deadline - SECONDS)) && limit=$((deadline - SECONDS))
+  if ((limit < 5)); then
+    echo "$name: not begun, out of time" | tee -a "$out/status.txt"
+    failures=$((failures + 1))
+    return
+  fi
+  printf '\n===== %s: %s\n' "$name" "$*" >>"$out/log.txt"
+  timeout -k 5 "$limit" "$@" >"$work/stage.log" 2>&1
+  status=$?
+  cat "$work/stage.log" >>"$out/log.txt"
+  case $status in
+    0) echo "$name: passed in $((SECONDS - began)) s" ;;
+    124 | 137) echo "$name: stopped after $limit s" ;;
+    *) echo "$name: failed with status $status after $((SECONDS - began)) s" ;;
+  esac | tee -a "$out/status.txt"
+  ((status)) && failures=$((failures + 1))
+  cp fastact/crossover.py "$results"
+  tar -C "$results" -czf "$out/results.tar.gz" .
+  return 0
+}
+
+parallel=()
+python3 -c 'import xdist' 2>/dev/null && parallel=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
+
+stage build 100 python3 setup.py build_ext --inplace
+stage "tests on $device" 150 python3 -m pytest -q tests --device "$device" "${parallel[@]}"
+stage "crossover on $device" 70 python3 bench/crossover.py --device "$device" --out "$results" --seconds 0.05
+quick=()
+[[ $device == cpu ]] && quick=(--quick)
+stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"
+cp "$work/stage.log" "$work/table.txt"
+if [[ $device == cuda ]]; then
+  stage "benchmark on cpu" 60 python3 bench/run.py --device cpu --out "$results" --budget 40 --quick
+  cat "$work/stage.log" >>"$work/table.txt"
+  stage "tests on cpu" 400 python3 -m pytest -q tests --device cpu "${parallel[@]}"
+fi
+
+for folder in "$results"/*/; do
+  for file in report.md roofline.png; do
+    [[ -f $folder/$file ]] && cp "$folder/$file" "$out/$(basename "$folder")-$file"
+  done
+done
+printf '\n'
+grep -hE '^\||time of torch|rows' "$work/table.txt"
+printf '\n'
+cat "$out/status.txt"
+exit $((failures > 0))

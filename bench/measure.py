@@ -1,0 +1,313 @@
+"""What the benchmarks time, and how: calls made from the catalogue's rows, timed in turn."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastact
+from fastact.catalogue import Activation
+
+Call = Callable[[], Any]
+Meter = Callable[[], float]
+
+BATCH_SECONDS = 3e-4  # about what one timing covers, so that reading the clock costs nothing beside it
+MOST_CALLS = 512
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
+
+
+def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -> Meter:
+    """Measures seconds per call over a batch. On a GPU up to the end of the work, or only until it is issued."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def measure(calls: int) -> float:
+        if calls > 1:
+            call()  # the caches, after the other contenders
+        start = perf_counter()
+        for _ in range(calls):
+            call()
+        if not issuing_only:
+            wait()
+        elapsed = perf_counter() - start
+        wait()
+        return elapsed / calls
+
+    measure(1)  # what is compiled or allocated on the first call
+    calls = 1
+    while calls < MOST_CALLS and calls * min(measure(calls) for _ in range(3)) < BATCH_SECONDS / 2:
+        calls *= 2
+    return partial(measure, calls)
+
+
+def by_device_events(call: Call) -> Meter:
+    """Measures seconds per call on the GPU alone, each call with a cold cache."""
+    from triton.testing import do_bench
+
+    return lambda: do_bench(call, warmup=2, rep=8, return_mode="median") * 1e-3
+
+
+def settle_allocator() -> None:
+    """Bring the C library's allocator to where it is in a process that has been at work for a while.
+
+    glibc gives freed memory back to the system above a threshold that rises with the largest block freed so far. In a
+    young process it may give back, and fetch again page by page, the output of one contender at every call and not that
+    of the other, as chance has laid them out: seen to double the time of a ReLU of 65,536 elements.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)  # freed at once; the threshold rises up to 32 MB
+
+
+class Race:
+    """Times contenders in turn, round by round: whatever else the machine is doing falls on all of them alike."""
+
+    def __init__(self, meters: dict[str, Meter], seconds: float) -> None:
+        self.meters = meters
+        self._clear()
+        start = perf_counter()
+        self.run_round()
+        self.rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, round(seconds / (perf_counter() - start))))
+        self._clear()
+
+    def _clear(self) -> None:
+        self.times: dict[str, list[float]] = {name: [] for name in self.meters}
+
+    def run_round(self) -> dict[str, float]:
+        """One timing of each contender. The order rotates, since each leaves the caches to the next."""
+        names = list(self.meters)
+        first = len(self.times[names[0]]) % len(names)
+        for name in names[first:] + names[:first]:
+            self.times[name].append(self.meters[name]())
+        return {name: times[-1] for name, times in self.times.items()}
+
+    def run(self) -> Race:
+        for _ in range(self.rounds):
+            self.run_round()
+        return self
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.times[name])
+
+    def ratio(self, name: str, to: str) -> float:
+        return self.median(name) / self.median(to)
+
+    def ratio_quartiles(self, name: str, to: str) -> list[float]:
+        """Of the ratio within each round: how far the rounds agree."""
+        ratios = [a / b for a, b in zip(self.times[name], self.times[to], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        return [low, high]
+
+
+class Contender(NamedTuple):
+    name: str
+    call: Call
+
+
+class Saved(NamedTuple):
+    """Bytes kept for backward: all, and those that are neither the input's nor the output's."""
+
+    total: int
+    extra: int
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the ops that run. Detaching a saved tensor is a by-product of looking, and no work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[Contender] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if op is not torch.ops.aten.detach.default:
+            name = f"aten.{op._schema.name.removeprefix('aten::')}"
+            self.ops.append(Contender(name, partial(op, *args, **kwargs)))
+        return op(*args, **kwargs)
+
+
+def _as_one_op(name: str, call: Call) -> Contender:
+    """The ATen op that `call` comes down to, without the Python and the autograd around it; where there are several,
+    the call itself."""
+    with _Recorder() as recorder:
+        call()
+    if len(recorder.ops) == 1:
+        return recorder.ops[0]
+    return Contender(f"{name} ({len(recorder.ops)} aten ops)", call)
+
+
+def _bound(op: Any, values: dict[str, Any]) -> Call:
+    """The op with its arguments, found by their names in its schema."""
+    return partial(op, *(values[argument.name] for argument in op._schema.arguments))
+
+
+def nbytes(*tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+
+class _Reference(nn.Module):
+    """The module that torch would have, where it has only the function or the ops to compose it from."""
+
+    def __init__(self, activation: Activation, parameters: nn.ParameterList) -> None:
+        super().__init__()
+        self.activation = activation
+        self.learned = parameters
+
+    def forward(self, input: Tensor) -> Tensor:
+        row = self.activation
+        return row.reference(input, *self.learned, **row.samples[0], **row.extras)
+
+
+class Case:
+    """One activation on one input, as torch and fastact compute it: by their raw ops, and through their modules."""
+
+    def __init__(
+        self, activation: Activation, dtype: torch.dtype, numel: int, layout: str = "contiguous", device: str = "cpu"
+    ) -> None:
+        self.activation = activation
+        self.sample = activation.samples[0]
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        self.module = getattr(fastact, activation.module)(**self.sample).to(**options)
+        if hasattr(nn, activation.module):
+            self.stock = getattr(nn, activation.module)(**self.sample).to(**options)
+        else:
+            self.stock = _Reference(activation, nn.ParameterList(self.module.parameters()))
+        self.input = _input(numel, layout, options).requires_grad_()
+        with torch.no_grad():
+            self.output = self.stock(self.input)
+        self.grad = torch.randn_like(self.output)
+
+    def _reference(self, *inputs: Tensor) -> Tensor:
+        return self.activation.reference(*inputs, **self.sample, **self.activation.extras)
+
+    def _inputs(self, module: nn.Module) -> list[Tensor]:
+        return [self.input, *module.parameters()]
+
+    def raw_op(self, direction: str, keep_bits: bool) -> tuple[Call, int]:
+        """fastact's op, and the bytes that it must move."""
+        row = self.activation
+        values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
+        values |= {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        values["input"] = self.input.detach()
+        name = f"{row.name}_bits" if keep_bits or (row.saved == "bits" and direction == "backward") else row.name
+        forward = _bound(getattr(torch.ops.fastact, name).default, values)
+        result = forward()
+        outputs = result if isinstance(result, tuple) else (result,)
+        if direction == "forward":
+            return forward, nbytes(*forward.args, *outputs)
+        values["saved"] = {"input": values["input"], "output": outputs[0], "bits": outputs[-1]}[row.saved]
+        backward = _bound(getattr(torch.ops.fastact, f"{row.name}_backward").default, values)
+        gradients = backward()
+        return backward, nbytes(*backward.args, *(gradients if isinstance(gradients, tuple) else (gradients,)))
+
+    def aten_op(self, direction: str) -> Contender:
+        """ATen's op for the same; where ATen has no single one, torch's function or its autograd."""
+        inputs = self._inputs(self.stock)
+        if direction == "forward":
+            detached = [x.detach() for x in inputs]
+            return _as_one_op("torch", lambda: self._reference(*detached))
+        output = self._reference(*inputs)
+        gradient = partial(torch.autograd.grad, output, inputs, self.grad, retain_graph=True)
+        return _as_one_op("torch.autograd", gradient)
+
+    def through(self, module: Callable[[Tensor], Tensor], direction: str, inputs: list[Tensor] | None = None) -> Call:
+        """A call through a module with autograd: "forward", "backward" or "both"."""
+        inputs = [self.input] if inputs is None else inputs
+        if direction == "forward":
+            return lambda: module(self.input)
+        if direction == "backward":
+            return partial(torch.autograd.grad, module(self.input), inputs, self.grad, retain_graph=True)
+        return lambda: torch.autograd.grad(module(self.input), inputs, self.grad)
+
+    def fastact_module(self, direction: str) -> Call:
+        return self.through(self.module, direction, self._inputs(self.module))
+
+    def peers(self, direction: str, compiled: bool) -> Iterator[Contender]:
+        """The same through others' modules: torch's first."""
+        yield Contender("torch", self.through(self.stock, direction, self._inputs(self.stock)))
+        if compiled:
+            torch._dynamo.reset()
+            # Its backward may else recycle what the graph holds, and could run only once.
+            torch._functorch.config.donated_buffer = False
+            module = torch.compile(self.stock, fullgraph=True, dynamic=False)
+            yield Contender("torch.compile", self.through(module, direction, self._inputs(self.stock)))
+        if self.input.is_cuda and not self._inputs(self.stock)[1:]:
+            for name, function in self._other_libraries():
+                if direction == "forward" or function(self.input).requires_grad:
+                    yield Contender(name, self.through(function, direction))
+
+    def _other_libraries(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """What installed libraries call by the same name, where it takes the same arguments and gives the same."""
+        row = self.activation
+        for library, path, attribute in (
+            ("liger-kernel", "liger_kernel.transformers.functional", f"liger_{row.name}"),
+            ("flag-gems", "flag_gems.ops", row.name),
+            ("attorch", "attorch", row.module),
+        ):
+            try:
+                function = getattr(importlib.import_module(path), attribute)
+                function = function(**self.sample) if isinstance(function, type) else partial(function, **self.sample)
+                torch.testing.assert_close(function(self.input).detach(), self.output, atol=0.02, rtol=0.02)
+            except Exception:  # not installed, or another signature: no peer in this row
+                continue
+            yield library, function
+
+    def saved(self, module: Callable[[Tensor], Tensor]) -> Saved:
+        """What one forward through a module keeps for backward, each storage counted once."""
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            size = min(tensor.nbytes, storage.nbytes())  # less than the storage in a view, than the tensor if expanded
+            storages[storage.data_ptr()] = max(size, storages.get(storage.data_ptr(), 0))
+            return tensor.detach()
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = module(self.input)
+        inputs_and_output = {x.untyped_storage().data_ptr() for x in (self.input, output)}
+        return Saved(
+            sum(storages.values()),
+            sum(size for address, size in storages.items() if address not in inputs_and_output),
+        )
+
+    def module_bytes(self, direction: str) -> int:
+        """What fastact's module must move: the tensors in and out, and what it keeps for backward."""
+        saved = self.saved(self.module)
+        forward = nbytes(self.input, self.output) + saved.extra
+        backward = nbytes(self.grad, self.input) + saved.total
+        return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+
+
+def _input(numel: int, layout: str, options: dict[str, Any]) -> Tensor:
+    """Normal numbers in rows of 1024. "rows": each second half of rows of 2048. "odd": a number of elements that no
+    power of two above 2 divides."""
+    if layout == "odd":
+        return torch.randn(numel // 1024 + 1, 1022, **options)
+    if numel % 1024:
+        return torch.randn(numel, **options)
+    if layout == "rows":
+        return torch.randn(numel // 1024, 2048, **options)[:, 1024:]
+    return torch.randn(numel // 1024, 1024, **options)
+
+
+def limits(input: Tensor) -> dict[str, tuple[Call, int]]:
+    """The streams that a kernel over `input` is held against, with the bytes they move: a copy, and two reads and a
+    write. Into memory that exists: what a fresh output costs is the contenders' own affair."""
+    a, b, c = (torch.ones(-(-input.nbytes // 4), dtype=torch.int32, device=input.device) for _ in range(3))
+    return {"copy": (lambda: b.copy_(a), nbytes(a, b)), "stream": (lambda: torch.add(a, b, out=c), nbytes(a, b, c))}
+
+
+def peak_bytes(call: Call) -> int:
+    """The GPU memory that a call takes at most, beyond what was taken before."""
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

@@ -1,0 +1,55 @@
+"""Run the benchmark and write its results: the raw JSON, summary.json, report.md and roofline.png.
+
+python bench/run.py [--device cpu|cuda] [--quick] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import report
+from environment import RESULTS, environment, folder_of, name_of
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the results go to DIR/HARDWARE")
+    parser.add_argument("--quick", action="store_true", help="a selection of the rows, with less time for each")
+    parser.add_argument("--seconds", type=float, help="time for each row")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no row is begun")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a peer on the CPU too")
+    parser.add_argument("-k", dest="select", default="", help="only rows whose name matches, as in pytest")
+    options = parser.parse_args()
+
+    out = options.out / folder_of(environment(options.device))
+    out.mkdir(parents=True, exist_ok=True)
+    raw = out / "benchmark.json"
+    raw.unlink(missing_ok=True)
+    seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.6)
+    command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-k", options.select, f"--benchmark-json={raw}"]
+    command += ["--benchmark-quiet", "--benchmark-disable-gc", "-p", "no:cacheprovider"]
+    command += [f"--bench-device={options.device}", f"--bench-seconds={seconds}", f"--bench-budget={options.budget}"]
+    command += ["--bench-quick"] * options.quick + ["--bench-compile"] * options.compile
+    status = subprocess.run(command).returncode
+    if not raw.exists():
+        return status or 1
+
+    summary = report.write(out)
+    rows, lost = summary["rows"], report.losses(summary["rows"])
+    print(
+        f"\n{name_of(summary['environment'])}: time of torch / time of fastact, worst first; ** where fastact loses\n"
+    )
+    print(report.short_table(summary))
+    print(f"\nfastact loses in {len(lost)} of {len(rows)} rows; {len(summary['missing'])} rows were not measured.")
+    print(f"Written to {out}: benchmark.json, summary.json, report.md, roofline.png")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The rows of the benchmark. Each is a pytest-benchmark test of fastact, with its peers timed in the same rounds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytest
+import torch
+from measure import Case, Race, by_device_events, by_host_clock, limits, peak_bytes
+
+import fastact
+from fastact.catalogue import ACTIVATIONS
+
+IN_CACHE = 1 << 16
+MEMORY_BOUND = 1 << 16  # from here on bandwidth means something
+LARGE_BYTES = 1 << 28
+ALL_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is timed. `level`: "op", the raw op; "op+bits", the same, writing the bits that backward needs; "module",
+    the module with autograd, taking the path that it chooses; "kernels", the same under `always_kernels`."""
+
+    activation: str
+    level: str
+    direction: str
+    dtype: str
+    numel: int
+    layout: str = "contiguous"
+    threads: int = ALL_THREADS
+    passes: str = ""
+    """Where the direction is "host": "forward" or "both"."""
+    compiled: bool = False
+    """Whether torch.compile is among the peers."""
+
+    def __str__(self) -> str:
+        parts = (self.activation, self.level, self.direction, self.passes, self.dtype, self.numel, self.layout)
+        return "-".join(str(part) for part in parts if part) + f"-{self.threads}t"
+
+
+def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
+    for dtype in ("float32", "bfloat16") if quick else ("float32", "bfloat16", "float16", "float64"):
+        for name, activation in ACTIVATIONS.items():
+            for direction in ("forward", "backward"):
+                yield Row(name, "op", direction, dtype, IN_CACHE, threads=1)
+            if activation.saved == "bits":
+                yield Row(name, "op+bits", "forward", dtype, IN_CACHE, threads=1)
+    for name in ACTIVATIONS:
+        yield Row(name, "module", "both", "float32", 1 << 20, compiled=compiled)
+        if not quick:
+            for numel in (1 << 4, 1 << 10, 1 << 24):
+                yield Row(name, "module", "both", "float32", numel, compiled=compiled and numel == 1 << 24)
+            yield Row(name, "module", "both", "bfloat16", 1 << 20)
+            yield Row(name, "module", "both", "float32", 1 << 20, threads=1)
+
+
+def cuda_rows(quick: bool) -> Iterator[Row]:
+    """What matters most first, since time may run out."""
+    for dtype in ("bfloat16",) if quick else ("bfloat16", "float32", "float16"):
+        numel = LARGE_BYTES // getattr(torch, dtype).itemsize
+        for name in ACTIVATIONS:
+            for direction in ("forward", "backward", "both"):
+                compiled = dtype == "bfloat16" and direction == "both"
+                yield Row(name, "module", direction, dtype, numel, compiled=compiled)
+    for name in ACTIVATIONS:
+        for level in ("module", "kernels"):
+            for passes in ("forward", "both"):
+                for numel in (1 << 10,) if quick else (1 << 10, 1 << 15, 1 << 20):
+                    yield Row(name, level, "host", "float32", numel, passes=passes)
+    if not quick:
+        for name in {activation.family: name for name, activation in reversed(ACTIVATIONS.items())}.values():
+            for numel in (*(1 << power for power in range(10, 32, 2)), (1 << 31) + (1 << 10)):
+                yield Row(name, "kernels", "both", "bfloat16", numel)
+        for name in ACTIVATIONS:
+            for layout in ("odd", "rows"):
+                yield Row(name, "module", "both", "bfloat16", LARGE_BYTES // 2, layout)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    option = metafunc.config.getoption
+    quick = option("bench_quick")
+    rows = cuda_rows(quick) if option("bench_device") == "cuda" else cpu_rows(quick, option("bench_compile"))
+    metafunc.parametrize("row", list(rows), ids=str)
+
+
+class Clock:
+    """A clock that stands still but for what it is advanced by. As pytest-benchmark's timer it makes a round, in which
+    peers run too, last as long as one call of fastact's did."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture
+def _threads(row: Row) -> Iterator[None]:
+    torch.set_num_threads(row.threads)
+    yield
+    torch.set_num_threads(ALL_THREADS)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.benchmark(timer=CLOCK)
+def test_speed(row: Row, benchmark: Any, request: pytest.FixtureRequest) -> None:
+    option = request.config.getoption
+    device = option("bench_device")
+    dtype = getattr(torch, row.dtype)
+    if device == "cuda" and 10 * row.numel * dtype.itemsize > torch.cuda.mem_get_info()[0]:
+        pytest.skip("too little memory on this GPU")
+    try:
+        case = Case(ACTIVATIONS[row.activation], dtype, row.numel, row.layout, device)
+    except NotImplementedError as error:
+        pytest.skip(f"torch has no kernel: {error}")
+    path = contextlib.nullcontext() if row.level == "module" else fastact.always_kernels()
+    on_host = row.direction == "host"
+    direction = row.passes or row.direction
+    with path:
+        if row.level.startswith("op"):
+            fastact_call, moved = case.raw_op(row.direction, keep_bits=row.level == "op+bits")
+            peers = dict([case.aten_op(row.direction)])
+        else:
+            fastact_call, moved = case.fastact_module(direction), case.module_bytes(direction)
+            peers = dict(case.peers(direction, row.compiled))
+        calls = {"fastact": fastact_call, **peers}
+        streams = {}
+        if row.numel >= MEMORY_BOUND and not on_host:
+            streams = limits(case.input)
+        timed = calls | {name: call for name, (call, _) in streams.items()}
+        if device == "cuda" and not on_host:
+            meters = {name: by_device_events(call) for name, call in timed.items()}
+        else:
+            meters = {name: by_host_clock(call, device, issuing_only=on_host) for name, call in timed.items()}
+
+        race = Race(meters, option("bench_seconds"))
+
+        def run_round() -> None:
+            CLOCK.now += race.run_round()["fastact"]
+
+        benchmark.pedantic(run_round, rounds=race.rounds)
+
+        saved = {"fastact": case.saved(case.module).total, "torch": case.saved(case.stock).total}
+        peaks = {}
+        if device == "cuda" and direction == "both":
+            peaks = {name: peak_bytes(call) for name, call in calls.items()}
+    benchmark.extra_info |= asdict(row) | {
+        "numel": case.input.numel(),
+        "moved_bytes": moved,
+        "saved_bytes": saved["fastact"],
+        "peak_bytes": peaks.get("fastact"),
+        "peers": [
+            {
+                "peer": name,
+                "seconds": race.median(name),
+                "ratio_quartiles": race.ratio_quartiles(name, "fastact"),
+                # Of an op that stands alone, torch's module says what is saved; of other libraries we do not know.
+                "saved_bytes": None if row.level in ("module", "kernels") and name != "torch" else saved["torch"],
+                "peak_bytes": peaks.get(name),
+            }
+            for name in peers
+        ],
+        "limits": {name: {"seconds": race.median(name), "bytes": size} for name, (_, size) in streams.items()},
+    }

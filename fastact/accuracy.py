@@ -1,0 +1,284 @@
+"""How far results are from the truth, and how far they may be: measured alike by the tests and by `validate`.
+
+An activation that is linear by parts must give torch's result, bit for bit. For every other one the truth is a float64
+formula (`REFERENCES`), and errors are counted in ULPs: the spacing of the result's dtype at the true value, which below
+the smallest normal number is the smallest subnormal one. The bounds:
+
+=========================  ==================  =================================================
+                           float32             float16, bfloat16
+=========================  ==================  =================================================
+forward                    2 ULP (GPU: 4)      0.51 ULP
+derivative, input saved    4 ULP               0.51 ULP
+derivative, output saved   2^-23 times scale   0.51 (ULP of it + |d'(y)| times the ULP of y)
+=========================  ==================  =================================================
+
+- Near a point where the derivative crosses zero it is a difference of numbers of the order of 1, and no digits are left
+  to count: an ULP is taken to be 2^-24 at least there, so that 4 of them are 2^-22.
+- A derivative d(y) that comes from the saved output y loses absolute precision with y. In float32, y is known to some
+  2^-24 of the largest output, which `scale` stands for where a parameter stretches it. A 16-bit y has been rounded, by
+  0.51 ULP at most, as the forward is bound to be. That moves d(y) by 0.51 ULP of y times the slope of d, before d is
+  rounded itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .catalogue import Activation
+from .path import always_kernels, runs_on_gpu_kernels
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+FORWARD_ULPS = 2.0
+FORWARD_ULPS_GPU = 4.0
+DERIVATIVE_ULPS = 4.0
+DERIVATIVE_FROM_OUTPUT = 2.0**-23
+ROUNDED_ULPS = 0.51
+
+_NEAR_ZERO_CROSSING = 0.5  # how far from it cancellation is allowed for
+_LEAST_ULP_THERE = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The truth about one activation: functions of a float64 tensor and the activation's parameters.
+
+    Written so that float64 keeps its digits in the tails and near zero; the tests hold them against mpmath.
+    """
+
+    forward: Callable[..., Tensor]
+    derivative: Callable[..., Tensor]
+    scale: Callable[..., float] = lambda **parameters: 1.0
+    """Of the output below which the derivative is computed from it."""
+    zero_crossings: tuple[float, ...] = ()
+    """Of the derivative."""
+
+
+REFERENCES: dict[str, Reference] = {
+    "elu": Reference(
+        lambda x, alpha: torch.where(x > 0, x, alpha * x.expm1()),
+        lambda x, alpha: torch.where(x > 0, 1.0, alpha * x.exp()),
+        scale=lambda alpha: alpha,
+    ),
+    "sigmoid": Reference(lambda x: x.sigmoid(), lambda x: x.sigmoid() * (-x).sigmoid()),
+    "tanh": Reference(lambda x: x.tanh(), lambda x: x.cosh() ** -2),
+    "softsign": Reference(lambda x: x / (1 + x.abs()), lambda x: (1 + x.abs()) ** -2),
+}
+
+
+def is_exact(activation: Activation) -> bool:
+    """Whether results must be torch's bit for bit: the activation is linear by parts."""
+    return activation.saved == "bits" or activation.weight
+
+
+def samples(activation: Activation) -> tuple[dict[str, Any], ...]:
+    """The catalogue's arguments to try, and learned slopes where there is one."""
+    return ({"weight": 0.25}, {"weight": -1.7}) if activation.weight else activation.samples
+
+
+# Inputs
+
+
+def bit_patterns(dtype: torch.dtype, start: int, stop: int, device: str = "cpu") -> Tensor:
+    """The numbers with these bit patterns: all there are for 0 and 2^16 or 2^32."""
+    integer = torch.int16 if dtype.itemsize == 2 else torch.int32
+    return torch.arange(start, stop, device=device).to(integer).view(dtype)
+
+
+def random_inputs(activation: Activation, sample: dict[str, Any], count: int, seed: int = 0) -> Tensor:
+    """About `count` float32 numbers: random bit patterns, most of them where curves bend, and special values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def between(low: float, high: float, count: int) -> Tensor:
+        first, last = torch.tensor([low, high]).view(torch.int32).tolist()
+        numbers = torch.randint(first, last + 1, (count,), dtype=torch.int32, generator=generator).view(torch.float32)
+        return numbers * (torch.randint(0, 2, (count,), generator=generator) * 2 - 1)
+
+    info = torch.finfo(torch.float32)
+    special = [float("nan"), float("inf"), info.max, info.smallest_normal, info.smallest_normal * info.eps, 0.0]
+    special = torch.tensor(special)
+    points = {0.0, *activation.kinks(**sample)}
+    if activation.name in REFERENCES:
+        points.update(REFERENCES[activation.name].zero_crossings)
+    quarter = count // 4
+    return torch.cat(
+        [
+            special,
+            -special,
+            between(0.0, info.max, quarter),
+            between(0.0, 100.0, quarter),
+            between(2.0**-8, 128.0, quarter),
+            *(point + between(2.0**-24, 0.5, quarter // len(points)) for point in sorted(points)),
+        ]
+    )
+
+
+# Errors
+
+
+def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance between neighbouring numbers of `dtype` around float64 values."""
+    info = torch.finfo(dtype)
+    power_of_two = (value.view(torch.int64) & 0x7FF0_0000_0000_0000).view(torch.float64)  # the exponent alone
+    return power_of_two.clamp(min=info.smallest_normal) * info.eps
+
+
+def errors(result: Tensor, truth: Tensor, unit: Tensor | float) -> Tensor:
+    """The errors of the result against float64 values; infinite where one is NaN or infinite and the other is not."""
+    met = (result.double() == truth) | (result.isnan() & truth.isnan())
+    met |= result.isinf() & (result == truth.to(result.dtype))  # beyond the largest number of the dtype
+    wrong = (result.double() - truth).abs() / unit
+    return torch.where(met, 0.0, wrong.nan_to_num(nan=torch.inf, posinf=torch.inf))
+
+
+def _exact_errors(result: Tensor, expected: Tensor) -> Tensor:
+    """In ULPs, at least 1 where any bit differs: the sign of a zero counts, the payload of a NaN does not."""
+    integer = torch.int16 if result.dtype.itemsize == 2 else torch.int32
+    same = (result.view(integer) == expected.view(integer)) | (result.isnan() & expected.isnan())
+    truth = expected.double()
+    return torch.where(same, 0.0, errors(result, truth, ulp(truth, result.dtype)).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The largest error found of one activation, in one direction and dtype, and its bound."""
+
+    activation: str
+    direction: str
+    """"forward" or "derivative"."""
+    dtype: str
+    error: float
+    bound: float
+    unit: str
+    """What error and bound count: "ulp", "2^-23" (times scale) or "ulp+y": an ULP, and what one of y comes to."""
+    sample: dict[str, Any]
+    input: float
+    result: float
+    expected: float
+
+    @property
+    def held(self) -> bool:
+        return self.error <= self.bound
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value:g}" for name, value in self.sample.items())
+        relation = "<=" if self.held else ">"
+        return (
+            f"{self.activation}({arguments}) {self.direction} {self.dtype}: error {self.error:.4g} {relation} "
+            f"{self.bound:.4g} {self.unit} at x = {self.input!r}: {self.result!r}, not {self.expected!r}"
+        )
+
+
+def evaluate(function: Callable[[Tensor], Tensor], input: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and derivatives, the latter through autograd."""
+    input = input.detach().requires_grad_()
+    output = function(input)
+    (derivative,) = torch.autograd.grad(output, input, torch.ones_like(output))
+    return output.detach(), derivative
+
+
+def bind(
+    function: Callable[..., Tensor], activation: Activation, sample: dict[str, Any], input: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """The activation's function, here or in torch, of the input alone."""
+    if activation.weight:
+        weight = torch.tensor([sample["weight"]], dtype=input.dtype, device=input.device)
+        return lambda x: function(x, weight)
+    return partial(function, **sample, **activation.extras)
+
+
+def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tuple[Measurement, Measurement]:
+    """The largest errors of the kernels' forward and derivative at the inputs."""
+    with always_kernels():
+        output, derivative = evaluate(bind(getattr(functional, activation.name), activation, sample, input), input)
+
+    def worst(direction: str, result: Tensor, truth: Tensor, error: Tensor, bound: float, unit: str) -> Measurement:
+        at = error.argmax()
+        numbers = (float(each[at]) for each in (input, result, truth))
+        dtype = str(input.dtype).removeprefix("torch.")
+        return Measurement(activation.name, direction, dtype, float(error[at]), bound, unit, sample, *numbers)
+
+    if activation.random:
+        forward, backward = _random_truth(sample, input, output, derivative)
+    elif is_exact(activation):
+        stock = bind(activation.reference, activation, sample, input)
+        torch_output, torch_derivative = evaluate(stock, input)
+        forward = torch_output, _exact_errors(output, torch_output), 0.0, "ulp"
+        backward = torch_derivative, _exact_errors(derivative, torch_derivative), 0.0, "ulp"
+    else:
+        forward, backward = _formula_truth(activation, sample, input, output, derivative)
+    return worst("forward", output, *forward), worst("derivative", derivative, *backward)
+
+
+_Judged = tuple[Tensor, Tensor, float, str]  # truth, errors, their bound, its unit
+
+
+def _formula_truth(
+    activation: Activation, sample: dict[str, Any], input: Tensor, output: Tensor, derivative: Tensor
+) -> tuple[_Judged, _Judged]:
+    reference, dtype = REFERENCES[activation.name], input.dtype
+    parameters = {key: torch.tensor(value, dtype=torch.float32).item() for key, value in sample.items()}
+    x = input.double()
+    true_output, true_derivative = reference.forward(x, **parameters), reference.derivative(x, **parameters)
+    special = ~input.isfinite()
+    if special.any():
+        # torch's conventions are the truth. Its derivative at infinity may be NaN by accident, and at NaN depends on
+        # whether a vector or the scalar end of a loop met it: these are not judged.
+        stock = bind(activation.reference, activation, sample, input)
+        torch_output, torch_derivative = evaluate(stock, input[special])
+        accident = torch_derivative.isnan() | input[special].isnan()
+        true_output[special] = torch_output.double()
+        true_derivative[special] = torch.where(accident, derivative[special], torch_derivative).double()
+
+    forward_bound = FORWARD_ULPS_GPU if runs_on_gpu_kernels(input) else FORWARD_ULPS
+    bound, unit, size = DERIVATIVE_ULPS, "ulp", ulp(true_derivative, dtype)
+    if dtype is not torch.float32:
+        forward_bound = bound = ROUNDED_ULPS
+    if activation.saved == "output" and dtype is torch.float32:
+        bound, unit, size = 1.0, "2^-23", DERIVATIVE_FROM_OUTPUT * reference.scale(**parameters)
+    elif activation.saved == "output":
+        unit, size = "ulp+y", size + ulp(true_output, dtype) * _slope(activation, true_output, parameters)
+    elif dtype is torch.float32:
+        for point in reference.zero_crossings:
+            size = torch.where((x - point).abs() < _NEAR_ZERO_CROSSING, size.clamp(min=_LEAST_ULP_THERE), size)
+    return (
+        (true_output, errors(output, true_output, ulp(true_output, dtype)), forward_bound, "ulp"),
+        (true_derivative, errors(derivative, true_derivative, size), bound, unit),
+    )
+
+
+def _slope(activation: Activation, output: Tensor, parameters: dict[str, float]) -> Tensor:
+    """How fast the derivative changes with the output from which it is computed."""
+    assert activation.derivative_from_output is not None
+    _, slope = evaluate(partial(activation.derivative_from_output, **parameters), output)
+    return slope.abs()
+
+
+def _random_truth(sample: dict[str, Any], input: Tensor, output: Tensor, derivative: Tensor) -> tuple[_Judged, _Judged]:
+    """RReLU in training: the slope must lie between the limits (rounding may reach the upper one), and be the value's.
+
+    A 16-bit derivative is a rounded slope, and the value comes from the slope before that: it is known to half an ULP
+    of the slope times x, or exactly if the limits leave no choice.
+    """
+    dtype = input.dtype
+    limits = torch.tensor(sorted(sample.values()), dtype=torch.float32, device=input.device)
+    low, high = limits.to(dtype).double()
+    negative = input <= 0
+    true_slope = torch.where(negative, derivative.double().clamp(low, high), 1.0)
+    slope = limits[0] if limits[0] == limits[1] else derivative.float()
+    if dtype is torch.float32 or limits[0] == limits[1]:
+        true_output = torch.where(negative, input.float() * slope, input.float()).to(dtype)
+        forward = true_output.double(), _exact_errors(output, true_output), 0.0, "ulp"
+    else:
+        x = input.double()
+        true_output = torch.where(negative, x * slope, x)
+        size = ulp(true_output, dtype) + x.abs() * ulp(true_slope, dtype)
+        forward = true_output, errors(output, true_output, size), ROUNDED_ULPS, "ulp+y"
+    return forward, (true_slope, errors(derivative, true_slope, ulp(true_slope, dtype)), 0.0, "ulp")

@@ -1,0 +1,149 @@
+"""Pictures: the activations with their derivatives, and how a training went. Needs matplotlib (`fastact[plot]`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from . import modules
+from .catalogue import ACTIVATIONS, Activation
+from .path import always_kernels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["curves", "gradient_histograms", "loss_curves"]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_BLUE, _VERMILION, _ORANGE = "#0072B2", "#D55E00", "#E69F00"
+_GREY = "0.45"
+
+
+def curves(path: str | Path, activations: Iterable[Activation] | None = None) -> None:
+    """Draw each activation (default: the whole catalogue) and its derivative, as fastact's kernels compute them."""
+    rows = list(ACTIVATIONS.values() if activations is None else activations)
+    figure, panels = _panels(len(rows), "Activations and their derivatives")
+    for axes, row in zip(panels, rows, strict=True):
+        _draw_curve(axes, row)
+        axes.set(xlim=(-5, 5), ylim=(-2.2, 3.2), xticks=range(-4, 5, 2), yticks=range(-2, 4))
+        axes.label_outer()
+    _label(figure, panels, "input $x$", "")
+    _legend(figure, panels[0])
+    figure.savefig(path)
+
+
+def _draw_curve(axes: Axes, row: Activation) -> None:
+    arguments = row.samples[0]
+    kinks = row.kinks(**arguments)
+    x = torch.linspace(-5, 5, 2001, dtype=torch.float64)
+    for kink in kinks:  # a point at either side, so that a jump is drawn where it is
+        around = torch.tensor([kink, math.nextafter(kink, math.inf)], dtype=torch.float64)
+        x = torch.cat((x, around)).unique()
+    x.requires_grad_()
+    module = getattr(modules, row.module)(**arguments).double()
+    with always_kernels():
+        if row.random:
+            draws = module(x.detach())
+            axes.plot(x.detach()[::10], draws[::10], ".", color=_BLUE, alpha=0.35, ms=2.5, mew=0)
+        y = module.eval()(x)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+    x, y = x.detach(), y.detach()
+    axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axes.axvline(0, color="0.8", lw=0.8, zorder=0)
+    # A gap after each kink, across which no line is drawn.
+    gaps = [int(torch.searchsorted(x, kink, right=True)) for kink in kinks]
+    broken = (np.insert(values.numpy(), gaps, np.nan) for values in (x, y, slope))
+    gapped_x, gapped_y, gapped_slope = broken
+    axes.plot(gapped_x, gapped_y, color=_BLUE, lw=2, label="$f(x)$")
+    axes.plot(gapped_x, gapped_slope, color=_VERMILION, lw=1.6, ls=(0, (3, 1.5)), label="$f'(x)$")
+    at = [gap - 1 for gap in gaps]
+    axes.plot(x[at], y[at], "o", color=_BLUE, ms=5, label="kink")
+    axes.set_title(row.module, fontsize=11, fontweight="bold", loc="left")
+    note = ", ".join(f"{name} = {_number(value)}" for name, value in arguments.items())
+    axes.set_title(note, fontsize=8, color=_GREY, loc="right")
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def loss_curves(path: str | Path, losses: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Draw the loss of each step, one panel per activation; `losses[activation]` holds torch's and then fastact's."""
+    figure, panels = _panels(len(losses), "Training loss: fastact's curve on torch's")
+    styles = ({"color": _ORANGE, "lw": 4.5, "alpha": 0.6}, {"color": _BLUE, "lw": 1})
+    for axes, (name, pair) in zip(panels, losses.items(), strict=True):
+        for (library, values), style in zip(pair.items(), styles, strict=True):
+            axes.plot(range(1, len(values) + 1), values, label=library, solid_capstyle="round", **style)
+        difference = np.abs(np.subtract(*pair.values())).max()
+        axes.set_title(name, fontsize=11, fontweight="bold", loc="left")
+        axes.set_title(f"max difference {difference:.1g}", fontsize=8, color=_GREY, loc="right")
+        axes.set_yscale("log")
+        axes.sharey(panels[0])
+        axes.grid(alpha=0.3, lw=0.6)
+        axes.label_outer()
+    _label(figure, panels, "training step", "cross entropy (nats)")
+    _legend(figure, panels[0])
+    figure.savefig(path)
+
+
+def gradient_histograms(path: str | Path, gradients: Mapping[str, Sequence[Tensor]], parameter: str) -> None:
+    """Draw how the size of a parameter's gradient is distributed, step by step, one panel per activation.
+
+    `gradients[activation]` holds the gradient after each step; `parameter` names it in the title.
+    """
+    sizes = {name: torch.stack([grad.flatten() for grad in steps]).abs() for name, steps in gradients.items()}
+    seen = torch.cat([size[size > 0].flatten() for size in sizes.values()]).double().log10()
+    low, high = np.quantile(seen, (0.002, 1))
+    bins = np.linspace(low, high, 49)
+    figure, panels = _panels(len(sizes), f"Gradient of {parameter} over training")
+    for axes, (name, size) in zip(panels, sizes.items(), strict=True):
+        steps = len(size)
+        # Zeros and what lies below the picture count in its lowest row.
+        logarithms = size.double().clamp(min=10**low).log10()
+        columns = min(steps, 110)
+        step = np.repeat(np.arange(steps) + 0.5, size[0].numel())
+        counts, edges, _ = np.histogram2d(
+            step, logarithms.flatten().numpy(), (np.linspace(0, steps, columns + 1), bins)
+        )
+        share = 100 * counts / counts.sum(1, keepdims=True)
+        mesh = axes.pcolormesh(edges, bins, share.T, cmap="cividis", vmin=0, vmax=12, rasterized=True)
+        medians = logarithms.median(1).values
+        axes.plot(np.arange(steps) + 0.5, medians, color="white", lw=1.2, label="median")
+        axes.set_title(name, fontsize=11, fontweight="bold", loc="left")
+        axes.set_title(f"median of all steps {10 ** medians.median():.1e}", fontsize=8, color=_GREY, loc="right")
+        ticks = range(math.ceil(low), math.floor(high) + 1)
+        axes.set(ylim=(low, high), yticks=ticks, yticklabels=[f"$10^{{{tick}}}$" for tick in ticks])
+        axes.label_outer()
+    _label(figure, panels, "training step", "absolute value of a weight's gradient")
+    bar = figure.colorbar(mesh, ax=panels, label="share of the weights (% per row)", extend="max", pad=0.015)
+    bar.outline.set_visible(False)
+    figure.savefig(path)
+
+
+def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, at most four in a row."""
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(max(2.9 * columns, 5.5) + 0.6, 2.4 * rows + 1), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=14, x=0.01, ha="left")
+    panels = [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, color="0.6")
+    return figure, panels
+
+
+def _label(figure: Figure, panels: list[Axes], x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+
+
+def _legend(figure: Figure, panel: Axes) -> None:
+    figure.legend(*panel.get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False, fontsize=10)

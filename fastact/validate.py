@@ -1,0 +1,215 @@
+"""Checks of the activations on the user's own machine: accuracy against its bounds, throughput against torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .accuracy import DTYPES, Measurement, bind, bit_patterns, measure, random_inputs, samples
+from .catalogue import Activation
+from .info import environment, table
+from .path import always_kernels
+
+_RANDOM_INPUTS = 1 << 20  # of float32, for each set of parameters
+_CHUNK = 1 << 21  # of the exhaustive test: 2^32 inputs in 2,048 steps
+_NUMEL = {"cpu": 1 << 22, "cuda": 1 << 26}  # float32 elements timed: beyond L2, and on a GPU far above a launch
+_ROUNDS = 9
+_CALLS_PER_EVENT = 10  # on a GPU, so that the host runs ahead of it
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Median times of one activation in one direction on float32, beside torch's and a copy's, by turns in one run."""
+
+    activation: str
+    direction: str
+    numel: int
+    seconds: float
+    torch_seconds: float
+    copy_seconds: float
+    bytes_per_element: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as torch."""
+        return self.torch_seconds / self.seconds
+
+    @property
+    def fraction_of_copy(self) -> float:
+        """The bandwidth reached, as a share of that of a copy (`clone`) of the input."""
+        return self.bytes_per_element / self.seconds / (8 / self.copy_seconds)
+
+
+@dataclass(frozen=True)
+class Results:
+    measurements: list[Measurement]
+    throughputs: list[Throughput]
+
+    @property
+    def out_of_bounds(self) -> list[Measurement]:
+        return [measurement for measurement in self.measurements if not measurement.held]
+
+    def __str__(self) -> str:
+        by_row: dict[tuple[str, str], list[str]] = {}
+        for measurement in self.measurements:
+            by_row.setdefault((measurement.activation, measurement.direction), []).append(_error_cell(measurement))
+        for throughput in self.throughputs:
+            cells = _ratio_cell(throughput.ratio), f"{throughput.fraction_of_copy:.2f}"
+            by_row[throughput.activation, throughput.direction] += cells
+        names = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+        header = ["activation", "direction", *(f"{name} error" for name in names), "times torch", "of copy speed"]
+        lines = [table(header, [[*key, *cells] for key, cells in by_row.items()]), ""]
+        lines += [
+            "Errors: the largest found, of what is allowed; ! where more. ulp+y: an ULP, and what an ULP of the saved"
+        ]
+        lines += ["output comes to in the derivative computed from it. Speeds: float32, medians, all in the same run."]
+        lines += [f"OUT OF BOUNDS: {measurement}" for measurement in self.out_of_bounds]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything measured, as plain values; numbers that JSON lacks become strings."""
+        measurements = [{**asdict(each), "held": each.held} for each in self.measurements]
+        throughputs = [
+            {**asdict(each), "ratio": each.ratio, "fraction_of_copy": each.fraction_of_copy}
+            for each in self.throughputs
+        ]
+        for row in measurements:
+            row.update({key: str(x) for key, x in row.items() if isinstance(x, float) and not math.isfinite(x)})
+        return {"environment": environment(), "accuracy": measurements, "throughput": throughputs}
+
+
+def _error_cell(measurement: Measurement) -> str:
+    mark = "" if measurement.held else "! "
+    if measurement.error == measurement.bound == 0:
+        return "exact"
+    allowed = measurement.unit if measurement.bound == 1 else f"{measurement.bound:g} {measurement.unit}"
+    return f"{mark}{measurement.error:.2f} of {allowed}"
+
+
+def _ratio_cell(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 1 else f"{ratio:.2f} (loss)"
+
+
+def validate(activations: Sequence[Activation], device: str = "cpu", exhaustive: bool = False) -> Results:
+    """Measure everything, with a progress bar. `exhaustive`: all 2^32 float32 inputs, not a random choice of them."""
+    steps = [
+        (activation, sample, dtype, inputs)
+        for activation in activations
+        for dtype in DTYPES
+        for sample in samples(activation)
+        for inputs in _inputs(activation, sample, dtype, exhaustive)
+    ]
+    worst: dict[tuple[str, str, str], Measurement] = {}
+    throughputs = []
+    if device == "cpu":
+        # One block freed of just under 32 MiB, and glibc keeps the memory of the smaller tensors from now on. Else some
+        # calls would be handed fresh pages, at four times the cost of a copy, and others not.
+        torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
+    with _progress(len(steps) + len(activations)) as progress:
+        for activation, sample, _, inputs in steps:
+            for measurement in measure(activation, sample, inputs().to(device)):
+                key = measurement.activation, measurement.direction, measurement.dtype
+                if key not in worst or measurement.error > worst[key].error:
+                    worst[key] = measurement
+            progress.update(1)
+        for activation in activations:
+            throughputs += throughput(activation, device)
+            progress.update(1)
+    return Results(list(worst.values()), throughputs)
+
+
+def _inputs(
+    activation: Activation, sample: dict[str, Any], dtype: torch.dtype, exhaustive: bool
+) -> Iterator[Callable[[], Tensor]]:
+    """What makes the inputs, one chunk at a time."""
+    if dtype is torch.float32 and not exhaustive:
+        yield partial(random_inputs, activation, sample, _RANDOM_INPUTS)
+        return
+    patterns = 1 << (8 * dtype.itemsize)
+    for start in range(0, patterns, _CHUNK):
+        yield partial(bit_patterns, dtype, start, min(start + _CHUNK, patterns))
+
+
+def throughput(activation: Activation, device: str) -> tuple[Throughput, Throughput]:
+    """Forward (as in training, what backward needs included) and backward."""
+    numel = _NUMEL[device]
+    x = torch.randn(numel, device=device, requires_grad=True)
+    grad = torch.randn(numel, device=device)
+    sample = samples(activation)[0]
+
+    def passes(function: Callable[..., Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        forward = partial(bind(function, activation, sample, x), x)
+        return forward, partial(torch.autograd.grad, forward(), x, grad, retain_graph=True)
+
+    with always_kernels():
+        ours, torchs = passes(getattr(functional, activation.name)), passes(activation.reference)
+        calls = (*ours, *torchs, x.detach().clone)
+        for call in calls:
+            call()
+        rounds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
+    forward, backward, torch_forward, torch_backward, copy = map(statistics.median, zip(*rounds, strict=True))
+    bits = 1 / 8 if activation.saved == "bits" else 0
+    saved = bits or x.element_size()
+    return (
+        Throughput(activation.name, "forward", numel, forward, torch_forward, copy, 8 + bits),
+        Throughput(activation.name, "derivative", numel, backward, torch_backward, copy, 8 + saved),
+    )
+
+
+def _seconds(call: Callable[[], Any], device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(_CALLS_PER_EVENT):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / _CALLS_PER_EVENT
+
+
+class _Progress(Protocol):
+    def __enter__(self) -> _Progress: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def update(self, n: int) -> object: ...
+
+
+def _progress(total: int) -> _Progress:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _TextProgress(total)
+    return tqdm(total=total, unit="step", disable=None, leave=False)
+
+
+class _TextProgress:
+    """Steps done and time left, on a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+        self.shown = sys.stderr.isatty()
+
+    def __enter__(self) -> _TextProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+    def update(self, n: int) -> None:
+        self.done += n
+        left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        if self.shown:
+            print(f"\r{self.done} of {self.total}, {left:.0f} s left  ", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""Where the suite runs: `--device cpu`, `cuda` or `interpret`; by default on the CPU, and on the GPU if there is one.
+
+`interpret` sends CPU tensors down the whole GPU path, in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "cuda", "interpret"), default=None, help="where the kernels run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
+    if config.getoption("--device") == "interpret":
+        os.environ["FASTACT_INTERPRET"] = "1"  # before fastact is imported
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+def _devices(config: pytest.Config) -> list[str]:
+    chosen = config.getoption("--device")
+    return [chosen] if chosen else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only")
+        devices = [name for name in _devices(metafunc.config) if only is None or name in only.args]
+        metafunc.parametrize("device", devices, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need no device run once, with the CPU's; those without a device to run on are not collected."""
+    chosen = _devices(config)
+    keep, drop = [], []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if "device" in getattr(item, "fixturenames", ()):
+            runs = callspec is not None and callspec.params.get("device") in chosen
+        else:
+            runs = "cpu" in chosen
+        (keep if runs else drop).append(item)
+    if drop:
+        config.hook.pytest_deselected(items=drop)
+        items[:] = keep
+
+
+@pytest.fixture(autouse=True)
+def _kernels_at_every_size() -> Iterator[None]:
+    """Below the crossover sizes the torch path runs, and a test would compare torch with itself."""
+    import fastact
+
+    with fastact.always_kernels():
+        yield
+
+
+@pytest.fixture
+def on(device: str) -> str:
+    """The torch device of the tensors."""
+    return "cpu" if device == "interpret" else device

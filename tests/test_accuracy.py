@@ -1,0 +1,164 @@
+"""Every activation within its bounds (`fastact.accuracy` states them), and the truth they are held against checked."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mpmath
+import pytest
+import torch
+
+from fastact import accuracy, always_kernels, functional
+from fastact.accuracy import REFERENCES, bind, bit_patterns, evaluate, is_exact, measure, random_inputs, samples, ulp
+from fastact.catalogue import ACTIVATIONS
+
+CASES = [
+    pytest.param(activation, sample, id="-".join([activation.name, *map(str, sample.values())]))
+    for activation in ACTIVATIONS.values()
+    for sample in samples(activation)
+]
+FORMULA_CASES = [case for case in CASES if not is_exact(case.values[0])]
+
+
+@pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
+@pytest.mark.parametrize(("activation", "sample"), CASES)
+def test_bounds(activation, sample, dtype, device, on):
+    torch.manual_seed(0)
+    slow = device == "interpret"
+    if dtype is torch.float32:
+        input = random_inputs(activation, sample, 1 << (14 if slow else 22))
+    else:
+        input = bit_patterns(dtype, 0, 1 << 16)[:: 5 if slow else 1]
+    for measurement in measure(activation, sample, input.to(on)):
+        assert measurement.held, str(measurement)
+
+
+@pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
+@pytest.mark.parametrize(("activation", "sample"), CASES)
+def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
+    input = torch.tensor([0.0, -0.0], dtype=dtype, device=on)
+    with always_kernels():
+        output = bind(getattr(functional, activation.name), activation, sample, input)(input)
+    expected = bind(activation.reference, activation, sample, input.float())(input.float())
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0)
+    assert output.signbit().tolist() == expected.signbit().tolist()
+
+
+@pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 5])
+def test_gradient_of_prelus_weight(channels, dtype, on):
+    generator = torch.Generator().manual_seed(0)
+    input, grad = torch.randn(2, 40, channels, 97, dtype=torch.float64, generator=generator).to(dtype)
+    input, grad = input.to(on), grad.to(on)
+    weight = torch.linspace(-1, 1, channels, dtype=dtype, device=on, requires_grad=True)
+    with always_kernels():
+        (result,) = torch.autograd.grad(functional.prelu(input, weight), weight, grad)
+    terms = torch.where(input > 0, 0.0, input.double() * grad.double())
+    truth, mass = terms.sum((0, 2)), terms.abs().sum((0, 2))
+    # One rounding to the dtype, and one of float32 for each product and each of a sum's some ten halvings.
+    allowed = 0.5 * ulp(truth, dtype) + 11 * 2.0**-24 * mass
+    assert ((result.double() - truth).abs() <= allowed).all()
+
+
+# The truth itself
+
+FORMULAS = {
+    "elu": lambda x, alpha: x if x > 0 else alpha * mpmath.expm1(x),
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "tanh": mpmath.tanh,
+    "softsign": lambda x: x / (1 + abs(x)),
+}
+
+# Subnormal, tiny, around 1, where float32 and 16-bit types saturate or underflow, huge; the kinks are added.
+MAGNITUDES = [1e-42, 1e-30, 1e-20, 2e-8, 1e-4, 0.1, 0.5, 1.0, 2.5, 5.5, 9.0, 17.0, 40.0, 87.5, 88.7, 103.9, 1e3, 3e38]
+
+
+def hard_points(activation, sample) -> list[float]:
+    points = [sign * x for x in MAGNITUDES for sign in (-1, 1)]
+    special = (*activation.kinks(**sample), *REFERENCES[activation.name].zero_crossings)
+    return points + [point + step for point in special for step in (-1e-7, 1e-7)]
+
+
+def by_mpmath(activation, sample, points) -> tuple[list[mpmath.mpf], list[mpmath.mpf]]:
+    formula = partial(FORMULAS[activation.name], **sample)
+    with mpmath.workdps(150):
+        return [formula(mpmath.mpf(x)) for x in points], [mpmath.diff(formula, mpmath.mpf(x)) for x in points]
+
+
+@pytest.mark.parametrize(("activation", "sample"), FORMULA_CASES)
+def test_references_agree_with_mpmath(activation, sample):
+    points = hard_points(activation, sample)
+    x, reference = torch.tensor(points, dtype=torch.float64), REFERENCES[activation.name]
+    results = reference.forward(x, **sample), reference.derivative(x, **sample)
+    for result, truth in zip(results, by_mpmath(activation, sample, points), strict=True):
+        for point, value, exact in zip(points, result.tolist(), truth, strict=True):
+            assert abs(value - exact) <= abs(exact) * 2.0**-48 + 1e-300, (point, value, exact)
+
+
+@pytest.mark.parametrize(("activation", "sample"), FORMULA_CASES)
+def test_float64_kernels_agree_with_mpmath(activation, sample, on):
+    points = hard_points(activation, sample)
+    x = torch.tensor(points, dtype=torch.float64, device=on)
+    with always_kernels():
+        output, derivative = evaluate(bind(getattr(functional, activation.name), activation, sample, x), x)
+    values, slopes = by_mpmath(activation, sample, points)
+    for point, value, exact in zip(points, output.tolist(), values, strict=True):
+        assert abs(value - exact) <= abs(exact) * 2.0**-51 + 1e-300, (point, value, exact)
+    for point, value, exact in zip(points, derivative.tolist(), slopes, strict=True):
+        allowed = 2.0**-51 if activation.saved == "output" else abs(exact) * 2.0**-50
+        assert abs(value - exact) <= allowed + 1e-300, (point, value, exact)
+
+
+@pytest.mark.parametrize(("activation", "sample"), FORMULA_CASES)
+def test_derivative_from_output_is_the_derivative(activation, sample):
+    if activation.saved != "output":
+        pytest.skip("the input is saved")
+    x, reference = torch.linspace(-5, 5, 101, dtype=torch.float64), REFERENCES[activation.name]
+    derivative = activation.derivative_from_output(reference.forward(x, **sample), **sample)
+    torch.testing.assert_close(derivative, reference.derivative(x, **sample), rtol=1e-10, atol=1e-14)
+
+
+def test_every_formula_is_checked():
+    names = {case.values[0].name for case in FORMULA_CASES}
+    assert names == set(REFERENCES) == set(FORMULAS)
+
+
+# The measure
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "spacing"),
+    [
+        (1.0, torch.float32, 2.0**-23),
+        (1 - 2.0**-30, torch.float32, 2.0**-24),
+        (-3e-39, torch.float32, 2.0**-149),
+        (0.0, torch.float16, 2.0**-24),
+        (-5.0, torch.bfloat16, 2.0**-5),
+    ],
+)
+def test_ulp(value, dtype, spacing):
+    assert ulp(torch.tensor([value], dtype=torch.float64), dtype).item() == spacing
+
+
+def test_errors_between_numbers_and_none():
+    infinity, nan = float("inf"), float("nan")
+    truth = torch.tensor([nan, infinity, 1e39, nan, 1.0, 1.0, infinity], dtype=torch.float64)
+    result = torch.tensor([nan, infinity, infinity, 1.0, nan, infinity, 1.0])
+    expected = [0.0, 0.0, 0.0, infinity, infinity, infinity, infinity]
+    assert accuracy.errors(result, truth, ulp(truth, torch.float32)).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
+@pytest.mark.parametrize(("activation", "sample"), CASES)
+def test_a_wrong_kernel_is_seen(activation, sample, dtype, monkeypatch):
+    right = getattr(functional, activation.name)
+
+    def wrong(input, *args, **kwargs):
+        output = right(input, *args, **kwargs)
+        return torch.where((input > 0.8) & (input < 0.9), output * (1 + 8 * torch.finfo(dtype).eps), output)
+
+    monkeypatch.setattr(functional, activation.name, wrong)
+    input = torch.linspace(0, 1, 50, dtype=torch.float64).to(dtype)
+    for measurement in measure(activation, sample, input):
+        assert not measurement.held
+        assert 0.8 < measurement.input < 0.9

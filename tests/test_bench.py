@@ -1,0 +1,164 @@
+"""The benchmark's arithmetic, on figures made by hand, and one row really measured. Nothing here asserts a speed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("pytest_benchmark")
+BENCH = Path(__file__).parents[1] / "bench"
+sys.path.append(str(BENCH))
+
+import crossover  # noqa: E402
+import measure  # noqa: E402
+import report  # noqa: E402
+import run  # noqa: E402
+
+import fastact  # noqa: E402
+from fastact.catalogue import ACTIVATIONS  # noqa: E402
+
+
+def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dict[str, Any]:
+    info = {
+        "activation": activation,
+        "level": "op",
+        "direction": "backward",
+        "passes": "",
+        "dtype": "float32",
+        "numel": 1000,
+        "layout": "contiguous",
+        "threads": 1,
+        "moved_bytes": 12000,
+        "saved_bytes": 125,
+        "peak_bytes": None,
+        "peers": [
+            {
+                "peer": "aten.x",
+                "seconds": peer,
+                "ratio_quartiles": [0.9 * peer / ours, 1.1 * peer / ours],
+                "saved_bytes": 4000,
+                "peak_bytes": None,
+            }
+        ],
+        "limits": {"copy": {"seconds": 1e-6, "bytes": 8000}, "stream": {"seconds": 2e-6, "bytes": 12000}},
+    }
+    return {"extra_info": info | changes, "stats": {"median": ours, "rounds": 7}}
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return {
+        "machine_info": {
+            "device": "cpu",
+            "hardware": {"cpu": "Some(R) CPU @ 2GHz", "cores": 2, "threads": 2, "instruction_set": "avx2"},
+            "versions": {"python": "3.11", "torch": "2.13", "triton": None, "fastact": "0.1"},
+            "date": "2026-01-02 03:04 UTC",
+            "commit": None,
+            "load_average_before": 0.0,
+        },
+        "benchmarks": [
+            _benchmark("tanh", ours=3e-6, peer=6e-6),
+            _benchmark("relu", ours=4e-6, peer=3e-6),
+            _benchmark("elu", ours=4e-6, peer=1e-6),
+            _benchmark("elu", ours=2e-6, peer=8e-6, level="module", direction="both", threads=2, numel=1 << 20),
+        ],
+        "missing": [{"row": "rrelu", "why": "out of time"}],
+    }
+
+
+def test_figures(raw: dict[str, Any]) -> None:
+    summary = report.summarise(raw)
+    row = summary["rows"][0]
+    assert (row["ns"], row["peer_ns"], row["ratio"]) == pytest.approx((3000, 6000, 2))
+    # 12,000 bytes in 3 µs are 4 GB/s; the copy ran at 8 GB/s, two reads and a write at 6.
+    assert row["fraction_of_copy"] == pytest.approx(0.5)
+    assert row["fraction_of_stream"] == pytest.approx(4 / 6)
+    assert row["saved_bytes_per_element"] == pytest.approx(0.125)
+    assert row["peer_saved_bytes_per_element"] == pytest.approx(4)
+    assert summary["environment"]["copy_gb_per_s"]["4000 bytes, 1 threads"] == pytest.approx(8)
+
+
+def test_losses_come_first(raw: dict[str, Any]) -> None:
+    summary = report.summarise(raw)
+    assert [row["activation"] for row in report.losses(summary["rows"])] == ["elu", "relu"]
+    text = report.report(summary)
+    assert text.index("## Where fastact loses") < text.index("**0.25**") < text.index("**0.75**")
+    assert text.index("**0.75**") < text.index("## By activation") < text.index("## All rows")
+    assert "`rrelu`: out of time" in text
+    names = [line.split(" | ")[0].strip("| ") for line in report.short_table(summary).splitlines()[2:]]
+    assert names == ["elu", "relu", "tanh"]
+
+
+def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmark.json").write_text(json.dumps(raw))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nformer figures\n{report.END}\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--readme", str(readme)])
+    report.main()
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "former" not in text
+    assert report.short_table(report.summarise(raw)) in text
+    assert (tmp_path / "roofline.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "summary.json").read_text()).keys() == {"environment", "rows", "missing"}
+
+
+def test_contenders_take_turns() -> None:
+    order = []
+
+    def meter(name: str, seconds: float) -> measure.Meter:
+        return lambda: order.append(name) or seconds
+
+    race = measure.Race({"a": meter("a", 1.0), "b": meter("b", 3.0)}, seconds=0).run()
+    assert order == ["a", "b", *["a", "b", "b", "a"] * 2, "a", "b"]
+    assert race.rounds == measure.FEWEST_ROUNDS
+    assert race.ratio("b", to="a") == 3
+    assert race.ratio_quartiles("b", to="a") == [3, 3]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_cases_come_from_the_catalogue(name: str) -> None:
+    """The op of fastact and the op of torch that a row compares compute the same, in both directions."""
+    activation = ACTIVATIONS[name]
+    case = measure.Case(activation, torch.float32, 2048)
+    for direction in ("forward", "backward"):
+        ours, moved = case.raw_op(direction, keep_bits=False)
+        assert moved >= case.input.nbytes + case.output.nbytes
+        theirs = case.aten_op(direction).call
+        if not activation.random:
+            results = [x if isinstance(x, torch.Tensor) else x[0] for x in (ours(), theirs())]
+            torch.testing.assert_close(*results)
+    assert case.saved(case.module).total <= case.saved(case.stock).total
+
+
+def test_crossover_table_is_replaced() -> None:
+    text = crossover.TABLE.read_text()
+    replaced = crossover.with_table(text, "cpu", "a machine", {"relu": (None, 1 << 12)})
+    scope: dict[str, Any] = {}
+    exec(replaced, scope)
+    assert scope["CPU"] == {"relu": (scope["NEVER"], 4096)}
+    before: dict[str, Any] = {}
+    exec(text, before)
+    assert scope["CUDA"] == before["CUDA"]
+    assert scope["CROSSOVER"] == (scope["CPU"], scope["CUDA"])
+    assert "Measured on a machine." in replaced
+
+
+def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run.py", "--quick", "--seconds=0.01", f"--out={tmp_path}", "-k", "tanh-op-forward-float32"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setenv("PYTHONPATH", str(Path(fastact.__file__).parents[1]))
+    assert run.main() == 0
+    (folder,) = tmp_path.iterdir()
+    (row,) = json.loads((folder / "summary.json").read_text())["rows"]
+    assert (row["activation"], row["direction"], row["peer"]) == ("tanh", "forward", "aten.tanh")
+    assert row["rounds"] >= measure.FEWEST_ROUNDS
+    assert row["ns"] > 0
+    assert row["ratio"] == pytest.approx(row["peer_ns"] / row["ns"])
+    assert "| tanh |" in capsys.readouterr().out

@@ -1,0 +1,142 @@
+"""gradcheck and gradgradcheck in float64, and gradients in the situations autograd knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CASES, DEFAULTS, DETERMINISTIC, Case
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+
+def away_from_kinks(case: Case, device: str, shape: tuple[int, ...] = (3, 5)) -> Tensor:
+    input = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 2
+    for kink in case.activation.kinks(**dict(case.keywords)):
+        near = (input - kink).abs() < 0.05
+        input = torch.where(near, kink + 0.1, input)
+    return input.to(device).requires_grad_()
+
+
+def repeatable(case: Case):
+    """The function with its random numbers drawn anew from the same seed at each call."""
+
+    def call(*arguments: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return case.fastact(*arguments)
+
+    return call
+
+
+def arguments(case: Case, device: str) -> tuple[Tensor, ...]:
+    input = away_from_kinks(case, device)
+    return (input, *(w.detach().requires_grad_() for w in case.weight(input)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradcheck(case: Case, device: str, on: str) -> None:
+    assert gradcheck(repeatable(case), arguments(case, on), check_batched_grad=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradgradcheck(case: Case, device: str, on: str) -> None:
+    assert gradgradcheck(repeatable(case), arguments(case, on))
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_third_derivative(case: Case, device: str, on: str) -> None:
+    results = []
+    for function in case.both():
+        input = away_from_kinks(case, on)
+        value = function(input)
+        for _ in range(3):
+            if not value.requires_grad:
+                value = torch.zeros_like(input)
+                break
+            (value,) = torch.autograd.grad(value.sum(), input, create_graph=True, allow_unused=True)
+            if value is None:
+                value = torch.zeros_like(input)
+                break
+        results.append(value.detach())
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_checkpoint_recomputes_the_same(case: Case, device: str, on: str) -> None:
+    input = away_from_kinks(case, on)
+    for use_reentrant in (False, True):
+        torch.manual_seed(11)
+        expected = case.fastact(input * 1)
+        (expected_grad,) = torch.autograd.grad(expected.square().sum(), input)
+        torch.manual_seed(11)
+        got = checkpoint(lambda x: case.fastact(x * 1), input, use_reentrant=use_reentrant)
+        input.grad = None
+        got.square().sum().backward()
+        assert torch.equal(got, expected)
+        assert torch.equal(input.grad, expected_grad)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_backward_twice_needs_retain_graph(case: Case, device: str, on: str) -> None:
+    input = away_from_kinks(case, on)
+    output = case.fastact(input)
+    (first,) = torch.autograd.grad(output.sum(), input, retain_graph=True)
+    (second,) = torch.autograd.grad(output.sum(), input)
+    assert torch.equal(first, second)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(output.sum(), input)
+
+
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.saved != "bits"], ids=str)
+def test_overwriting_what_is_saved_is_an_error(case: Case, device: str, on: str) -> None:
+    start = away_from_kinks(case, on)
+    input = start * 1
+    output = case.fastact(input)
+    (output if case.activation.saved == "output" else input).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.saved == "bits"], ids=str)
+def test_bits_survive_overwriting(case: Case, device: str, on: str) -> None:
+    start = away_from_kinks(case, on)
+    torch.manual_seed(2)
+    (expected,) = torch.autograd.grad(case.fastact(start).sum(), start)
+    torch.manual_seed(2)
+    input = start * 1
+    output = case.fastact(input)
+    with torch.no_grad():
+        input.zero_()
+    (got,) = torch.autograd.grad((output * 1).sum(), start)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_names_in_the_graph(case: Case, device: str, on: str) -> None:
+    output = case.fastact(away_from_kinks(case, on))
+    assert output.grad_fn.name() == f"{case.activation.module}Backward"
+
+
+def test_prelu_gradients_only_where_needed(device: str, on: str) -> None:
+    import fastact.functional as F
+
+    input, weight = torch.randn(4, 3, device=on), torch.full((3,), 0.2, device=on)
+    only_weight = weight.clone().requires_grad_()
+    F.prelu(input, only_weight).sum().backward()
+    expected = torch.where(input > 0, 0, input).sum(0)
+    torch.testing.assert_close(only_weight.grad, expected)
+    only_input = input.clone().requires_grad_()
+    F.prelu(only_input, weight).sum().backward()
+    torch.testing.assert_close(only_input.grad, torch.where(input > 0, torch.ones_like(input), weight.expand(4, 3)))
+
+
+def test_prelu_weight_gradient_keeps_its_digits(device: str, on: str) -> None:
+    """A plain float32 running sum of this many terms would lose three digits."""
+    import fastact.functional as F
+
+    n = 2**20 if device != "interpret" else 2**14
+    input = -torch.rand(n, device=on, generator=torch.Generator(on).manual_seed(0))
+    weight = torch.full((1,), 0.25, device=on, requires_grad=True)
+    F.prelu(input, weight).backward(torch.ones_like(input))
+    expected = input.double().sum()
+    assert abs(weight.grad.double() - expected).item() < 2e-7 * abs(expected).item()

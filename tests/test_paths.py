@@ -1,0 +1,323 @@
+"""Which calls run fastact's kernels, and that all the others are torch's, with torch's results and errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import CASES, DEFAULTS, DETERMINISTIC, Case
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import fastact
+import fastact.functional as F
+from fastact import path
+from fastact.catalogue import Activation
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch, device: str) -> list[str]:
+    """The names of the activations whose kernels have run, forward and backward."""
+    import fastact.autograd
+
+    probe = torch.empty(0, device="cpu" if device == "interpret" else device)
+    backend = fastact.autograd.backend(probe)
+    calls: list[str] = []
+
+    def spy(name: str):
+        real = getattr(backend, name)
+
+        def call(*arguments):
+            activation = arguments[0].name if isinstance(arguments[0], Activation) else "prelu"
+            calls.append(f"{activation} {name.split('_')[-1]}")
+            return real(*arguments)
+
+        monkeypatch.setattr(backend, name, call)
+
+    for name in ("forward", "backward", "prelu", "prelu_backward"):
+        spy(name)
+    return calls
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_kernels_run(case: Case, kernel_calls: list[str], on: str) -> None:
+    input = torch.randn(40, device=on, requires_grad=True)
+    case.fastact(input).sum().backward()
+    assert [call.split()[0] for call in kernel_calls] == [case.activation.name] * 2
+    assert kernel_calls[1].endswith("backward")
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_profiler_shows_the_ops(case: Case, device: str) -> None:
+    input = torch.randn(40, requires_grad=True)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        case.fastact(input).sum().backward()
+    names = {event.key for event in profiler.key_averages()}
+    op = f"fastact::{case.activation.name}"
+    assert op in names or f"{op}_bits" in names
+    assert f"{op}_backward" in names
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_profiler_shows_the_gpu_kernels(case: Case, device: str) -> None:
+    input = torch.randn(4096, device=device, requires_grad=True)
+    case.fastact(input).sum().backward()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        case.fastact(input).sum().backward()
+        torch.cuda.synchronize()
+    names = {event.key for event in profiler.key_averages()}
+    assert {"forward", "backward"} <= names or {"prelu_forward", "prelu_backward"} <= names
+
+
+def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str, monkeypatch) -> None:
+    monkeypatch.setattr(path, "_always_kernels", False)
+    x = torch.randn(4, device=on)
+    F.relu(x)
+    assert kernel_calls == []
+    monkeypatch.setitem(path.CROSSOVER[on == "cuda"], "relu", (100, 1000))
+    big = torch.randn(500, device=on)
+    F.relu(big)
+    assert len(kernel_calls) == 1
+    F.relu(big.clone().requires_grad_())
+    assert len(kernel_calls) == 1
+    with fastact.always_kernels():
+        F.relu(x)
+    assert len(kernel_calls) == 2
+
+
+def test_environment_switches_kernels_on(tmp_path) -> None:
+    code = "import fastact.path as p; print(p._always_kernels)"
+    for value, expected in (("1", "True"), ("0", "False"), ("", "False")):
+        environment = {**os.environ, "FASTACT_ALWAYS_KERNELS": value}
+        output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert output.stdout.strip() == expected, output.stderr
+
+
+@pytest.mark.parametrize("case", [c for c in DETERMINISTIC if not c.activation.random], ids=str)
+def test_function_transforms(case: Case, device: str, on: str) -> None:
+    input = torch.randn(3, 4, dtype=torch.float64, device=on)
+    weight = case.weight(input)
+
+    def ours(x: Tensor) -> Tensor:
+        return case.fastact(x, *weight).square().sum()
+
+    def theirs(x: Tensor) -> Tensor:
+        return case.torch(x, *weight).square().sum()
+
+    for transform in (
+        torch.func.grad,
+        torch.func.hessian,
+        lambda f: lambda x: torch.func.vmap(f)(x.unsqueeze(1)),
+        lambda f: lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+        lambda f: lambda x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+    ):
+        torch.testing.assert_close(transform(ours)(input), transform(theirs)(input))
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_batched_gradients(case: Case, device: str, on: str) -> None:
+    batch = torch.randn(5, 3, 4, dtype=torch.float64, device=on)
+    results = []
+    for function in case.both():
+        input = torch.linspace(-2, 2, 12, dtype=torch.float64, device=on).view(3, 4).requires_grad_()
+        results.append(torch.autograd.grad(function(input), input, batch, is_grads_batched=True)[0])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_forward_mode(case: Case, device: str, on: str) -> None:
+    import torch.autograd.forward_ad as fwAD
+
+    input, tangent = torch.randn(2, 3, 4, dtype=torch.float64, device=on)
+    results = []
+    for function in case.both():
+        with fwAD.dual_level():
+            try:
+                output = function(fwAD.make_dual(input, tangent))
+                results.append(fwAD.unpack_dual(output).tangent)
+            except NotImplementedError as error:
+                results.append(str(error)[:60])
+    if isinstance(results[0], str):
+        assert results[0] == results[1]
+    else:
+        torch.testing.assert_close(*results)
+
+
+class Logged(Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
+    values = torch.randn(2, 4, device=on)
+    weight = case.weight(values)
+    for input in (
+        values.as_subclass(Logged),
+        torch.randn(2, 4, dtype=torch.complex64, device=on).conj().imag,  # negative bit
+    ):
+        got, expected = case.fastact(input, *weight), case.torch(input, *weight)
+        assert type(got) is type(expected)
+        assert torch.equal(got.resolve_neg(), expected.resolve_neg())
+    meta = case.fastact(values.to("meta"), *(w.to("meta") for w in weight))
+    assert meta.device.type == "meta"
+    assert kernel_calls == []
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_modes_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
+    from torch._subclasses import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        case.fastact(torch.randn(3, 4, device=on))
+    assert any("aten" in name for name in seen)
+    assert not any("fastact" in name for name in seen)
+    with FakeTensorMode():
+        assert case.fastact(torch.randn(3, 4)).shape == (3, 4)
+    assert kernel_calls == []
+    with torch.device(on):  # a function mode too, but no reason to leave the kernels
+        case.fastact(torch.randn(3, 4))
+    assert len(kernel_calls) == 1
+
+
+BAD_CALLS = [
+    ("relu", lambda f, t: f(None)),
+    ("relu", lambda f, t: f([1.0])),
+    ("relu", lambda f, t: f(t.bool())),
+    ("relu", lambda f, t: f(t.to(torch.complex64))),
+    ("relu", lambda f, t: f()),
+    ("sigmoid", lambda f, t: f("x")),
+    ("tanh", lambda f, t: f(None)),
+    ("leaky_relu", lambda f, t: f(t, "steep")),
+    ("leaky_relu", lambda f, t: f(t, None)),
+    ("leaky_relu", lambda f, t: f(t.int())),
+    ("elu", lambda f, t: f(t, "steep")),
+    ("elu", lambda f, t: f(t.long())),
+    ("rrelu", lambda f, t: f(t, 0.5, 0.1, True)),
+    ("rrelu", lambda f, t: f(t, float("nan"), 0.1, True)),
+    ("prelu", lambda f, t: f(t, torch.ones(3, device=t.device))),
+    ("prelu", lambda f, t: f(t, torch.ones(1, dtype=torch.float64, device=t.device))),
+    ("prelu", lambda f, t: f(t, torch.ones(2, 2, device=t.device))),
+    ("prelu", lambda f, t: f(t, 0.25)),
+    ("prelu", lambda f, t: f(t, torch.ones(1, device="meta"))),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), BAD_CALLS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BAD_CALLS)])
+def test_errors_are_torchs(name: str, call, device: str, on: str) -> None:
+    input = torch.randn(4, 4, device=on)
+    outcomes = []
+    for function in (getattr(F, name), fastact.catalogue.ACTIVATIONS[name].reference):
+        try:
+            outcomes.append(call(function, input))
+        except Exception as error:
+            outcomes.append(error)
+    ours, theirs = outcomes
+    if isinstance(theirs, Exception):
+        assert type(ours) is type(theirs)
+        assert str(ours) == str(theirs) or "missing" in str(ours)
+    else:
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
+def test_integers_give_what_torch_gives(dtype: torch.dtype, device: str, on: str) -> None:
+    input = torch.arange(10, device=on).to(dtype)
+    for name in ("relu", "sigmoid", "tanh", "softsign"):
+        assert torch.equal(getattr(F, name)(input), getattr(nn.functional, name)(input))
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_autocast(case: Case, device: str, on: str) -> None:
+    net = nn.Linear(16, 16).to(on)
+    input = torch.randn(4, 16, device=on)
+    outputs = []
+    for function in case.both():
+        weight = tuple(w.detach().requires_grad_() for w in case.weight(input))
+        with torch.autocast(on, dtype=torch.bfloat16):
+            for x in (input, net(input)):
+                output = function(x, *weight)
+                outputs.append(output)
+                if output.requires_grad:
+                    output.float().sum().backward()
+                    outputs.extend(w.grad for w in weight)
+    half = len(outputs) // 2
+    for ours, theirs in zip(outputs[:half], outputs[half:], strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1.6e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_inference_mode(case: Case, device: str, on: str) -> None:
+    with torch.inference_mode():
+        input = torch.randn(10, device=on)
+        output = case.fastact(input)
+        assert output.is_inference()
+        if case.activation.inplace:
+            assert case.fastact(input, inplace=True) is input
+
+
+def test_elu_with_negative_alpha_is_torchs(kernel_calls: list[str], on: str) -> None:
+    results = []
+    for function in (F.elu, nn.functional.elu):
+        input = torch.linspace(-2, 2, 9, device=on).requires_grad_()
+        output = function(input, alpha=-1.5)
+        (grad,) = torch.autograd.grad(output.sum(), input)
+        results.append((output.detach(), grad))
+    assert kernel_calls == []
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, fastact, torch; fastact.ReLU()(torch.randn(100000, requires_grad=True)).sum().backward();"
+        "print([m for m in ('triton', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    environment = {**os.environ, "FASTACT_INTERPRET": "0"}
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert output.stdout.strip() == "[]", output.stderr
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_side_stream_and_graph_replay(case: Case, device: str) -> None:
+    input = torch.randn(10_000, device=device)
+    grad = torch.randn_like(input)
+
+    def step(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        y = case.fastact(x)
+        return y.detach(), torch.autograd.grad(y, x, grad)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(input)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(input)
+    input.copy_(torch.randn_like(input))
+    graph.replay()
+    if case.deterministic:
+        for a, b in zip(captured, step(input), strict=True):
+            assert torch.equal(a, b)
+    else:
+        first = captured[0].clone()
+        graph.replay()
+        assert not torch.equal(captured[0], first), "each replay draws anew"
