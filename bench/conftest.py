@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from environment import environment
-from measure import settle_allocator
 
 DEADLINE = pytest.StashKey[float]()
 LOAD = pytest.StashKey[float]()
@@ -23,7 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settle_allocator()
     config.stash[LOAD] = os.getloadavg()[0]
     config.stash[DEADLINE] = time.monotonic() + config.getoption("bench_budget")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from environment import RESULTS, environment, folder_of, name_of
-from measure import Call, Case, Race, by_host_clock, settle_allocator
+from measure import Call, Case, Race, by_host_clock
 
 import fastact
 from fastact.catalogue import ACTIVATIONS
@@ -83,7 +83,6 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
 
-    settle_allocator()
     here: dict[str, Any] = environment(options.device)
     found, measured = {}, {}
     for name in ACTIVATIONS:

@@ -3,11 +3,12 @@
 #
 #     bench/gpu.sh OUT [cuda|cpu]
 #
-# builds a copy of these sources, runs the GPU tests, finds the GPU's crossover sizes, runs the GPU benchmark and a quick
-# CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in what time is left. Needs a compiler,
-# torch, triton, pytest, pytest-benchmark and matplotlib. A stage that fails or runs out of its time is noted, and the
-# next begins. OUT gets the logs, the reports and results.tar.gz, to be unpacked into bench/results; fastact/crossover.py
-# with the measured table lies in it too. `cpu` rehearses the stages on a machine without a GPU.
+# builds a copy of these sources, runs the GPU tests, finds the GPU's crossover sizes, runs the GPU benchmark and a
+# quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in what time is left. Needs a
+# compiler, torch, triton, pytest, pytest-benchmark and matplotlib. A stage that fails or runs out of its time is noted,
+# and the next begins. OUT gets the logs, the reports and results.tar.gz, to be unpacked into bench/results;
+# fastact/crossover.py with the measured table lies in it too. FASTACT_COMMIT says which commit this is where the
+# sources came without their history. `cpu` rehearses the stages on a machine without a GPU.
 set -uo pipefail
 
 out=$(mkdir -p "${1:?usage: bench/gpu.sh OUT [cuda|cpu]}" && cd "$1" && pwd)
@@ -20,7 +21,8 @@ trap 'rm -rf "$work"' EXIT
 cd "$sources" || exit 1
 FASTACT_COMMIT=${FASTACT_COMMIT:-$(git describe --always --dirty --abbrev=40 2>/dev/null)}
 export FASTACT_COMMIT
-cp -a "$sources" "$work/sources" && cd "$work/sources" || exit 1
+mkdir "$work/sources" && cd "$work/sources" || exit 1
+tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 results=$work/results
 mkdir -p "$results"

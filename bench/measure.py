@@ -21,6 +21,7 @@ Meter = Callable[[], float]
 
 BATCH_SECONDS = 3e-4  # about what one timing covers, so that reading the clock costs nothing beside it
 MOST_CALLS = 512
+WARM_UP_SECONDS = 5e-3
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
 
 
@@ -31,6 +32,7 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
     def measure(calls: int) -> float:
         if calls > 1:
             call()  # the caches, after the other contenders
+            wait()
         start = perf_counter()
         for _ in range(calls):
             call()
@@ -40,7 +42,10 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
         wait()
         return elapsed / calls
 
-    measure(1)  # what is compiled or allocated on the first call
+    # The first calls compile, allocate, find cold caches and a slow clock; a batch sized by them would be of one call.
+    start = perf_counter()
+    while perf_counter() - start < WARM_UP_SECONDS:
+        measure(1)
     calls = 1
     while calls < MOST_CALLS and calls * min(measure(calls) for _ in range(3)) < BATCH_SECONDS / 2:
         calls *= 2
@@ -52,16 +57,6 @@ def by_device_events(call: Call) -> Meter:
     from triton.testing import do_bench
 
     return lambda: do_bench(call, warmup=2, rep=8, return_mode="median") * 1e-3
-
-
-def settle_allocator() -> None:
-    """Bring the C library's allocator to where it is in a process that has been at work for a while.
-
-    glibc gives freed memory back to the system above a threshold that rises with the largest block freed so far. In a
-    young process it may give back, and fetch again page by page, the output of one contender at every call and not that
-    of the other, as chance has laid them out: seen to double the time of a ReLU of 65,536 elements.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)  # freed at once; the threshold rises up to 32 MB
 
 
 class Race:

@@ -12,7 +12,7 @@ template <class T>
 struct ELU : SavesOutput {
   T alpha;
   T forward(T x) const { return x <= 0 ? copysign(alpha * expm1(x), x) : x; }
-  T derivative(T y) const { return y <= 0 ? y + alpha : T(1); }
+  T derivative(T y) const { return y > 0 ? T(1) : y + alpha; }
 };
 
 }  // namespace

@@ -39,11 +39,12 @@ inline Formula<T> make_formula(const Call& call) {
   return formula;
 }
 
+// 24 bits: every value is a float below 1.
+inline float to_uniform(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f; }
+
 // Philox4x32-10 (Salmon et al. 2011), counter-based: element i takes word i % 4 of the block with counter i / 4, so a
 // value depends on the seed and its place alone, and backward draws it again instead of storing it.
 inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
-  constexpr int64_t quarter = kBlock / 4;
-  uint32_t words[4][quarter];
   FASTACT_FOR_EACH(group, (n / 4 + kStep - 1) / kStep * kStep) {
     uint64_t counter = static_cast<uint64_t>(first / 4 + group);
     uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
@@ -56,10 +57,11 @@ inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
       c3 = static_cast<uint32_t>(a);
       k0 += 0x9E3779B9, k1 += 0xBB67AE85;
     }
-    words[0][group] = c0, words[1][group] = c1, words[2][group] = c2, words[3][group] = c3;
+    u[4 * group] = to_uniform(c0);
+    u[4 * group + 1] = to_uniform(c1);
+    u[4 * group + 2] = to_uniform(c2);
+    u[4 * group + 3] = to_uniform(c3);
   }
-  for (int64_t i = 0; i < n; ++i)  // 24 bits: every value is a float below 1
-    u[i] = static_cast<float>(static_cast<int32_t>(words[i % 4][i / 4] >> 8)) * 0x1p-24f;
 }
 
 template <class T>

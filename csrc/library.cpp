@@ -151,7 +151,12 @@ void prelu(StableIValue* stack, uint64_t, uint64_t) {
   Walk walk = walk_to_new_output({input});
   with_compute_type(input, [&](auto type) {
     Slopes<decltype(type)> slopes(weight, input, walk.tensors.back());
-    run_prelu(walk, slopes.values.data(), slopes.channels);
+    if (slopes.channels.count == 1) {
+      double slope = slopes.values[0];
+      run_forward(kLeakyReLU, walk, nullptr, Call{&slope, 0});  // the same formula, without a slope per element
+    } else {
+      run_prelu(walk, slopes.values.data(), slopes.channels);
+    }
   });
   stack[0] = from(walk.tensors.back());
 }

@@ -28,7 +28,7 @@ struct LeakyReLU : SavesBits {
 template <class T>
 struct RReLU : SavesBits, Random {
   T lower, upper;
-  T slope(T u) const { return fma(u, upper - lower, lower); }
+  T slope(T u) const { return u * (upper - lower) + lower; }
   T forward(T x, T u) const { return x <= 0 ? x * slope(u) : x; }
   bool keep(T x) const { return !(x <= 0); }
   T kept(T grad) const { return grad; }

@@ -105,7 +105,7 @@ ACTIVATIONS: dict[str, Activation] = {
             module="RReLU",
             family="rectifiers",
             saved="bits",
-            formula="x if x > 0 else a x; training: a uniform in [lower, upper) per element, evaluation: their mean",
+            formula="x if x > 0 else a x; training: a uniform between lower and upper, per element, evaluation: their mean",
             derivative="1 if x > 0 else a",
             why_saved="The slopes are drawn again from the saved seed; torch saves the input and a tensor of slopes.",
             paper="Xu et al. 2015, Empirical Evaluation of Rectified Activations in Convolutional Network",
@@ -131,7 +131,7 @@ ACTIVATIONS: dict[str, Activation] = {
             samples=({"alpha": 1.0}, {"alpha": 1.7}, {"alpha": 0.0}),
             kinks=lambda alpha: () if alpha == 1 else (0.0,),
             inplace=True,
-            derivative_from_output=lambda y, alpha: torch.where(y <= 0, y + alpha, torch.ones_like(y)),
+            derivative_from_output=lambda y, alpha: torch.where(y > 0, torch.ones_like(y), y + alpha),
         ),
         Activation(
             name="sigmoid",

@@ -22,6 +22,34 @@ class Launch(NamedTuple):
     arguments: tuple
     options: dict[str, Any]
 
+    def compile_arguments(self) -> tuple[dict[str, str], dict, dict]:
+        """What the compiler is told of the arguments, as at a real launch: types, constants, divisibility."""
+        signature, constexprs, attributes = {}, {}, {}
+        for i, (parameter, value) in enumerate(zip(self.kernel.params, self.arguments, strict=True)):
+            signature[parameter.name], attribute = _type_and_attributes(parameter, value)
+            if signature[parameter.name] == "constexpr":
+                constexprs[(i,)] = value
+            elif attribute:
+                attributes[(i,)] = attribute
+        return signature, constexprs, attributes
+
+    def key(self) -> str:
+        """Launches with equal keys run the same compiled kernel."""
+        return repr((self.kernel.__name__, *self.compile_arguments()))
+
+    def _argument(self, name: str) -> Any:
+        return self.arguments[[parameter.name for parameter in self.kernel.params].index(name)]
+
+    def elements_per_thread(self) -> int:
+        names = [parameter.name for parameter in self.kernel.params]
+        block = self._argument("BLOCK" if "BLOCK" in names else "TILE_COLUMNS")
+        return block // (32 * self.options["num_warps"])
+
+    def tensors_of(self, dtype: torch.dtype) -> int:
+        """How many of its arguments are tensors as large as the activation, the output included."""
+        sizes = [a.numel() for a in self.arguments if isinstance(a, torch.Tensor) and a.dtype == dtype]
+        return sizes.count(max(sizes))
+
 
 def record_launches(monkeypatch: Any, call: Callable[[], Any]) -> list[Launch]:
     """What `call` would launch: the kernels run nowhere, and their outputs hold nothing."""
@@ -56,30 +84,9 @@ def _type_and_attributes(parameter: Any, value: Any) -> tuple[str, list | None]:
     return "i64" if value >= 2**31 else "i32", divisible if specialized else None
 
 
-class MachineCode(NamedTuple):
-    text: str
-    blocks: list[list[str]]
-    """The instructions' names, cut into basic blocks."""
-
-    @property
-    def instructions(self) -> Counter[str]:
-        return Counter(name for block in self.blocks for name in block)
-
-    @property
-    def main_block(self) -> Counter[str]:
-        """The block that handles whole, unmasked blocks: the one with the widest loads."""
-        return Counter(max(self.blocks, key=lambda block: sum(name.endswith(".128") for name in block)))
-
-
-def compile_for(launch: Launch, capability: int) -> MachineCode:
-    """The kernel's machine code for compute capability 80, 90 or 100."""
-    signature, constexprs, attributes = {}, {}, {}
-    for i, (parameter, value) in enumerate(zip(launch.kernel.params, launch.arguments, strict=True)):
-        signature[parameter.name], attribute = _type_and_attributes(parameter, value)
-        if signature[parameter.name] == "constexpr":
-            constexprs[(i,)] = value
-        elif attribute:
-            attributes[(i,)] = attribute
+def compile_for(launch: Launch, capability: int) -> Counter[str]:
+    """The kernel's instructions for compute capability 80, 90 or 100, counted by name."""
+    signature, constexprs, attributes = launch.compile_arguments()
     source = ASTSource(launch.kernel, signature, constexprs, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
     disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
@@ -87,12 +94,5 @@ def compile_for(launch: Launch, capability: int) -> MachineCode:
         cubin = os.path.join(folder, "kernel.cubin")
         Path(cubin).write_bytes(compiled.asm["cubin"])
         text = subprocess.run([disassembler, cubin], check=True, capture_output=True, text=True).stdout
-    blocks: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if re.match(r"^\.L_\w+:", line):
-            blocks.append([])
-        elif match := re.match(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]+)", line):
-            blocks[-1].append(match[1])
-            if match[1].split(".")[0] in ("BRA", "EXIT", "RET"):
-                blocks.append([])
-    return MachineCode(text, blocks)
+    line = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]+)", re.MULTILINE)
+    return Counter(line.findall(text))

@@ -3,14 +3,14 @@
 import triton
 import triton.language as tl
 
-from .vecmath import expm1
+from .vecmath import copysign, expm1
 
 
 @triton.jit
 def elu_forward(x, p):
-    return tl.where(x <= 0, p[0] * expm1(x), x)
+    return tl.where(x <= 0, copysign(p[0] * expm1(x), x), x)
 
 
 @triton.jit
 def elu_derivative(y, p):
-    return tl.where(y <= 0, y + p[0], 1.0)
+    return tl.where(y > 0, 1.0, y + p[0])

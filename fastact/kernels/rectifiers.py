@@ -36,7 +36,7 @@ def leaky_relu_dropped(grad, p):
 
 @triton.jit
 def _rrelu_slope(u, p):
-    return tl.fma(u.to(p[0].dtype), p[1] - p[0], p[0])
+    return u.to(p[0].dtype) * (p[1] - p[0]) + p[0]
 
 
 @triton.jit

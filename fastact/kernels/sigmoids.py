@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
-from .vecmath import copysign, exp_below_overflow, expm1
+from .vecmath import copysign, divide, exp_below_overflow, expm1_in_range
 
 
 @triton.jit
 def sigmoid_forward(x, p):
     e = exp_below_overflow(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1.0 + e)
+    sum = 1.0 + e
+    return divide(tl.where(x < 0, e, 1.0), sum, e - (sum - 1.0))
 
 
 @triton.jit
@@ -20,8 +21,9 @@ def sigmoid_derivative(y, p):
 @triton.jit
 def tanh_forward(x, p):
     magnitude = tl.abs(x)
-    t = expm1(2.0 * tl.where(magnitude > 20.0, 20.0, magnitude))
-    return copysign(t / (t + 2.0), x)
+    t = expm1_in_range(2.0 * tl.where(magnitude > 20.0, 20.0, magnitude))
+    sum = t + 2.0
+    return copysign(divide(t, sum, t - (sum - 2.0)), x)
 
 
 @triton.jit

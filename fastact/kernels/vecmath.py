@@ -80,14 +80,14 @@ def from_exponent(biased, like):
 
 @triton.jit
 def exp_below_overflow(x):
-    """e^x for x <= 89 (float32) or 710 (float64). Two scalings, so that small results round once, to a subnormal."""
+    """e^x for x <= 89 (float32) or 710 (float64). The power of two takes two steps, down to the subnormals."""
     if x.dtype == tl.float64:
         biased, m = exp_parts(tl.where(x < -746.0, -746.0, x), 2 * 1023)
     else:
         biased, m = exp_parts(tl.where(x < -104.0, -104.0, x), 2 * 127)
     half = biased >> 1
-    scale = from_exponent(half, x)
-    return tl.fma(scale, m, scale) * from_exponent(biased - half, x)
+    scale = from_exponent(half, x) * from_exponent(biased - half, x)
+    return tl.fma(scale, m, scale)
 
 
 @triton.jit
@@ -103,11 +103,28 @@ def copysign(x, sign):
 
 
 @triton.jit
-def expm1(x):
-    """e^x - 1 for x <= 80, with the sign of x (also of -0)."""
+def expm1_in_range(x):
+    """e^x - 1 for -18 (float32) or -38 (float64) <= x <= 80. -0 gives 0."""
     if x.dtype == tl.float64:
-        biased, m = exp_parts(tl.where(x < -38.0, -38.0, x), 1023)
+        biased, m = exp_parts(x, 1023)
     else:
-        biased, m = exp_parts(tl.where(x < -18.0, -18.0, x), 127)
+        biased, m = exp_parts(x, 127)
     scale = from_exponent(biased, x)
-    return copysign(tl.fma(scale, m, scale - 1.0), x)
+    return tl.fma(scale, m, scale - 1.0)
+
+
+@triton.jit
+def expm1(x):
+    """e^x - 1 for x <= 80. -0 gives 0."""
+    if x.dtype == tl.float64:
+        return expm1_in_range(tl.where(x < -38.0, -38.0, x))
+    else:
+        return expm1_in_range(tl.where(x < -18.0, -18.0, x))
+
+
+@triton.jit
+def divide(a, b, b_low):
+    """a / (b + b_low) for 1 <= b < 2^60, where b_low is what rounding took from the true denominator."""
+    inverse = 1.0 / b
+    quotient = a * inverse
+    return tl.fma(tl.fma(-quotient, b_low, tl.fma(-quotient, b, a)), inverse, quotient)

@@ -1,0 +1,120 @@
+"""torch's own descriptions of these modules and functions, with torch's results."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from cases import DTYPES
+from torch import nn
+from torch.testing._internal.common_methods_invocations import op_db, unary_ufuncs
+from torch.testing._internal.common_modules import module_db
+
+import fastact
+from fastact.catalogue import ACTIVATIONS, Activation
+
+ROWS = list(ACTIVATIONS.values())
+MODULE_INFOS = {info.module_cls: info for info in module_db}
+OP_INFOS = {info.name: info for info in (*unary_ufuncs, *op_db)}
+TOLERANCE = {
+    torch.float64: {"rtol": 1e-13, "atol": 1e-14},
+    torch.float32: {"rtol": 2e-6, "atol": 1e-6},
+    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
+    torch.bfloat16: {"rtol": 3e-2, "atol": 3e-2},
+}
+
+
+def run(function, arguments: tuple, keywords: dict) -> list[torch.Tensor] | Exception:
+    arguments = tuple(
+        a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a for a in arguments
+    )
+    torch.manual_seed(0)
+    try:
+        output = function(*arguments, **keywords)
+    except Exception as error:
+        return error
+    results = [output.detach()]
+    inputs = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
+    if output.requires_grad and inputs:
+        results += torch.autograd.grad(output, inputs, torch.ones_like(output))
+    return results
+
+
+def same(ours, theirs, dtype: torch.dtype, what: str) -> None:
+    if isinstance(theirs, Exception):
+        assert type(ours) is type(theirs), what
+        assert str(ours) == str(theirs), what
+        return
+    assert not isinstance(ours, Exception), (what, ours)
+    # Where the output is NaN, torch's vector and scalar code give different gradients.
+    numbers = ~theirs[0].isnan()
+    for got, expected in zip(ours, theirs, strict=True):
+        if got.shape == numbers.shape and got is not ours[0]:
+            got, expected = got[numbers], expected[numbers]
+        torch.testing.assert_close(got, expected, **TOLERANCE[dtype], equal_nan=True, msg=lambda m: f"{what}: {m}")
+
+
+def described(row: Activation) -> bool:
+    return hasattr(nn, row.module) and getattr(nn, row.module) in MODULE_INFOS
+
+
+def test_torch_describes_every_module_here_but_one() -> None:
+    assert [row.module for row in ROWS if hasattr(nn, row.module) and not described(row)] == ["RReLU"]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("row", [r for r in ROWS if described(r)], ids=lambda row: row.module)
+def test_module_inputs(row: Activation, dtype: torch.dtype, training: bool, device: str, on: str) -> None:
+    info = MODULE_INFOS[getattr(nn, row.module)]
+    tried = 0
+    for sample in info.module_inputs_func(info, device=on, dtype=dtype, requires_grad=True, training=training):
+        construct, call = sample.constructor_input, sample.forward_input
+        ours, theirs = (
+            getattr(library, row.module)(*construct.args, **construct.kwargs).to(on, dtype).train(training)
+            for library in (fastact, nn)
+        )
+        results = [run(module, call.args, call.kwargs) for module in (ours, theirs)]
+        same(*results, dtype, f"{row.module}({construct.kwargs})")
+        tried += 1
+    assert tried > 0
+
+
+def op_infos(row: Activation) -> list:
+    return [info for info in OP_INFOS.values() if info.name in (row.name, f"nn.functional.{row.name}")]
+
+
+def test_torch_describes_every_function_here() -> None:
+    assert all(op_infos(row) for row in ROWS if hasattr(nn.functional, row.name))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("row", [r for r in ROWS if hasattr(nn.functional, r.name)], ids=lambda row: row.name)
+def test_op_inputs(row: Activation, dtype: torch.dtype, device: str, on: str) -> None:
+    tried = 0
+    for info in op_infos(row):
+        samples = list(info.sample_inputs(on, dtype, requires_grad=True))
+        samples += itertools.islice(info.reference_inputs(on, dtype, requires_grad=True), 60)
+        for sample in samples:
+            if row.random and sample.kwargs.get("training", False):
+                continue  # torch draws other slopes
+            arguments, keywords = (sample.input, *sample.args), sample.kwargs
+            ours, theirs = (
+                run(function, arguments, keywords)
+                for function in (getattr(fastact.functional, row.name), row.reference)
+            )
+            same(ours, theirs, dtype, f"{row.name}{tuple(sample.input.shape)} {sample.kwargs}")
+            tried += 1
+    assert tried > 0
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if hasattr(nn.functional, r.name)], ids=lambda row: row.name)
+def test_op_errors(row: Activation, device: str, on: str) -> None:
+    for info in op_infos(row):
+        if info.error_inputs_func is None:
+            continue
+        for error in info.error_inputs(on):
+            sample = error.sample_input
+            with pytest.raises(error.error_type, match=error.error_regex):
+                getattr(fastact.functional, row.name)(sample.input, *sample.args, **sample.kwargs)
