@@ -5,7 +5,7 @@
 tensor([-0.1000,  2.0000])
 """
 
-from . import catalogue, functional, modules
+from . import functional
 from .convert import convert, revert
 from .modules import ELU, LeakyReLU, PReLU, ReLU, RReLU, Sigmoid, Softsign, Tanh
 from .path import always_kernels

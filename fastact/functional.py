@@ -86,8 +86,8 @@ def rrelu(
 ) -> Tensor:
     r"""Randomised leaky rectifier: :math:`x` for :math:`x > 0`, else :math:`a x`.
 
-    In training, :math:`a` is drawn for each element, uniformly between ``lower`` and ``upper``; in evaluation it is their
-    mean. The slopes come from Philox with a seed from torch's generator for the input's device: repeatable under
+    In training, :math:`a` is drawn for each element, uniformly between ``lower`` and ``upper``; in evaluation it is
+    their mean. The slopes come from Philox with a seed from torch's generator for the input's device: repeatable under
     ``torch.manual_seed``, though not the numbers that torch's own function draws. Saves one bit per element and the
     seed for backward.
 

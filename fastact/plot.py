@@ -51,7 +51,7 @@ def _draw_curve(axes: Axes, row: Activation) -> None:
     with always_kernels():
         if row.random:
             draws = module(x.detach())
-            axes.plot(x.detach()[::10], draws[::10], ".", color=_BLUE, alpha=0.35, ms=2.5, mew=0)
+            axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
         y = module.eval()(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
     x, y = x.detach(), y.detach()

@@ -84,7 +84,7 @@ torch.save(results, sys.argv[1])
 
 @pytest.mark.only("cpu")
 def test_instruction_sets_agree(device: str, tmp_path) -> None:
-    """Within 1 ULP, and exactly where no rounding is involved but that of one multiplication."""
+    """Within 2 ULP: each holds the bounds of accuracy by itself, and fuses multiply-adds where it can."""
     if cpu.instruction_set() == "baseline":
         pytest.skip("this CPU has no other instruction set")
     results = {}
@@ -104,10 +104,10 @@ def test_instruction_sets_agree(device: str, tmp_path) -> None:
                 wide, wide_other = a.double().nan_to_num(), b.double().nan_to_num()
                 finite = a.isfinite()
                 assert torch.equal(wide[~finite], wide_other[~finite]), name
-                # A derivative made from a saved output can differ by what one ULP of that output makes of it.
+                # A derivative made from a saved output can differ by what two ULP of that output make of it.
                 ulp = torch.finfo(a.dtype).eps * wide.abs().clamp_min(torch.finfo(a.dtype).tiny)
-                slack = 2 * torch.finfo(a.dtype).eps if a is grad and "(" in name else 0
-                assert ((wide - wide_other).abs() <= ulp + slack)[finite].all(), name
+                slack = 2 * torch.finfo(a.dtype).eps if a is grad else 0
+                assert ((wide - wide_other).abs() <= 2 * ulp + slack)[finite].all(), name
 
 
 @pytest.mark.only("cpu")

@@ -12,6 +12,8 @@ from cases import DEFAULTS, Case
 from torch import nn
 
 import fastact
+from fastact import modules
+from fastact.catalogue import ACTIVATIONS
 
 CONSTRUCTORS: dict[str, tuple[dict, ...]] = {
     "ReLU": ({}, {"inplace": True}),
@@ -21,10 +23,7 @@ CONSTRUCTORS: dict[str, tuple[dict, ...]] = {
     "ELU": ({}, {"alpha": 0.5}, {"inplace": True}),
 }
 MODULES = [
-    (name, keywords)
-    for name in fastact.modules.__all__
-    if hasattr(nn, name)
-    for keywords in CONSTRUCTORS.get(name, ({},))
+    (name, keywords) for name in modules.__all__ if hasattr(nn, name) for keywords in CONSTRUCTORS.get(name, ({},))
 ]
 
 
@@ -72,11 +71,11 @@ def test_copies_and_pickles(name: str, keywords: dict, device: str, on: str) -> 
 
 
 def test_every_module_has_its_function_and_row() -> None:
-    rows = {row.module: row for row in fastact.catalogue.ACTIVATIONS.values()}
-    assert set(rows) == set(fastact.modules.__all__)
+    rows = {row.module: row for row in ACTIVATIONS.values()}
+    assert set(rows) == set(modules.__all__)
     assert {row.name for row in rows.values()} == set(fastact.functional.__all__)
     for name in rows:
-        assert getattr(fastact, name) is getattr(fastact.modules, name)
+        assert getattr(fastact, name) is getattr(modules, name)
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 import fastact
 import fastact.functional as F
 from fastact import path
-from fastact.catalogue import Activation
+from fastact.catalogue import ACTIVATIONS, Activation
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ BAD_CALLS = [
 def test_errors_are_torchs(name: str, call, device: str, on: str) -> None:
     input = torch.randn(4, 4, device=on)
     outcomes = []
-    for function in (getattr(F, name), fastact.catalogue.ACTIVATIONS[name].reference):
+    for function in (getattr(F, name), ACTIVATIONS[name].reference):
         try:
             outcomes.append(call(function, input))
         except Exception as error:

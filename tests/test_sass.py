@@ -56,8 +56,8 @@ def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability:
             elements = launch.elements_per_thread()
             size = torch.finfo(dtype).bits // 8
             tensors = launch.tensors_of(dtype)
-            assert code["LDG.E.128"] == (tensors - 1) * elements * size // 16, what
-            assert code["STG.E.128"] == elements * size // 16, what
+            assert code["LDG.E.128"] >= (tensors - 1) * elements * size // 16, what
+            assert code["STG.E.128"] >= elements * size // 16, what
             assert not [name for name in code if name.startswith(("LDL", "STL"))], f"{what} spills"
 
 

@@ -1,5 +1,5 @@
-"""The generic Triton kernels: load, formula, store. Dtypes, tails, row strides, bit masks and random numbers are handled
-here and nowhere else; formulas come in as constexpr functions.
+"""The generic Triton kernels: load, formula, store. Dtypes, tails, row strides, bit masks and random numbers are
+handled here and nowhere else; formulas come in as constexpr functions.
 
 A program takes BLOCK consecutive elements. Only the last one masks its accesses: with a mask whose bound is not known
 to be divisible by 16, Triton predicates every element and cannot use 128-bit accesses. It goes through its elements in

@@ -1,0 +1,466 @@
+"""Train a small convolutional network on handwritten digits, once per activation, with fastact and with torch.nn.
+
+Both networks start from the same weights, see the same batches and take their steps in turn, so that losses and times
+compare. Prints a table; writes it (table.md), everything measured (results.json) and pictures to the folder `--out`.
+
+The data are scikit-learn's 1,797 digits of 8x8 pixels, which need no download, or MNIST or CIFAR-10 files at hand:
+
+    python examples/train_digits.py --activations ReLU Sigmoid
+    python examples/train_digits.py --data cifar10 --root ~/data --epochs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import json
+import pickle
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, median
+from textwrap import fill
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from tqdm import tqdm
+
+import fastact
+from fastact import plot
+from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.monitor import Monitor
+
+# The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.
+BATCH_SIZE = {"cpu": 128, "cuda": 1024}
+EPOCHS = {"digits": 20, "mnist": 1, "cifar10": 2}
+MONITORED = 10_000  # images at most
+
+
+class Data(NamedTuple):
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def load_digits(seed: int) -> Data:
+    """scikit-learn's digits, a fifth of them kept for testing."""
+    from sklearn.datasets import load_digits as load
+
+    images, labels = load(return_X_y=True)
+    images = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    images, labels = images[order], torch.from_numpy(labels)[order]
+    train = len(images) * 4 // 5
+    return Data(images[:train], labels[:train], images[train:], labels[train:])
+
+
+def load_mnist(root: Path) -> Data:
+    """MNIST's four idx files, plain or gzipped."""
+    stems = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    folder = _folder_with(
+        root,
+        ("", "MNIST/raw", "mnist"),
+        [(stem, f"{stem}.gz") for stem in stems],
+        "the four files of yann.lecun.com/exdb/mnist",
+    )
+    arrays = [_read_idx(folder / stem) for stem in stems]
+    images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
+    return Data(images[:, None].float(), labels.long(), test_images[:, None].float(), test_labels.long())
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    content = path.read_bytes() if path.exists() else gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
+    dimensions = content[3]
+    if content[:3] != b"\0\0\x08":
+        raise SystemExit(f"{path} is not an idx file of unsigned bytes.")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+
+
+def load_cifar10(root: Path) -> Data:
+    """CIFAR-10's Python batches."""
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    folder = _folder_with(
+        root,
+        ("", "cifar-10-batches-py"),
+        [(name,) for name in names],
+        "unpacked from cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html",
+    )
+    batches = []
+    for name in names:
+        with (folder / name).open("rb") as file:
+            batches.append(_ArraysOnly(file, encoding="bytes").load())
+    images = [torch.from_numpy(batch[b"data"].reshape(-1, 3, 32, 32)).float() for batch in batches]
+    labels = [torch.tensor(batch[b"labels"]) for batch in batches]
+    return Data(torch.cat(images[:-1]), torch.cat(labels[:-1]), images[-1], labels[-1])
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """A pickle may call anything; CIFAR-10's need no more than this."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith(("numpy", "_codecs")) and name in ("_reconstruct", "ndarray", "dtype", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"a CIFAR-10 batch does not hold {module}.{name}")
+
+
+def _folder_with(root: Path, folders: Sequence[str], files: Sequence[tuple[str, ...]], origin: str) -> Path:
+    """The first of the folders under `root` with one of each tuple of files."""
+    for folder in folders:
+        if all(any((root / folder / name).exists() for name in names) for names in files):
+            return root / folder
+    wanted = ", ".join(" or ".join(names) for names in files)
+    raise SystemExit(f"No {wanted} under {root}: put there {origin}, or name another folder with --root.")
+
+
+def load(name: str, root: Path, seed: int, device: torch.device) -> Data:
+    """The data, each channel of the images with mean 0 and standard deviation 1 over the training set."""
+    data = load_digits(seed) if name == "digits" else {"mnist": load_mnist, "cifar10": load_cifar10}[name](root)
+    std, mean = torch.std_mean(data.train_images, (0, 2, 3), keepdim=True)
+    data = data._replace(train_images=(data.train_images - mean) / std, test_images=(data.test_images - mean) / std)
+    return Data(*(tensor.to(device) for tensor in data))
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+def network(row: Activation, images: Tensor) -> nn.Sequential:
+    """Two convolutions and two linear layers with torch.nn's activation between them, for images of that shape."""
+    channels, size = images.shape[1:3]
+
+    def activation() -> nn.Module:
+        return getattr(nn, row.module)(**row.samples[0])
+
+    net = nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        activation(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (size // 4) ** 2, 512),
+        activation(),
+        nn.Linear(512, 10),
+    )
+    for layer in net:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            if row.family == "sigmoids":
+                nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
+            else:
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # He et al. 2015
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+def is_activation(layer: nn.Module) -> bool:
+    return any(isinstance(layer, getattr(nn, row.module)) for row in ACTIVATIONS.values())
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Library:
+    """What was measured of one library's network."""
+
+    accuracy: float
+    step_ms: float
+    activations_saved_bytes: int
+    network_saved_bytes: int
+    losses: list[float]
+
+
+@dataclass
+class Result:
+    """What was measured of one activation."""
+
+    activation: str
+    random: bool
+    fastact: Library
+    torch: Library
+    kernels_ran: int
+    """In how many of the activation layers fastact's kernel ran; in the others the tensor was too small for it."""
+    monitor: list[dict[str, Any]]
+    """`fastact.monitor.Row` per layer, of fastact's network after training."""
+
+    @property
+    def loss_difference(self) -> float:
+        return max(abs(a - b) for a, b in zip(self.fastact.losses, self.torch.losses, strict=True))
+
+    def layers_mean(self, column: str) -> float | None:
+        values = [row[column] for row in self.monitor if row[column] is not None]
+        return fmean(values) if values else None
+
+
+class Trainer:
+    """One network and its optimizer."""
+
+    def __init__(self, net: nn.Sequential, lr: float) -> None:
+        self.net = net
+        self.optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9)
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        _synchronize(images)
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        _synchronize(images)
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(loss.item())
+
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        self.net.eval()
+        with torch.no_grad():
+            right = [
+                (self.net(some).argmax(1) == labels_of_some).sum().item()
+                for some, labels_of_some in zip(images.split(1000), labels.split(1000), strict=True)
+            ]
+        return sum(right) / len(labels)
+
+    def measured(self, data: Data, batch_size: int) -> Library:
+        activations, everything, _ = saved_bytes(self.net, data.train_images[:batch_size])
+        accuracy = self.accuracy(data.test_images, data.test_labels)
+        return Library(accuracy, 1000 * median(self.seconds), activations, everything, self.losses)
+
+
+def _synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def saved_bytes(net: nn.Sequential, images: Tensor) -> tuple[int, int, int]:
+    """The bytes that one training step's forward keeps for backward: by the activations, by all layers together (a
+    tensor that several keep counts once); and in how many activation layers a kernel of fastact's ran."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
+    # The storages themselves are held, so that no address is used twice.
+    by_activations: dict[int, torch.UntypedStorage] = {}
+    everything: dict[int, torch.UntypedStorage] = {}
+    kernels_ran = 0
+    net.train()
+    x = images
+    for layer in net:
+        active = is_activation(layer)
+
+        def keep(tensor: Tensor, active: bool = active) -> None:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                everything[storage.data_ptr()] = storage
+                if active:
+                    by_activations[storage.data_ptr()] = storage
+
+        with saved_tensors_hooks(keep, lambda nothing: nothing):
+            x = layer(x)
+        # Python's autograd functions are fastact's here; torch's own ops have C++ nodes.
+        kernels_ran += active and isinstance(x.grad_fn, torch.autograd.function.BackwardCFunction)
+    totals = [sum(storage.nbytes() for storage in kept.values()) for kept in (by_activations, everything)]
+    return totals[0], totals[1], kernels_ran
+
+
+def batches(data: Data, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.randperm(len(data.train_images), generator=generator).to(data.train_images.device)
+        for chosen in order.split(batch_size):
+            if len(chosen) == batch_size:
+                yield data.train_images[chosen], data.train_labels[chosen]
+
+
+def start(row: Activation, data: Data, options: argparse.Namespace) -> tuple[Trainer, Trainer]:
+    """fastact's and torch's networks, with the same weights."""
+    torch.manual_seed(options.seed)
+    stock = network(row, data.train_images).to(data.train_images.device)
+    ours = fastact.convert(copy.deepcopy(stock))
+    return Trainer(ours, options.lr), Trainer(stock, options.lr)
+
+
+def train(
+    row: Activation, data: Data, options: argparse.Namespace, advance: Callable[[], object]
+) -> tuple[Result, list[Tensor]]:
+    """Train both networks in turns; also returns the first convolution's gradient after each step of fastact's."""
+    ours, stock = start(row, data, options)
+    gradients = []
+    for number, (images, labels) in enumerate(batches(data, options.batch_size, options.epochs, options.seed)):
+        # Whoever goes second finds warm caches: take turns.
+        for trainer in (ours, stock) if number % 2 else (stock, ours):
+            trainer.step(images, labels)
+            advance()
+        gradients.append(ours.net[0].weight.grad.detach().cpu().clone())
+    ours.net.eval()
+    with Monitor(ours.net) as monitor:
+        seen = (tensor[:MONITORED].split(options.batch_size) for tensor in data[:2])
+        for images, labels in zip(*seen, strict=True):
+            F.cross_entropy(ours.net(images), labels).backward()
+    result = Result(
+        activation=row.module,
+        random=row.random,
+        fastact=ours.measured(data, options.batch_size),
+        torch=stock.measured(data, options.batch_size),
+        kernels_ran=saved_bytes(ours.net, data.train_images[: options.batch_size])[2],
+        monitor=[asdict(layer) for layer in monitor.report().rows],
+    )
+    return result, gradients
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+# Group over the column, column, cell.
+COLUMNS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
+    ("", "activation", lambda r: r.activation + "\N{DAGGER}" * r.random),
+    ("test accuracy", "fastact", lambda r: f"{r.fastact.accuracy:.1%}"),
+    ("test accuracy", "torch", lambda r: f"{r.torch.accuracy:.1%}"),
+    ("ms per step", "fastact", lambda r: f"{r.fastact.step_ms:.2f}"),
+    ("ms per step", "torch", lambda r: f"{r.torch.step_ms:.2f}"),
+    ("ms per step", "ratio", lambda r: f"{r.torch.step_ms / r.fastact.step_ms:.2f}"),
+    ("saved: activations", "fastact", lambda r: _size(r.fastact.activations_saved_bytes)),
+    ("saved: activations", "torch", lambda r: _size(r.torch.activations_saved_bytes)),
+    ("saved: network", "fastact", lambda r: _size(r.fastact.network_saved_bytes)),
+    ("saved: network", "torch", lambda r: _size(r.torch.network_saved_bytes)),
+    ("after training", "dead", lambda r: _share(r.layers_mean("dead"))),
+    ("after training", "satur.", lambda r: _share(r.layers_mean("saturated"))),
+    ("loss", "differs", lambda r: f"{r.loss_difference:.0e}"),
+)
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:.2f}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def terminal_table(results: list[Result]) -> str:
+    names = [name for _, name, _ in COLUMNS]
+    cells = [names, *([cell(result) for _, _, cell in COLUMNS] for result in results)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [""] * (1 + len(cells))
+    columns = zip(COLUMNS, widths, zip(*cells, strict=True), strict=True)
+    for group, members in groupby(columns, key=lambda column: column[0][0]):
+        blocks = [[f"{cell:{'>' if group else '<'}{width}}" for cell in column] for _, width, column in members]
+        rows = [" ".join(row) for row in zip(*blocks, strict=True)]
+        title = f"{group:^{len(rows[0])}}"
+        lines = [f"{line}{cell:<{len(title)}}   " for line, cell in zip(lines, (title, *rows), strict=True)]
+    lines = [line.rstrip() for line in lines]
+    rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * max(map(len, lines))
+    return "\n".join((*lines[:2], rule, *lines[2:], rule))
+
+
+def markdown_table(results: list[Result]) -> str:
+    lines = [[f"{group} {name}".strip() for group, name, _ in COLUMNS], ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    lines += [[cell(result) for _, _, cell in COLUMNS] for result in results]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def notes(results: list[Result], data: Data) -> list[str]:
+    """What a reader must know of the columns."""
+    layers = len(results[0].monitor)
+    found = [
+        "ms per step: median of the whole training step, the two libraries in turns; ratio: torch / fastact, above 1 "
+        "fastact is faster.",
+        "saved: MiB that one step's forward keeps for backward. Under activations, what they keep, even where a "
+        "neighbour keeps the same tensor; under network, every layer's, each tensor once.",
+        f"dead: share of units that the activation's flat side held on all of {min(MONITORED, len(data.train_images)):,} "
+        f"training images; satur.: share of elements where the derivative is below 5% of its maximum; means of the "
+        f"{layers} layers.",
+        "loss differs: by how much at most, over all training steps, the two libraries' losses differ.",
+    ]
+    if any(result.random for result in results):
+        found.append(
+            "\N{DAGGER} draws its slopes at random, fastact others than torch from the same seed: losses and accuracy differ."
+        )
+    fell_back = [result for result in results if result.kernels_ran < layers]
+    if fell_back:
+        where = ", ".join(f"{result.activation} ({result.kernels_ran} of {layers} layers)" for result in fell_back)
+        found.append(f"At this size torch's own function is used in some layers; fastact's kernels ran in: {where}.")
+    else:
+        found.append(f"fastact's kernels ran in all {layers} activation layers.")
+    return found
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [row.module for row in ACTIVATIONS.values()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--activations", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--data", choices=tuple(EPOCHS), default="digits")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder with MNIST's or CIFAR-10's files")
+    parser.add_argument("--device", choices=tuple(BATCH_SIZE), default="cpu")
+    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
+    parser.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}")
+    parser.add_argument("--lr", type=float, default=0.01, help="of SGD with momentum 0.9 (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device")
+    options.epochs = options.epochs or EPOCHS[options.data]
+    options.batch_size = options.batch_size or BATCH_SIZE[options.device]
+    return options
+
+
+def estimate(rows: list[Activation], data: Data, options: argparse.Namespace, steps: int) -> float:
+    """Seconds that training will take, judged by a few steps of the first activation."""
+    trainers = start(rows[0], data, options)
+    images, labels = (tensor[: options.batch_size] for tensor in data[:2])
+    for trainer in trainers:
+        for _ in range(5):
+            trainer.step(images, labels)
+    return sum(median(trainer.seconds) for trainer in trainers) * steps * len(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_from(arguments)
+    rows = [row for row in ACTIVATIONS.values() if row.module in options.activations]
+    data = load(options.data, options.root, options.seed, torch.device(options.device))
+    options.batch_size = min(options.batch_size, len(data.train_images))
+    steps = options.epochs * (len(data.train_images) // options.batch_size)
+    seconds = estimate(rows, data, options, steps)
+    print(
+        f"{options.data}: {len(data.train_images):,} images to train on, {len(data.test_images):,} to test on; "
+        f"{len(rows)} activations x 2 libraries x {steps} steps of {options.batch_size} images on {options.device}: "
+        f"about {max(1, seconds):.0f} s."
+    )
+    results, gradients = [], {}
+    with tqdm(total=2 * steps * len(rows), unit="step", leave=False, dynamic_ncols=True) as bar:
+        for row in rows:
+            bar.set_description(row.module)
+            result, gradients[row.module] = train(row, data, options, bar.update)
+            results.append(result)
+
+    text = [terminal_table(results), *(fill(note, 110, subsequent_indent="  ") for note in notes(results, data))]
+    print("\n".join(text))
+    options.out.mkdir(parents=True, exist_ok=True)
+    listed = "\n".join(f"- {note}" for note in notes(results, data))
+    (options.out / "table.md").write_text(f"{markdown_table(results)}\n\n{listed}\n", encoding="utf-8")
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    settings |= {"steps": steps, "torch": torch.__version__, "fastact": fastact.__version__}
+    settings |= {"threads": torch.get_num_threads(), "machine": platform.machine()}
+    if options.device == "cuda":
+        settings["gpu"] = torch.cuda.get_device_name()
+    report = {"settings": settings, "results": [asdict(result) for result in results]}
+    (options.out / "results.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    plot.curves(options.out / "activations.png", rows)
+    losses = {r.activation: {"torch.nn": r.torch.losses, "fastact": r.fastact.losses} for r in results}
+    plot.loss_curves(options.out / "losses.png", losses)
+    plot.gradient_histograms(options.out / "gradients.png", gradients, "the first convolution's weights")
+    print(f"Written to {options.out}: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
+
+
+if __name__ == "__main__":
+    main()
