@@ -39,9 +39,11 @@ from fastact.catalogue import ACTIVATIONS, Activation
 from fastact.monitor import Monitor
 
 # The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.
-BATCH_SIZE = {"cpu": 128, "cuda": 1024}
+BATCH_SIZE = {"cpu": 128, "cuda": 512}
+# At a batch of 128; larger batches go through the data more often, for about as many steps.
 EPOCHS = {"digits": 20, "mnist": 1, "cifar10": 2}
 MONITORED = 10_000  # images at most
+WIDTH = 110  # of what is printed
 
 
 class Data(NamedTuple):
@@ -72,7 +74,8 @@ def load_mnist(root: Path) -> Data:
     folder = _folder_with(
         root,
         ("", "MNIST/raw", "mnist"),
-        [(stem, f"{stem}.gz") for stem in stems],
+        stems,
+        ("", ".gz"),
         "the four files of yann.lecun.com/exdb/mnist",
     )
     arrays = [_read_idx(folder / stem) for stem in stems]
@@ -95,7 +98,8 @@ def load_cifar10(root: Path) -> Data:
     folder = _folder_with(
         root,
         ("", "cifar-10-batches-py"),
-        [(name,) for name in names],
+        names,
+        ("",),
         "unpacked from cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html",
     )
     batches = []
@@ -111,17 +115,17 @@ class _ArraysOnly(pickle.Unpickler):
     """A pickle may call anything; CIFAR-10's need no more than this."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(("numpy", "_codecs")) and name in ("_reconstruct", "ndarray", "dtype", "encode"):
+        if module.split(".")[0] in ("numpy", "_codecs") and name in ("_reconstruct", "ndarray", "dtype", "encode"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"a CIFAR-10 batch does not hold {module}.{name}")
 
 
-def _folder_with(root: Path, folders: Sequence[str], files: Sequence[tuple[str, ...]], origin: str) -> Path:
-    """The first of the folders under `root` with one of each tuple of files."""
+def _folder_with(root: Path, folders: Sequence[str], names: Sequence[str], endings: Sequence[str], origin: str) -> Path:
+    """The first of the folders under `root` that has every name, with any of the endings."""
     for folder in folders:
-        if all(any((root / folder / name).exists() for name in names) for names in files):
+        if all(any((root / folder / f"{name}{ending}").exists() for ending in endings) for name in names):
             return root / folder
-    wanted = ", ".join(" or ".join(names) for names in files)
+    wanted = ", ".join(names) + "".join(f" (or {ending})" for ending in endings if ending)
     raise SystemExit(f"No {wanted} under {root}: put there {origin}, or name another folder with --root.")
 
 
@@ -328,13 +332,13 @@ COLUMNS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
     ("ms per step", "fastact", lambda r: f"{r.fastact.step_ms:.2f}"),
     ("ms per step", "torch", lambda r: f"{r.torch.step_ms:.2f}"),
     ("ms per step", "ratio", lambda r: f"{r.torch.step_ms / r.fastact.step_ms:.2f}"),
-    ("saved: activations", "fastact", lambda r: _size(r.fastact.activations_saved_bytes)),
-    ("saved: activations", "torch", lambda r: _size(r.torch.activations_saved_bytes)),
-    ("saved: network", "fastact", lambda r: _size(r.fastact.network_saved_bytes)),
-    ("saved: network", "torch", lambda r: _size(r.torch.network_saved_bytes)),
-    ("after training", "dead", lambda r: _share(r.layers_mean("dead"))),
-    ("after training", "satur.", lambda r: _share(r.layers_mean("saturated"))),
-    ("loss", "differs", lambda r: f"{r.loss_difference:.0e}"),
+    ("MiB saved", "fastact", lambda r: _size(r.fastact.activations_saved_bytes)),
+    ("MiB saved", "torch", lambda r: _size(r.torch.activations_saved_bytes)),
+    ("network MiB", "fastact", lambda r: _size(r.fastact.network_saved_bytes)),
+    ("network MiB", "torch", lambda r: _size(r.torch.network_saved_bytes)),
+    ("at the end", "dead", lambda r: _share(r.layers_mean("dead"))),
+    ("at the end", "satur.", lambda r: _share(r.layers_mean("saturated"))),
+    ("loss", "differs", lambda r: f"{r.loss_difference:.1g}"),
 )
 
 
@@ -356,7 +360,7 @@ def terminal_table(results: list[Result]) -> str:
         blocks = [[f"{cell:{'>' if group else '<'}{width}}" for cell in column] for _, width, column in members]
         rows = [" ".join(row) for row in zip(*blocks, strict=True)]
         title = f"{group:^{len(rows[0])}}"
-        lines = [f"{line}{cell:<{len(title)}}   " for line, cell in zip(lines, (title, *rows), strict=True)]
+        lines = [f"{line}{cell:>{len(title)}}   " for line, cell in zip(lines, (title, *rows), strict=True)]
     lines = [line.rstrip() for line in lines]
     rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * max(map(len, lines))
     return "\n".join((*lines[:2], rule, *lines[2:], rule))
@@ -371,19 +375,19 @@ def markdown_table(results: list[Result]) -> str:
 def notes(results: list[Result], data: Data) -> list[str]:
     """What a reader must know of the columns."""
     layers = len(results[0].monitor)
+    seen = min(MONITORED, len(data.train_images))
     found = [
         "ms per step: median of the whole training step, the two libraries in turns; ratio: torch / fastact, above 1 "
         "fastact is faster.",
-        "saved: MiB that one step's forward keeps for backward. Under activations, what they keep, even where a "
-        "neighbour keeps the same tensor; under network, every layer's, each tensor once.",
-        f"dead: share of units that the activation's flat side held on all of {min(MONITORED, len(data.train_images)):,} "
-        f"training images; satur.: share of elements where the derivative is below 5% of its maximum; means of the "
-        f"{layers} layers.",
+        "MiB saved: what the activations keep of one step's forward for backward, even where a neighbour keeps the "
+        "same tensor; network MiB: what all layers keep, each tensor counted once.",
+        f"dead: share of fastact's units that stay on the activation's flat side for all of {seen:,} training images; "
+        f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers.",
         "loss differs: by how much at most, over all training steps, the two libraries' losses differ.",
     ]
     if any(result.random for result in results):
         found.append(
-            "\N{DAGGER} draws its slopes at random, fastact others than torch from the same seed: losses and accuracy differ."
+            "\N{DAGGER} draws its slopes at random, and fastact's are not torch's: losses and accuracies differ."
         )
     fell_back = [result for result in results if result.kernels_ran < layers]
     if fell_back:
@@ -401,7 +405,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=tuple(EPOCHS), default="digits")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder with MNIST's or CIFAR-10's files")
     parser.add_argument("--device", choices=tuple(BATCH_SIZE), default="cpu")
-    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
+    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}, more for larger batches")
     parser.add_argument("--batch-size", type=int, help=f"default: {BATCH_SIZE}")
     parser.add_argument("--lr", type=float, default=0.01, help="of SGD with momentum 0.9 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="default: %(default)s")
@@ -409,19 +413,21 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device")
-    options.epochs = options.epochs or EPOCHS[options.data]
     options.batch_size = options.batch_size or BATCH_SIZE[options.device]
+    options.epochs = options.epochs or EPOCHS[options.data] * max(1, options.batch_size // 128)
     return options
 
 
 def estimate(rows: list[Activation], data: Data, options: argparse.Namespace, steps: int) -> float:
-    """Seconds that training will take, judged by a few steps of the first activation."""
-    trainers = start(rows[0], data, options)
+    """Seconds that training will take, judged by a few steps of each activation."""
     images, labels = (tensor[: options.batch_size] for tensor in data[:2])
-    for trainer in trainers:
-        for _ in range(5):
-            trainer.step(images, labels)
-    return sum(median(trainer.seconds) for trainer in trainers) * steps * len(rows)
+    seconds = 0.0
+    for row in rows:
+        for trainer in start(row, data, options):
+            for _ in range(5):
+                trainer.step(images, labels)
+            seconds += median(trainer.seconds) * steps
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -431,11 +437,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.batch_size = min(options.batch_size, len(data.train_images))
     steps = options.epochs * (len(data.train_images) // options.batch_size)
     seconds = estimate(rows, data, options, steps)
-    print(
+    announcement = (
         f"{options.data}: {len(data.train_images):,} images to train on, {len(data.test_images):,} to test on; "
         f"{len(rows)} activations x 2 libraries x {steps} steps of {options.batch_size} images on {options.device}: "
         f"about {max(1, seconds):.0f} s."
     )
+    print(fill(announcement, WIDTH))
     results, gradients = [], {}
     with tqdm(total=2 * steps * len(rows), unit="step", leave=False, dynamic_ncols=True) as bar:
         for row in rows:
@@ -443,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result, gradients[row.module] = train(row, data, options, bar.update)
             results.append(result)
 
-    text = [terminal_table(results), *(fill(note, 110, subsequent_indent="  ") for note in notes(results, data))]
+    text = [terminal_table(results), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes(results, data))]
     print("\n".join(text))
     options.out.mkdir(parents=True, exist_ok=True)
     listed = "\n".join(f"- {note}" for note in notes(results, data))

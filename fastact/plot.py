@@ -24,6 +24,7 @@ __all__ = ["curves", "gradient_histograms", "loss_curves"]
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _VERMILION, _ORANGE = "#0072B2", "#D55E00", "#E69F00"
 _GREY = "0.45"
+_COLUMNS = 4
 
 
 def curves(path: str | Path, activations: Iterable[Activation] | None = None) -> None:
@@ -33,8 +34,7 @@ def curves(path: str | Path, activations: Iterable[Activation] | None = None) ->
     for axes, row in zip(panels, rows, strict=True):
         _draw_curve(axes, row)
         axes.set(xlim=(-5, 5), ylim=(-2.2, 3.2), xticks=range(-4, 5, 2), yticks=range(-2, 4))
-        axes.label_outer()
-    _label(figure, panels, "input $x$", "")
+    _label(figure, panels, "input $x$", "$f(x)$, $f'(x)$")
     _legend(figure, panels[0])
     figure.savefig(path)
 
@@ -85,9 +85,10 @@ def loss_curves(path: str | Path, losses: Mapping[str, Mapping[str, Sequence[flo
         axes.set_title(name, fontsize=11, fontweight="bold", loc="left")
         axes.set_title(f"max difference {difference:.1g}", fontsize=8, color=_GREY, loc="right")
         axes.set_yscale("log")
-        axes.sharey(panels[0])
         axes.grid(alpha=0.3, lw=0.6)
-        axes.label_outer()
+    low, high = (choose(axes.get_ylim()[i] for axes in panels) for i, choose in enumerate((min, max)))
+    for axes in panels:
+        axes.set_ylim(low, high)
     _label(figure, panels, "training step", "cross entropy (nats)")
     _legend(figure, panels[0])
     figure.savefig(path)
@@ -100,7 +101,7 @@ def gradient_histograms(path: str | Path, gradients: Mapping[str, Sequence[Tenso
     """
     sizes = {name: torch.stack([grad.flatten() for grad in steps]).abs() for name, steps in gradients.items()}
     seen = torch.cat([size[size > 0].flatten() for size in sizes.values()]).double().log10()
-    low, high = np.quantile(seen, (0.002, 1))
+    low, high = np.quantile(seen[seen.isfinite()], (0.002, 1))
     bins = np.linspace(low, high, 49)
     figure, panels = _panels(len(sizes), f"Gradient of {parameter} over training")
     for axes, (name, size) in zip(panels, sizes.items(), strict=True):
@@ -112,26 +113,27 @@ def gradient_histograms(path: str | Path, gradients: Mapping[str, Sequence[Tenso
         counts, edges, _ = np.histogram2d(
             step, logarithms.flatten().numpy(), (np.linspace(0, steps, columns + 1), bins)
         )
-        share = 100 * counts / counts.sum(1, keepdims=True)
+        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # none where all are NaN
         mesh = axes.pcolormesh(edges, bins, share.T, cmap="cividis", vmin=0, vmax=12, rasterized=True)
         medians = logarithms.median(1).values
-        axes.plot(np.arange(steps) + 0.5, medians, color="white", lw=1.2, label="median")
+        axes.plot(np.arange(steps) + 0.5, medians, color="black", lw=1, label="median")
         axes.set_title(name, fontsize=11, fontweight="bold", loc="left")
-        axes.set_title(f"median of all steps {10 ** medians.median():.1e}", fontsize=8, color=_GREY, loc="right")
+        axes.set_title(f"median {10 ** medians.median():.0e}", fontsize=8, color=_GREY, loc="right")
         ticks = range(math.ceil(low), math.floor(high) + 1)
         axes.set(ylim=(low, high), yticks=ticks, yticklabels=[f"$10^{{{tick}}}$" for tick in ticks])
-        axes.label_outer()
     _label(figure, panels, "training step", "absolute value of a weight's gradient")
-    bar = figure.colorbar(mesh, ax=panels, label="share of the weights (% per row)", extend="max", pad=0.015)
+    bar = figure.colorbar(mesh, ax=panels, label="share of a step's weights (%)", extend="max", pad=0.015)
     bar.outline.set_visible(False)
+    _legend(figure, panels[0])
     figure.savefig(path)
 
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most four in a row."""
-    columns = min(count, 4)
+    """A figure of `count` panels, at most `_COLUMNS` in a row."""
+    columns = min(count, _COLUMNS)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(2.9 * columns, 5.5) + 0.6, 2.4 * rows + 1), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(2.9 * columns, 6.6) + 0.6, 2.4 * rows + 1), dpi=150)
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     figure.suptitle(title, fontsize=14, x=0.01, ha="left")
     panels = [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
     for axes in panels:
@@ -141,6 +143,9 @@ def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _label(figure: Figure, panels: list[Axes], x: str, y: str) -> None:
+    """Name the axes, and number them only in the first column and where no panel follows below."""
+    for i, axes in enumerate(panels):
+        axes.tick_params(which="both", labelleft=i % _COLUMNS == 0, labelbottom=i + _COLUMNS >= len(panels))
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
 

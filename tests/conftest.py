@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
     if config.getoption("--device") == "interpret":
-        os.environ["FASTACT_INTERPRET"] = "1"  # before fastact is imported
+        os.environ["FASTACT_INTERPRET"] = os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
 

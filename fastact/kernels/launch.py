@@ -244,5 +244,5 @@ def prelu_backward(grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor,
         _COMPUTE[input.dtype], shape.tile_rows, shape.tile_columns,
     )  # fmt: skip
     if not shape.by_column:
-        partial = partial.sum(1).view(shape.rows // shape.channels, shape.channels)
+        partial = partial.sum(1).view(shape.rows // max(1, shape.channels), shape.channels)
     return grad_input, partial.sum(0).to(weight.dtype).view(weight.shape)

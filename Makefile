@@ -1,0 +1,63 @@
+# make demo | test | bench | validate | lint | wheel-check | clean. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
+RUN := $(BIN)/python
+
+.PHONY: demo test test-cpu test-interpret test-gpu bench crossover validate lint wheel-check clean
+
+demo: .venv/built
+	$(RUN) examples/train_digits.py $(ARGS)
+
+# Twice: on the CPU (and the GPU, if there is one), then with CPU tensors down the GPU path in Triton's interpreter.
+test: test-cpu test-interpret
+
+test-cpu: .venv/built
+	$(RUN) -m pytest -q -n 2 $(ARGS)
+
+test-interpret: .venv/built
+	$(RUN) -m pytest -q -n 2 --device interpret $(ARGS)
+
+test-gpu: .venv/built
+	$(RUN) -m pytest -q --device cuda $(ARGS)
+
+bench: .venv/built
+	$(RUN) bench/run.py $(ARGS)
+	$(RUN) bench/report.py bench/results/*/ --readme README.md
+
+# Measures from which sizes on the kernels win on this machine, and rewrites fastact/crossover.py with it.
+crossover: .venv/built
+	$(RUN) bench/crossover.py $(ARGS)
+
+validate: .venv/built
+	$(RUN) -m fastact validate $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*
+
+# Builds the wheel with this Python and torch, and runs it unchanged under another of each.
+OTHER_PYTHON ?= python3.12
+OTHER_TORCH ?= 2.11.0
+wheel-check: .venv/ready
+	rm -rf build/wheel build/other
+	$(RUN) -m pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	$(OTHER_PYTHON) -m venv build/other
+	build/other/bin/pip install -q torch==$(OTHER_TORCH) build/wheel/fastact-*.whl numpy pytest expecttest mpmath
+	cd tests && ../build/other/bin/python -m fastact info
+	cd tests && ../build/other/bin/python -m pytest -q -p no:cacheprovider --device cpu test_values.py test_gradients.py test_memory.py
+
+.venv/ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fastact needs Python 3.10 or newer; set PYTHON to one") if sys.version_info < (3, 10) else None'
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/built: .venv/ready $(SOURCES)
+	$(RUN) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf .venv build dist demo-output fastact/*.so *.egg-info
