@@ -33,6 +33,10 @@ crossover: .venv/built
 validate: .venv/built
 	$(RUN) -m fastact validate $(ARGS)
 
+# The picture in the README.
+docs/activations.png: .venv/built fastact/plot.py fastact/catalogue.py
+	$(RUN) -c "from fastact import plot; plot.curves('$@')"
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ tensor([-0.1000,  2.0000])
 from . import functional
 from .convert import convert, revert
 from .modules import ELU, LeakyReLU, PReLU, ReLU, RReLU, Sigmoid, Softsign, Tanh
+from .monitor import Monitor
 from .path import always_kernels
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ELU",
     "LeakyReLU",
+    "Monitor",
     "PReLU",
     "RReLU",
     "ReLU",
