@@ -233,18 +233,31 @@ void narrow_bfloat16s(const float* from, uint16_t* to, int64_t n) {
   FASTACT_FOR_EACH(i, n) to[i] = narrow_bfloat16(from[i]);
 }
 void widen_float16s(const uint16_t* from, float* to, int64_t n) {
-#if defined(__F16C__)
-  for (int64_t i = 0; i < n; i += 8)
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < n; i += 16) {
+    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(halves));
+  }
+#elif defined(__F16C__)
+  for (int64_t i = 0; i < n; i += 8) {
+    __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+  }
 #else
   FASTACT_FOR_EACH(i, n) to[i] = widen_float16(from[i]);
 #endif
 }
 void narrow_float16s(const float* from, uint16_t* to, int64_t n) {
-#if defined(__F16C__)
-  for (int64_t i = 0; i < n; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < n; i += 16) {
+    __m256i halves = _mm512_cvtps_ph(_mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
+  }
+#elif defined(__F16C__)
+  for (int64_t i = 0; i < n; i += 8) {
+    __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+  }
 #else
   FASTACT_FOR_EACH(i, n) to[i] = narrow_float16(from[i]);
 #endif
