@@ -84,11 +84,19 @@ def _type_and_attributes(parameter: Any, value: Any) -> tuple[str, list | None]:
     return "i64" if value >= 2**31 else "i32", divisible if specialized else None
 
 
+def _compile(launch: Launch, capability: int) -> Any:
+    source = ASTSource(launch.kernel, *launch.compile_arguments())
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+
+
+def name_of(launch: Launch) -> str:
+    """The compiled kernel's name, as profilers show it."""
+    return _compile(launch, 90).metadata.name
+
+
 def compile_for(launch: Launch, capability: int) -> Counter[str]:
     """The kernel's instructions for compute capability 80, 90 or 100, counted by name."""
-    signature, constexprs, attributes = launch.compile_arguments()
-    source = ASTSource(launch.kernel, signature, constexprs, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+    compiled = _compile(launch, capability)
     disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     with tempfile.TemporaryDirectory() as folder:
         cubin = os.path.join(folder, "kernel.cubin")

@@ -86,3 +86,11 @@ def test_one_kernel_per_formula_and_dtype(device: str, monkeypatch) -> None:
             forward = launches_at(case, torch.float32, (n,), monkeypatch)[0]
             keys.add(forward.key())
         assert len(keys) == 1, case
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_kernels_are_named_after_the_activation(case: Case, device: str, monkeypatch) -> None:
+    from sass import name_of
+
+    names = {name_of(launch) for launch in launches_at(case, torch.float32, (4096,), monkeypatch)}
+    assert names == {f"fastact_{case.activation.name}_{direction}" for direction in ("forward", "backward")}

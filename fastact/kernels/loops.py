@@ -6,11 +6,24 @@ to be divisible by 16, Triton predicates every element and cannot use 128-bit ac
 small steps, so that the code for it is short and needs few registers.
 """
 
+import re
+
 import triton
 import triton.language as tl
 from triton import knobs
 
 _TAIL = tl.constexpr(256)
+
+
+def _kernel_name(specialization):
+    """What profilers show: fastact_relu_forward, say, after the formula that the kernel is made for."""
+    constants = specialization.constants
+    direction = "forward" if "FORWARD" in constants else "backward"
+    formulas = (constants.get(name) for name in ("FORWARD", "DERIVATIVE", "DROPPED", "GRAD_INPUT"))
+    formula = next(formula for formula in formulas if formula is not None)
+    activation = re.sub("_(forward|derivative|dropped|grad_input)$", "", formula.__name__)
+    return f"fastact_{activation}_{direction}"
+
 
 # The interpreter truncates to bfloat16 where hardware rounds to nearest even, and loses subnormals on the way.
 _INTERPRETED = tl.constexpr(knobs.runtime.interpret)
@@ -80,7 +93,7 @@ def _forward_block(
         tl.store(bits_ptr + byte, bits.to(tl.uint8), mask=None if WHOLE else byte * 8 < n)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
 def forward(
     x_ptr, y_ptr, bits_ptr, seed_ptr, n: "int64", columns, x_stride, y_stride, p0: "float64", p1: "float64",
     FORWARD: tl.constexpr, KEEP: tl.constexpr, RANDOM: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -121,7 +134,7 @@ def _backward_block(
              mask=mask)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
 def backward(
     grad_ptr, saved_ptr, out_ptr, seed_ptr, n: "int64", columns, grad_stride, saved_stride, out_stride,
     p0: "float64", p1: "float64",
@@ -165,7 +178,7 @@ def _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, mask, FORWARD: tl.constex
     tl.store(y_ptr + offsets, _narrow(y, y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(repr=_kernel_name)
 def prelu_forward(
     x_ptr, weight_ptr, y_ptr, rows, columns, channels,
     FORWARD: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr, COMPUTE: tl.constexpr,
@@ -194,7 +207,7 @@ def _prelu_backward_tile(
     return tl.sum(GRAD_WEIGHT(grad, x), axis=0 if BY_COLUMN else 1)
 
 
-@triton.jit
+@triton.jit(repr=_kernel_name)
 def prelu_backward(
     grad_ptr, x_ptr, weight_ptr, grad_input_ptr, partial_ptr, rows, columns, channels,
     GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr,
