@@ -168,7 +168,7 @@ inline Walk walk_to_new_output(std::vector<Tensor> inputs) {
   int64_t numel = leader.numel();
   bool flat = is_dense(leader);
   for (const Tensor& input : inputs) flat = flat && same_layout(input, leader);
-  if (!flat) {
+  if (!flat && numel > 0) {  // without elements, any layout will do
     int64_t columns = numel;
     bool by_rows = true;
     for (const Tensor& input : inputs) {
@@ -192,7 +192,7 @@ inline Walk walk_to_new_output(std::vector<Tensor> inputs) {
 // One tensor, written in place; nothing if it cannot be walked as it lies.
 inline std::optional<Walk> walk_in_place(const Tensor& tensor) {
   int64_t numel = tensor.numel();
-  if (is_dense(tensor)) return walk({tensor, tensor}, {1, numel});
+  if (numel == 0 || is_dense(tensor)) return walk({tensor, tensor}, {1, numel});
   auto rows = row_strided(tensor);
   if (!rows) return std::nullopt;
   return walk({tensor, tensor}, {numel / rows->columns, rows->columns});

@@ -44,6 +44,8 @@ def _needs_torch_ops(grad: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.is_legacy_batchedtensor(grad)
+        or grad.is_neg()
+        or grad._is_zerotensor()
     )
 
 
@@ -88,32 +90,39 @@ class _Pointwise(Function):
         return _differentiable_backward(activation, grad, saved, parameters, ctx), None, None, None
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """16-bit types compute in float32 here too, and round once."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def _differentiable_backward(
     activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple, ctx: Any
 ) -> Tensor:
     if activation.saved == "bits":
         # The gradient is linear in grad and does not otherwise depend on the input: the kernel gives the factor.
         with torch.no_grad():
-            ones = torch.ones(grad.shape, dtype=grad.dtype, device=saved.device)
-            ones = _in_layout(ones, ctx.strides)
+            wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+            ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), ctx.strides)
             factor = backend(ones).backward(activation, ones, saved, parameters)
-        return torch.where(factor == 0, torch.zeros_like(grad), grad * factor)
+        gradient = _wide(grad) * factor
+        return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
     if activation.saved == "output":
         assert activation.derivative_from_output is not None
-        return grad * activation.derivative_from_output(saved, *parameters)
+        return (_wide(grad) * activation.derivative_from_output(_wide(saved), *parameters)).to(grad.dtype)
     named = dict(zip(activation.parameters, parameters, strict=True))
     return _torch_gradient(activation, grad, (saved,), named)[0]
 
 
 def _torch_gradient(
     activation: Activation, grad: Tensor, inputs: tuple[Tensor, ...], named: dict[str, Any]
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, ...]:
     """The gradient of torch's own function at the saved inputs, differentiable with respect to them and to grad."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = tuple(x if x.requires_grad else x.detach().requires_grad_() for x in inputs)
-        output = activation.reference(*inputs, **named)
-        return torch.autograd.grad(output, inputs, grad, create_graph=create_graph)
+        wide = tuple(_wide(x if x.requires_grad else x.detach().requires_grad_()) for x in inputs)
+        output = activation.reference(*wide, **named)
+        gradients = torch.autograd.grad(output, wide, _wide(grad), create_graph=create_graph)
+        return tuple(gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True))
 
 
 _FUNCTIONS: dict[Activation, type[_Pointwise]] = {

@@ -104,8 +104,10 @@ def rrelu(
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     r"""Exponential linear unit: :math:`x` for :math:`x > 0`, else ``alpha`` :math:`(e^x - 1)`.
 
-    Saves the output for backward, from which the derivative follows (:math:`y + \alpha` where :math:`y \le 0`).
-    A negative ``alpha`` goes to torch.
+    Saves the output for backward, from which the derivative follows (:math:`y + \alpha` where :math:`y \le 0`). The
+    next layer mostly keeps it too; torch saves the input. Two consequences: overwriting the output in place makes
+    backward raise, as with sigmoid and tanh; and the derivative's error is absolute, about the output's own rounding,
+    so that its far left tail has no digits. A negative ``alpha`` goes to torch.
 
     Clevert, Unterthiner & Hochreiter 2016, "Fast and Accurate Deep Network Learning by Exponential Linear Units".
     """

@@ -11,7 +11,7 @@ import torch
 
 from . import __version__, cpu
 from .catalogue import ACTIVATIONS
-from .crossover import CROSSOVER
+from .crossover import CROSSOVER, NEVER
 from .path import triton_is_installed
 
 
@@ -60,7 +60,7 @@ def report() -> str:
 
 
 def _crossover(sizes: tuple[int, int] | None) -> str:
-    return "never" if sizes is None else " / ".join(f"{size:,}" for size in sizes)
+    return "never" if sizes is None else " / ".join("never" if size == NEVER else f"{size:,}" for size in sizes)
 
 
 def _cpu_model() -> str:

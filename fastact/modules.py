@@ -1,7 +1,8 @@
 """The modules: each is a subclass of torch.nn's, with its constructor, its parameters, its repr and its state_dict.
 
-So `isinstance(m, torch.nn.ReLU)` holds, and initialisers, quantisers and other code that looks for torch's modules go
-on working. Only `forward` differs; formulas, saved tensors and papers stand in `fastact.functional`.
+So `isinstance(m, torch.nn.ReLU)` holds, and initialisers and other code that looks for torch's modules go on working
+(code that compares exact classes, as torch.fx and quantisation do, wants `fastact.revert` first). Only `forward`
+differs; formulas, saved tensors and papers stand in `fastact.functional`.
 """
 
 from __future__ import annotations

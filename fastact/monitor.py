@@ -161,7 +161,11 @@ class _Layer:
                 self.grad_elements += grad.numel()
 
     def watches(self, tensor: Tensor) -> bool:
-        return (self.calls - 1) % self.every == 0 and tensor.numel() > 0
+        # Under function transforms and tracing there are no numbers to look at.
+        concrete = not torch._C._are_functorch_transforms_active() and torch._C._get_tracing_state() is None
+        if concrete and not -max(tensor.dim(), 2) <= self.unit_dim < max(tensor.dim(), 2):
+            raise ValueError(f"unit_dim={self.unit_dim}: the input of layer {self.name} has {tensor.dim()} dimensions")
+        return concrete and (self.calls - 1) % self.every == 0 and tensor.numel() > 0
 
     def row(self) -> Row:
         kind = type(self.module).__name__

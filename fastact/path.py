@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -17,22 +18,28 @@ from .crossover import CROSSOVER
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
 _NUMBERS = frozenset((float, int))
+_LARGEST = torch.finfo(torch.float32).max  # torch refuses larger arguments, NaN and infinity, here and there
 
-_always_kernels = os.environ.get("FASTACT_ALWAYS_KERNELS", "0") not in ("", "0")
+# How many always_kernels() are open, in all threads; the environment's counts as one.
+_always_kernels = int(os.environ.get("FASTACT_ALWAYS_KERNELS", "0") not in ("", "0"))
+_lock = Lock()
 
 
 @contextmanager
 def always_kernels() -> Iterator[None]:
     """Run kernels also below the measured sizes at which torch's own function is faster (`fastact.crossover`).
 
-    The environment variable `FASTACT_ALWAYS_KERNELS=1` does the same for a whole process.
+    So also at those sizes less memory is kept for backward. It holds for all threads while it is open; what counts is
+    the forward call. The environment variable `FASTACT_ALWAYS_KERNELS=1` does the same for a whole process.
     """
     global _always_kernels
-    before, _always_kernels = _always_kernels, True
+    with _lock:
+        _always_kernels += 1
     try:
         yield
     finally:
-        _always_kernels = before
+        with _lock:
+            _always_kernels -= 1
 
 
 def takes_kernel(name: str, input: Tensor, *parameters: float, inplace: bool = False, learns: bool = False) -> bool:
@@ -53,7 +60,7 @@ def takes_kernel(name: str, input: Tensor, *parameters: float, inplace: bool = F
         if thresholds is None or input.numel() < thresholds[training]:
             return False
     for parameter in parameters:
-        if type(parameter) not in _NUMBERS:
+        if type(parameter) not in _NUMBERS or not -_LARGEST <= parameter <= _LARGEST:
             return False
     return (
         input.dtype in _DTYPES

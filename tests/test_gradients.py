@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DETERMINISTIC, Case
+from cases import CASES, DEFAULTS, DETERMINISTIC, DTYPES, Case
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
@@ -41,6 +41,36 @@ def test_gradcheck(case: Case, device: str, on: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradgradcheck(case: Case, device: str, on: str) -> None:
     assert gradgradcheck(repeatable(case), arguments(case, on))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_create_graph_changes_no_gradient(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
+    input = torch.linspace(-8, 8, 1001, dtype=torch.float64).view(91, 11).to(dtype).to(on).requires_grad_()
+    weight = tuple(w.detach().requires_grad_() for w in case.weight(input))
+    grad = torch.linspace(3, -3, 1001, dtype=torch.float64).view(91, 11).to(dtype).to(on)
+    output = case.fastact(input, *weight)
+    plain, composed = (
+        torch.autograd.grad(output, (input, *weight), grad, retain_graph=True, create_graph=create_graph)
+        for create_graph in (False, True)
+    )
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(composed[0], plain[0], rtol=2 * eps, atol=eps)
+    for got, expected in zip(composed[1:], plain[1:], strict=True):
+        torch.testing.assert_close(got, expected, rtol=2 * eps, atol=eps * (input * grad).double().abs().sum().item())
+
+
+def test_gradients_that_are_views_with_a_sign(device: str, on: str) -> None:
+    import fastact.functional as F
+
+    input = torch.randn(64, device=on, requires_grad=True)
+    values = torch.randn(64, device=on)
+    for function in (F.tanh, F.relu, F.softsign):
+        (got,) = torch.autograd.grad(function(input), input, torch._neg_view(values))
+        (expected,) = torch.autograd.grad(function(input), input, -values)
+        torch.testing.assert_close(got, expected)
+        (zero,) = torch.autograd.grad(function(input), input, torch._efficientzerotensor((64,), device=on))
+        assert not zero.any()
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)

@@ -193,3 +193,15 @@ def test_the_table_is_aligned() -> None:
     assert head.split() == ["layer", "activation", "dead", "saturated", "sparsity", "mean", "std", "grad_norm"]
     assert len({len(line) for line in (head, *lines)}) == 1
     assert lines[1].split()[:5] == ["3", "ReLU", "100.0%", "-", "100.0%"]
+
+
+def test_transforms_and_tracing_go_on_under_a_monitor() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    input = torch.randn(5, 3)
+    expected = model(input)
+    with Monitor(model) as monitor:
+        torch.testing.assert_close(torch.func.vmap(model)(input), expected)
+        torch.testing.assert_close(torch.jit.trace(model, input)(input), expected)
+    assert monitor.report().rows[0].layer == "1"
+    with Monitor(model, unit_dim=2), pytest.raises(ValueError, match="unit_dim=2: the input of layer 1 has 2"):
+        model(input)

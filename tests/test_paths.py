@@ -75,7 +75,7 @@ def test_profiler_shows_the_gpu_kernels(case: Case, device: str) -> None:
 
 
 def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str, monkeypatch) -> None:
-    monkeypatch.setattr(path, "_always_kernels", False)
+    monkeypatch.setattr(path, "_always_kernels", 0)
     x = torch.randn(4, device=on)
     F.relu(x)
     assert kernel_calls == []
@@ -91,7 +91,7 @@ def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str,
 
 
 def test_environment_switches_kernels_on(tmp_path) -> None:
-    code = "import fastact.path as p; print(p._always_kernels)"
+    code = "import fastact.path as p; print(bool(p._always_kernels))"
     for value, expected in (("1", "True"), ("0", "False"), ("", "False")):
         environment = {**os.environ, "FASTACT_ALWAYS_KERNELS": value}
         output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -208,6 +208,10 @@ BAD_CALLS = [
     ("elu", lambda f, t: f(t, "steep")),
     ("elu", lambda f, t: f(t.long())),
     ("rrelu", lambda f, t: f(t, 0.5, 0.1, True)),
+    ("rrelu", lambda f, t: f(t, 0.1, float("inf"), True)),
+    ("rrelu", lambda f, t: f(t, 0.1, float("inf"))),
+    ("elu", lambda f, t: f(t, 1e39)),
+    ("elu", lambda f, t: f(t, 10**400)),
     ("rrelu", lambda f, t: f(t, float("nan"), 0.1, True)),
     ("prelu", lambda f, t: f(t, torch.ones(3, device=t.device))),
     ("prelu", lambda f, t: f(t, torch.ones(1, dtype=torch.float64, device=t.device))),

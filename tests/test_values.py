@@ -87,6 +87,18 @@ def test_gradient_in_another_layout_than_the_output(case: Case, layout: str, dev
             torch.testing.assert_close(got, expected, **TOLERANCE[torch.float64])
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_empty_in_any_layout(case: Case, device: str, on: str) -> None:
+    for shape, order in (((0, 8), (0, 1)), ((64, 0), (1, 0)), ((3, 0, 5), (2, 0, 1))):
+        input = leaf(torch.randn(shape, device=on).permute(order))
+        weight = tuple(leaf(w) for w in case.weight(input))
+        output = case.fastact(input, *weight)
+        for grad in (torch.ones((), device=on).expand(output.shape), torch.randn(shape, device=on).permute(order)):
+            got = torch.autograd.grad(output, (input, *weight), grad, retain_graph=True)
+            assert [g.shape for g in got] == [x.shape for x in (input, *weight)]
+            assert all(not g.any() for g in got)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_special_values(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
