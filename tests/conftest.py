@@ -53,6 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _kernels_at_every_size() -> Iterator[None]:
     """Below the crossover sizes the torch path runs, and a test would compare torch with itself."""
     import fastact
