@@ -15,6 +15,7 @@ import torch
 
 import fastact
 from fastact import cpu
+from fastact.info import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -24,12 +25,6 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-    return model or platform.processor() or platform.machine()
 
 
 def _compiler() -> str | None:
@@ -54,7 +49,7 @@ def _version(package: str) -> str | None:
 def environment(device: str) -> dict[str, Any]:
     """Of this process."""
     hardware: dict[str, Any] = {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instruction_set": cpu.instruction_set(),

@@ -73,7 +73,7 @@ struct ExpConstants<float> {
   static constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   static constexpr float log2_e = 0x1.715476p0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // 16 bits: n * ln2_high is exact
-  static constexpr float lowest = -104.f, highest = 89.f;                     // e^x is 0 below, infinite above
+  static constexpr float lowest = -104.f;                                     // e^x is 0 below
   static constexpr float expm1_lowest = -18.f;                                // e^x - 1 rounds to -1 below
   // fpminimax((expm1(x)-x)/x^2, 5, [|SG...|], [-0.34658;0.34658], relative): 6.8e-10 of expm1
   static constexpr float expm1_polynomial[] = {0x1p-1f,        0x1.555556p-3f, 0x1.555502p-5f,
@@ -87,7 +87,7 @@ struct ExpConstants<double> {
   static constexpr double round_to_integer = 0x1.8p52;
   static constexpr double log2_e = 0x1.71547652b82fep0;
   static constexpr double ln2_high = 0x1.62e42fefa38p-1, ln2_low = 0x1.ef35793c7673p-45;
-  static constexpr double lowest = -746., highest = 710.;
+  static constexpr double lowest = -746.;
   static constexpr double expm1_lowest = -38.;
   // fpminimax((expm1(x)-x)/x^2, 10, [|D...|], [-0.34658;0.34658], relative): 5e-19 of expm1
   static constexpr double expm1_polynomial[] = {
@@ -146,12 +146,6 @@ inline ScaledExp<T> exp_below_overflow(T x) {
   auto e = exp_parts(at_least(K::lowest, x), 2 * K::exponent_bias);
   auto half = e.biased >> 1;
   return {from_exponent<T>(half) * from_exponent<T>(e.biased - half), e.m};
-}
-
-// e^x.
-template <class T>
-inline T exp(T x) {
-  return exp_below_overflow(at_most(ExpConstants<T>::highest, x)).value();
 }
 
 // e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.

@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "Triton": version("triton") if triton_is_installed() else "not installed",
-        "CPU": f"{_cpu_model()}, kernels for {cpu.instruction_set()}, {torch.get_num_threads()} threads",
+        "CPU": f"{cpu_model()}, kernels for {cpu.instruction_set()}, {torch.get_num_threads()} threads",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
 
@@ -63,7 +63,8 @@ def _crossover(sizes: tuple[int, int] | None) -> str:
     return "never" if sizes is None else " / ".join("never" if size == NEVER else f"{size:,}" for size in sizes)
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """As the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("pytest_benchmark")
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 

@@ -15,9 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
-
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
@@ -42,7 +39,6 @@ def _bytes(*shape: int) -> np.ndarray:
 
 
 def test_from_end_to_end(demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn")
     demo.main(["--epochs", "1", "--activations", "ReLU", "Sigmoid", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     pictures = ["activations.png", "gradients.png", "losses.png"]

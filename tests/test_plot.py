@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
