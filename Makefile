@@ -1,11 +1,12 @@
-# make demo | test | bench | validate | lint | wheel-check | clean. Each sets up what it needs in .venv first.
+# make demo | test | bench | validate | docs | lint | wheel-check | clean. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
-.PHONY: demo test test-cpu test-interpret test-gpu bench crossover validate lint wheel-check clean
+# `docs` is a folder too.
+.PHONY: docs demo test test-cpu test-interpret test-gpu bench crossover validate lint wheel-check clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -33,9 +34,9 @@ crossover: .venv/built
 validate: .venv/built
 	$(RUN) -m fastact validate $(ARGS)
 
-# The picture in the README.
-docs/activations.png: .venv/built fastact/plot.py fastact/catalogue.py
-	$(RUN) -c "from fastact import plot; plot.curves('$@')"
+# The README's table and picture of the activations, from the catalogue.
+docs: .venv/built
+	$(RUN) docs/make.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
