@@ -15,5 +15,55 @@ struct ELU : SavesOutput {
   T derivative(T y) const { return y > 0 ? T(1) : y + alpha; }
 };
 
+// The constants that make mean 0 and variance 1 a fixed point of a layer.
+template <class T>
+struct SELU : SavesOutput {
+  static constexpr T scale = T(1.0507009873554804934193349852946);
+  static constexpr T scale_alpha = T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717);
+  T forward(T x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : scale * x; }
+  T derivative(T y) const { return y > 0 ? scale : y + scale_alpha; }
+};
+
+// alpha > 0. Unlike ELU's, the derivative is 1 on both sides of zero whatever alpha is.
+template <class T>
+struct CELU : SavesOutput {
+  T alpha;
+  T forward(T x) const {
+    T v = x / alpha, e = expm1(v);
+    // What rounding took from the quotient, times alpha; infinity has none.
+    T rest = v > ExpConstants<T>::expm1_lowest ? -product_error(v, alpha, x) : T(0);
+    return x <= 0 ? copysign(fma_rounded_once(alpha, e, rest * (e + 1)), x) : x;
+  }
+  T derivative(T y) const { return y > 0 ? T(1) : y / alpha + 1; }
+};
+
+// alpha_p x^2 + beta x above zero and alpha_n (e^x - 1 - x) + beta x below (Huang and Schlag 2024). Below, both this
+// and the derivative are differences: products and sums are carried in twice the precision, so that nothing is lost
+// before the terms cancel.
+template <class T>
+struct XIELU : Learned<2> {
+  T alpha_p, alpha_n, beta;
+
+  T forward(T x) const {
+    auto bend = expm1_minus_x(x);
+    T slope = alpha_p * x, factor = x > 0 ? slope : alpha_n, bent = x > 0 ? x : bend.high;
+    T low = x > 0 ? product_error(alpha_p, x, slope) * x : alpha_n * bend.low;
+    T curve = factor * bent, line = beta * x;
+    low += product_error(factor, bent, curve) + product_error(beta, x, line);
+    return curve + line + (curve - curve == 0 ? low : T(0));  // an infinite product has no error
+  }
+  T derivative(T x) const {
+    // -1 in twice the precision is reached at twice the argument
+    auto e = exp_parts(at_least(2 * ExpConstants<T>::expm1_lowest, x), ExpConstants<T>::exponent_bias);
+    T scale = from_exponent<T>(e.biased), below = scale - 1, expm1 = fma(scale, e.m, below), curve = alpha_n * expm1;
+    T expm1_low = fma(scale, e.m, below - expm1) + (scale - (below + 1));
+    T low = fma(alpha_n, expm1_low, product_error(alpha_n, expm1, curve));
+    return x > 0 ? fma(2 * alpha_p, x, beta) : curve + beta + low;
+  }
+  Gradients<T, 2> with_gradients(T grad, T x) const {
+    return {grad * derivative(x), {x > 0 ? grad * (x * x) : T(0), x > 0 ? T(0) : grad * expm1_minus_x(x).high}};
+  }
+};
+
 }  // namespace
 }  // namespace fastact

@@ -6,8 +6,11 @@
 //   SavesOutput  forward(x)   derivative(y)
 //   SavesInput   forward(x)   derivative(x)
 //
-// (A gradient rather than a factor: where ReLU drops it the result is 0, whatever it was; 0 times infinity is NaN.)
+// (A gradient rather than a factor: where ReLU drops it the result is 0, whatever it was; 0 times infinity is NaN. For
+// the same reason a formula may have gradient(grad, saved) in place of derivative(saved).)
 // A Random formula takes a uniform random number u from [0, 1) as well: forward(x, u), dropped(grad, u).
+// The first members of a Learned<K> formula are K learned numbers; `with_gradients(grad, x)` gives the input's gradient
+// and those of the learned numbers, by which the loops sum.
 // Formulas know nothing of loops, and must be branch-free (selects only), so that a loop over them vectorises.
 #pragma once
 
@@ -19,5 +22,13 @@ struct SavesBits {};
 struct SavesOutput {};
 struct SavesInput {};
 struct Random {};
+template <int K>
+struct Learned : SavesInput {
+  static constexpr int learned = K;
+};
+template <class T, int K>
+struct Gradients {
+  T input, learned[K];
+};
 
 }  // namespace fastact

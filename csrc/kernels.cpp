@@ -9,8 +9,14 @@
 #endif
 
 #include "exponentials.h"
+#include "gated.h"
+#include "periodic.h"
 #include "rectifiers.h"
+#include "self_gated.h"
+#include "shrinkage.h"
 #include "sigmoids.h"
+#include "softmax.h"
+#include "softplus.h"
 
 // Iterations are independent even where output and input are the same block. kStep-long inner loops with a constant
 // trip count leave the compiler no remainder to handle: every element takes the same instructions, wherever it stands.
@@ -19,8 +25,13 @@
 #else
 #define FASTACT_VECTORIZE _Pragma("GCC ivdep")
 #endif
+// Every call in a function's body is inlined, however often the callee is used: one call left in a loop, and it is not
+// vectorised.
+#define FASTACT_FLATTEN __attribute__((flatten))
 #define FASTACT_FOR_EACH(i, n) \
   for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
+
+#include "maxout.h"  // has loops of its own, with these
 
 namespace fastact {
 namespace {
@@ -28,13 +39,14 @@ namespace {
 template <class Base, class Derived>
 constexpr bool derives = __is_base_of(Base, Derived);
 
-// Parameters come as doubles and are rounded to the compute type once, as torch does.
+// Parameters come as doubles and are rounded to the compute type once, as torch does. They follow the learned numbers.
 template <template <class> class Formula, class T>
-inline Formula<T> make_formula(const Call& call) {
+inline Formula<T> make_formula(const Call& call, unsigned learned = 0) {
   Formula<T> formula;
   if constexpr (sizeof(Formula<T>) >= sizeof(T)) {
     auto* fields = reinterpret_cast<T*>(&formula);
-    for (unsigned i = 0; i < sizeof(Formula<T>) / sizeof(T); ++i) fields[i] = static_cast<T>(call.parameters[i]);
+    for (unsigned i = 0; i < sizeof(Formula<T>) / sizeof(T); ++i)
+      fields[i] = i < learned ? T(0) : static_cast<T>(call.parameters[i - learned]);
   }
   return formula;
 }
@@ -135,7 +147,7 @@ void unpack_all(const uint8_t* bytes, Flag* flags, int64_t n) {
 }
 
 template <template <class> class Formula, class T>
-void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
+FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
   auto* x = static_cast<const T*>(x_);
   auto* y = static_cast<T*>(y_);
   const auto formula = make_formula<Formula, T>(call);
@@ -155,8 +167,18 @@ void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, 
   }
 }
 
+template <class Formula, class T>
+inline auto gradient(const Formula& formula, T grad, T saved, int) -> decltype(formula.gradient(grad, saved)) {
+  return formula.gradient(grad, saved);
+}
+template <class Formula, class T>
+inline T gradient(const Formula& formula, T grad, T saved, long) {
+  return grad * formula.derivative(saved);
+}
+
 template <template <class> class Formula, class T>
-void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first, const Call& call) {
+FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first,
+                              const Call& call) {
   auto* grad = static_cast<const T*>(grad_);
   auto* grad_input = static_cast<T*>(grad_input_);
   const auto formula = make_formula<Formula, T>(call);
@@ -172,31 +194,224 @@ void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t 
     }
   } else {
     auto* saved = static_cast<const T*>(saved_);
-    FASTACT_FOR_EACH(i, n) grad_input[i] = grad[i] * formula.derivative(saved[i]);
+    FASTACT_FOR_EACH(i, n) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
   }
 }
 
-template <class T>
-void prelu(const void* x_, const void* weight_, void* y_, int64_t n) {
-  auto* x = static_cast<const T*>(x_);
-  auto* weight = static_cast<const T*>(weight_);
-  auto* y = static_cast<T*>(y_);
-  FASTACT_FOR_EACH(i, n) y[i] = PReLU<T>::forward(x[i], weight[i]);
+// The formula with the learned numbers of element i.
+template <template <class> class Formula, class T>
+inline Formula<T> with_learned(Formula<T> formula, const void* const* learned, int64_t i) {
+  auto* fields = reinterpret_cast<T*>(&formula);
+  fields[0] = static_cast<const T*>(learned[0])[i];
+  if constexpr (Formula<T>::learned > 1) fields[1] = static_cast<const T*>(learned[1])[i];
+  return formula;
 }
 
-template <class T>
-void prelu_backward(const void* grad_, const void* x_, const void* weight_, void* grad_input_, void* terms_,
-                    int64_t n) {
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void learned_forward(const void* x_, const void* const* learned, bool each, void* y_, int64_t n,
+                                     const Call& call) {
+  auto* x = static_cast<const T*>(x_);
+  auto* y = static_cast<T*>(y_);
+  const auto shared = make_formula<Formula, T>(call, Formula<T>::learned);
+  if (each) {
+    FASTACT_FOR_EACH(i, n) y[i] = with_learned<Formula>(shared, learned, i).forward(x[i]);
+  } else {
+    const auto formula = with_learned<Formula>(shared, learned, 0);
+    FASTACT_FOR_EACH(i, n) y[i] = formula.forward(x[i]);
+  }
+}
+
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void learned_backward(const void* grad_, const void* x_, const void* const* learned, bool each,
+                                      void* grad_input_, void* const* terms, int64_t n, const Call& call) {
+  constexpr int count = Formula<T>::learned;
   auto* grad = static_cast<const T*>(grad_);
   auto* x = static_cast<const T*>(x_);
-  auto* weight = static_cast<const T*>(weight_);
   auto* grad_input = static_cast<T*>(grad_input_);
-  auto* terms = static_cast<T*>(terms_);
-  FASTACT_FOR_EACH(i, n) {
-    T g = grad[i], value = x[i];
-    grad_input[i] = PReLU<T>::grad_input(g, value, weight[i]);
-    terms[i] = PReLU<T>::grad_weight(g, value);
+  auto* first = static_cast<T*>(terms[0]);
+  auto* last = static_cast<T*>(terms[count - 1]);
+  const auto shared = make_formula<Formula, T>(call, count);
+  const auto write = [=](const Formula<T>& formula, int64_t i) {
+    const auto gradients = formula.with_gradients(grad[i], x[i]);
+    grad_input[i] = gradients.input;
+    first[i] = gradients.learned[0];
+    last[i] = gradients.learned[count - 1];
+  };
+  if (each) {
+    FASTACT_FOR_EACH(i, n) write(with_learned<Formula>(shared, learned, i), i);
+  } else {
+    const auto formula = with_learned<Formula>(shared, learned, 0);
+    FASTACT_FOR_EACH(i, n) write(formula, i);
   }
+}
+
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* out_, int64_t n) {
+  auto* value = static_cast<const T*>(value_);
+  auto* gate = static_cast<const T*>(gate_);
+  auto* out = static_cast<T*>(out_);
+  const Formula<T> formula{};
+  FASTACT_FOR_EACH(i, n) out[i] = formula.forward(value[i], gate[i]);
+}
+
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void gated_backward(const void* grad_, const void* value_, const void* gate_, void* grad_value_,
+                                    void* grad_gate_, int64_t n) {
+  auto* grad = static_cast<const T*>(grad_);
+  auto* value = static_cast<const T*>(value_);
+  auto* gate = static_cast<const T*>(gate_);
+  auto* grad_value = static_cast<T*>(grad_value_);
+  auto* grad_gate = static_cast<T*>(grad_gate_);
+  const Formula<T> formula{};
+  FASTACT_FOR_EACH(i, n) {
+    const auto gradients = formula.with_gradients(grad[i], value[i], gate[i]);
+    grad_value[i] = gradients.value;
+    grad_gate[i] = gradients.gate;
+  }
+}
+
+// The elements of one step of a panel.
+template <class T>
+inline T* step_of(Panel panel, int64_t step) {
+  return static_cast<T*>(panel.data) + step * panel.stride;
+}
+
+// Combines the lanes of each row into its first one. By halving: sums are accurate, and no result waits for many
+// others.
+template <int64_t half, class T, class Combine>
+inline void fold_all(T* lanes, const Combine& combine) {
+  for (int64_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
+  if constexpr (half > 1) fold_all<half / 2>(lanes, combine);
+}
+template <class T, class Combine>
+inline void fold(T* lanes, Lanes in_use, const Combine& combine) {
+  if (in_use.count == kLanes && in_use.period == 1) return fold_all<kLanes / 2>(lanes, combine);
+  for (int64_t groups = in_use.count / in_use.period; groups > 1; groups = (groups + 1) / 2) {
+    int64_t half = (groups + 1) / 2 * in_use.period, others = groups * in_use.period - half;
+    for (int64_t i = 0; i < others; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
+  }
+}
+inline void fold_sums(double* sums, Lanes in_use) {
+  fold(sums, in_use, [](double a, double b) { return a + b; });
+}
+
+// Gives every lane what the first of its row has.
+template <class T>
+inline void repeat(const T* rows, Lanes in_use, T* lanes) {
+  if (in_use.period == 1) {
+    const T row = rows[0];
+    FASTACT_FOR_EACH(i, kLanes) lanes[i] = row;
+  } else {
+    for (int64_t i = 0; i < in_use.period; ++i)
+      for (int64_t lane = i; lane < kLanes; lane += in_use.period) lanes[lane] = rows[i];
+  }
+}
+
+template <template <class> class Formula, class T>
+void softmax_peaks(Panel x_, int64_t steps, Lanes in_use, bool first, void* peaks_) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<T*>(peaks_);
+  alignas(64) T largest[kLanes];
+  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? lowest_number<T>() : peaks[i];
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* x = step_of<const T>(x_, step);
+    FASTACT_FOR_EACH(i, kLanes) largest[i] = at_least(largest[i], formula.oriented(x[i]));
+  }
+  fold(largest, in_use, [](T a, T b) { return at_least(a, b); });
+  repeat(largest, in_use, peaks);
+}
+
+template <template <class> class Formula, class T>
+void softmax_exponentials(Panel x_, int64_t steps, const void* peaks_, Panel e_, bool first, double* sums) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<const T*>(peaks_);
+  constexpr int64_t count = (Formula<T>::log ? 2 : 1) * kLanes;
+  alignas(64) double total[count];
+  FASTACT_FOR_EACH(i, count) total[i] = first ? 0 : sums[i];
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* x = step_of<const T>(x_, step);
+    T* e = step_of<T>(e_, step);
+    FASTACT_FOR_EACH(i, kLanes) {
+      T oriented = formula.oriented(x[i]), exponential = raised_exp(oriented, peaks[i]);
+      if constexpr (Formula<T>::log) {
+        total[i] += oriented == peaks[i] ? T(0) : exponential;
+        total[kLanes + i] += oriented == peaks[i] ? T(kRaised) : T(0);
+      } else {
+        e[i] = exponential;
+        total[i] += exponential;
+      }
+    }
+  }
+  FASTACT_FOR_EACH(i, count) sums[i] = total[i];
+}
+
+template <template <class> class Formula, class T>
+void softmax_finish(double* sums, const void* peaks_, Lanes in_use, void* high_, void* low_) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<const T*>(peaks_);
+  T high[kLanes], low[kLanes];
+  fold_sums(sums, in_use);
+  if (Formula<T>::log) fold_sums(sums + kLanes, in_use);
+  for (int64_t i = 0; i < in_use.period; ++i)
+    formula.finish({sums[i], Formula<T>::log ? sums[kLanes + i] : 0}, peaks[i], high[i], low[i]);
+  repeat(high, in_use, static_cast<T*>(high_));
+  repeat(low, in_use, static_cast<T*>(low_));
+}
+
+template <template <class> class Formula, class T>
+void softmax_write(Panel source_, int64_t steps, const void* high_, const void* low_, Panel y_) {
+  const Formula<T> formula;
+  auto *high = static_cast<const T*>(high_), *low = static_cast<const T*>(low_);
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* source = step_of<const T>(source_, step);
+    T* y = step_of<T>(y_, step);
+    FASTACT_FOR_EACH(i, kLanes) y[i] = formula.forward(source[i], high[i], low[i]);
+  }
+}
+
+template <template <class> class Formula, class T>
+void softmax_terms(Panel grad_, Panel y_, int64_t steps, bool first, double* sums) {
+  const Formula<T> formula;
+  constexpr int64_t few = 8;  // the steps after which the sums in T are moved to those in double
+  alignas(64) double total[kLanes];
+  FASTACT_FOR_EACH(i, kLanes) total[i] = first ? 0 : sums[i];
+  for (int64_t begin = 0; begin < steps; begin += few) {
+    alignas(64) T partial[kLanes] = {};
+    for (int64_t step = begin; step < steps && step < begin + few; ++step) {
+      const T *grad = step_of<const T>(grad_, step), *y = step_of<const T>(y_, step);
+      FASTACT_FOR_EACH(i, kLanes) partial[i] += formula.term(grad[i], y[i]);
+    }
+    FASTACT_FOR_EACH(i, kLanes) total[i] += partial[i];
+  }
+  FASTACT_FOR_EACH(i, kLanes) sums[i] = total[i];
+}
+
+template <class T>
+void softmax_finish_terms(double* sums, Lanes in_use, void* rounded_) {
+  T rounded[kLanes];
+  fold_sums(sums, in_use);
+  for (int64_t i = 0; i < in_use.period; ++i) rounded[i] = static_cast<T>(sums[i]);
+  repeat(rounded, in_use, static_cast<T*>(rounded_));
+}
+
+template <template <class> class Formula, class T>
+void softmax_gradient(Panel grad_, Panel y_, int64_t steps, const void* sums_, Panel grad_input_) {
+  const Formula<T> formula;
+  auto* sums = static_cast<const T*>(sums_);
+  for (int64_t step = 0; step < steps; ++step) {
+    const T *grad = step_of<const T>(grad_, step), *y = step_of<const T>(y_, step);
+    T* grad_input = step_of<T>(grad_input_, step);
+    FASTACT_FOR_EACH(i, kLanes) grad_input[i] = formula.gradient(grad[i], y[i], sums[i]);
+  }
+}
+
+template <template <class> class Formula, class T>
+constexpr SoftmaxBlocks softmax_blocks() {
+  return {softmax_peaks<Formula, T>,    softmax_exponentials<Formula, T>,
+          softmax_finish<Formula, T>,   softmax_write<Formula, T>,
+          softmax_terms<Formula, T>,    softmax_finish_terms<T>,
+          softmax_gradient<Formula, T>, Formula<T>::log,
+          Formula<T>{}.oriented(1) < 0};
 }
 
 // 16-bit types. Narrowing rounds to nearest even, once; NaN becomes the quiet NaN.
@@ -267,6 +482,13 @@ void narrow_float16s(const float* from, uint16_t* to, int64_t n) {
 
 #define FASTACT_FORWARD(Formula, name, parameters) {forward<Formula, float>, forward<Formula, double>},
 #define FASTACT_BACKWARD(Formula, name, parameters) {backward<Formula, float>, backward<Formula, double>},
+#define FASTACT_LEARNED_FORWARD(Formula, name, learned, parameters) \
+  {learned_forward<Formula, float>, learned_forward<Formula, double>},
+#define FASTACT_LEARNED_BACKWARD(Formula, name, learned, parameters) \
+  {learned_backward<Formula, float>, learned_backward<Formula, double>},
+#define FASTACT_GATED_FORWARD(Formula, name) {gated_forward<Formula, float>, gated_forward<Formula, double>},
+#define FASTACT_GATED_BACKWARD(Formula, name) {gated_backward<Formula, float>, gated_backward<Formula, double>},
+#define FASTACT_SOFTMAX_BLOCKS(Formula, name) {softmax_blocks<Formula, float>(), softmax_blocks<Formula, double>()},
 #define FASTACT_STRING(text) FASTACT_STRING_(text)
 #define FASTACT_STRING_(text) #text
 #define FASTACT_TABLE(name) FASTACT_TABLE_(name)
@@ -276,8 +498,14 @@ const InstructionSet FASTACT_TABLE(FASTACT_INSTRUCTION_SET) = {
     FASTACT_STRING(FASTACT_INSTRUCTION_SET),
     {FASTACT_POINTWISE(FASTACT_FORWARD)},
     {FASTACT_POINTWISE(FASTACT_BACKWARD)},
-    {prelu<float>, prelu<double>},
-    {prelu_backward<float>, prelu_backward<double>},
+    {FASTACT_LEARNED(FASTACT_LEARNED_FORWARD)},
+    {FASTACT_LEARNED(FASTACT_LEARNED_BACKWARD)},
+    {FASTACT_GATED(FASTACT_GATED_FORWARD)},
+    {FASTACT_GATED(FASTACT_GATED_BACKWARD)},
+    {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Float16>,
+     maxout_forward<BFloat16>},
+    {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},
+    {FASTACT_SOFTMAX(FASTACT_SOFTMAX_BLOCKS)},
     {widen_float16s, widen_bfloat16s},
     {narrow_float16s, narrow_bfloat16s},
 };

@@ -6,13 +6,29 @@
 //   name_backward(Tensor grad, Tensor saved, P) -> Tensor
 // and, where one bit per element is saved:
 //   name_bits(Tensor input, P) -> (Tensor, Tensor)        name_bits_(Tensor(a!) input, P) -> Tensor
+// Those with learned tensors L (one number each, or one per channel):
+//   name(Tensor input, L, P) -> Tensor      name_backward(Tensor grad, Tensor input, L, P) -> (Tensor, one for each L)
+// Gated units:
+//   name(Tensor value, Tensor gate) -> Tensor
+//   name_backward(Tensor grad, Tensor value, Tensor gate, Tensor(a!) grad_value, Tensor(b!) grad_gate) -> ()
+// Maxout, on tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart:
+//   maxout(Tensor input, int pieces, int inner, Tensor(a!) output, Tensor(b!) indices) -> ()
+//   maxout_backward(Tensor grad, Tensor indices, int pieces, int inner, Tensor(a!) grad_input) -> ()
+// Those of rows along a dimension; `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
+//   name(Tensor input, int dim, ScalarType dtype) -> Tensor
+//   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
 // No autograd is registered: fastact/autograd.py calls these from torch.autograd.Functions.
 #include <string>
 
 #include "exponentials.h"
 #include "loops.h"
+#include "periodic.h"
 #include "rectifiers.h"
+#include "rows.h"
+#include "self_gated.h"
+#include "shrinkage.h"
 #include "sigmoids.h"
+#include "softplus.h"
 
 namespace fastact {
 namespace {
@@ -113,28 +129,42 @@ void backward(StableIValue* stack, uint64_t, uint64_t) {
   }
 }
 
-// weight: one number, or one per channel (dimension 1 of the input).
-template <class T>
-struct Slopes {
-  std::vector<T> values;
-  Channels channels;
+template <LearnedPointwise which>
+struct LearnedTraits;
 
-  Slopes(const Tensor& weight, const Tensor& input, const Tensor& walked) {
-    int64_t count = weight.numel();
-    STD_TORCH_CHECK(weight.scalar_type() == input.scalar_type() && weight.dim() <= 1 && weight.is_contiguous() &&
-                        (count == 1 || (input.dim() >= 2 && input.size(1) == count)),
-                    "fastact::prelu: expected weight to hold one number or one per channel, in the input's dtype");
-    values.resize(round_up(count));
-    Operand operand{static_cast<char*>(weight.data_ptr()), count, weight.scalar_type()};
-    for (int64_t i = 0; i < count; i += kBlock) {
-      int64_t n = std::min(kBlock, count - i);
-      const void* source = load(operand, 0, i, n, values.data() + i);
-      if (source != values.data() + i) std::memcpy(values.data() + i, source, n * sizeof(T));
-    }
-    // The stride of dimension 1 in the order in which elements are walked is the number that share a slope.
-    channels = {count, count == 1 ? std::max<int64_t>(2, input.numel()) : walked.stride(1)};
+#define FASTACT_TRAITS(Formula, op, schema_learned, schema_parameters)           \
+  template <>                                                                    \
+  struct LearnedTraits<k##Formula> {                                             \
+    static constexpr const char* name = #op;                                     \
+    static constexpr const char* tensors = schema_learned;                       \
+    static constexpr const char* parameters = schema_parameters;                 \
+    static constexpr int learned = Formula<float>::learned;                      \
+    static constexpr int parameter_count = sizeof(Formula<float>) / 4 - learned; \
+    static_assert(learned <= kMostLearned);                                      \
+  };
+FASTACT_LEARNED(FASTACT_TRAITS)
+#undef FASTACT_TRAITS
+
+// A learned tensor as the loops read it: one number, or one per channel (dimension 1 of the input).
+template <class T>
+LearnedTensor<T> read_learned(const Tensor& tensor, const Tensor& input, const Tensor& walked, const char* op) {
+  int64_t count = tensor.numel();
+  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type() && tensor.dim() <= 1 && tensor.is_contiguous() &&
+                      (count == 1 || (input.dim() >= 2 && input.size(1) == count)),
+                  "fastact::", op,
+                  ": expected a learned tensor to hold one number or one per channel, in the input's dtype");
+  // The stride of dimension 1 in the order in which elements are walked is the number that share a channel.
+  Channels channels{count, count == 1 ? std::max<int64_t>(2, input.numel()) : walked.stride(1)};
+  LearnedTensor<T> result{std::vector<T>(round_up(count)), channels};
+  T* values = result.values.data();
+  Operand operand{static_cast<char*>(tensor.data_ptr()), count, tensor.scalar_type()};
+  for (int64_t i = 0; i < count; i += kBlock) {
+    int64_t n = std::min(kBlock, count - i);
+    const void* source = load(operand, 0, i, n, values + i);
+    if (source != values + i) std::memcpy(values + i, source, n * sizeof(T));
   }
-};
+  return result;
+}
 
 template <class Body>
 void with_compute_type(const Tensor& tensor, const Body& body) {
@@ -145,39 +175,172 @@ void with_compute_type(const Tensor& tensor, const Body& body) {
   }
 }
 
-void prelu(StableIValue* stack, uint64_t, uint64_t) {
-  Tensor input = to<Tensor>(stack[0]), weight = to<Tensor>(stack[1]);
-  check_dtype(input, "prelu");
+// The learned tensors and the parameters, from stack[first] on.
+template <LearnedPointwise which>
+struct LearnedArguments {
+  using Traits = LearnedTraits<which>;
+  std::vector<Tensor> tensors;
+  double parameters[Traits::parameter_count + 1];
+  Call call{parameters, 0};
+
+  LearnedArguments(StableIValue* stack, int first) {
+    for (int k = 0; k < Traits::learned; ++k) tensors.push_back(to<Tensor>(stack[first++]));
+    for (int i = 0; i < Traits::parameter_count; ++i) parameters[i] = to<double>(stack[first + i]);
+  }
+  LearnedArguments(const LearnedArguments&) = delete;
+
+  template <class T>
+  std::vector<LearnedTensor<T>> read(const Tensor& input, const Tensor& walked) const {
+    std::vector<LearnedTensor<T>> learned;
+    for (const Tensor& tensor : tensors) learned.push_back(read_learned<T>(tensor, input, walked, Traits::name));
+    return learned;
+  }
+};
+
+template <LearnedPointwise which>
+void learned_forward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor input = to<Tensor>(stack[0]);
+  check_dtype(input, LearnedTraits<which>::name);
+  LearnedArguments<which> arguments(stack, 1);
   Walk walk = walk_to_new_output({input});
   with_compute_type(input, [&](auto type) {
-    Slopes<decltype(type)> slopes(weight, input, walk.tensors.back());
-    if (slopes.channels.count == 1) {
-      double slope = slopes.values[0];
-      run_forward(kLeakyReLU, walk, nullptr, Call{&slope, 0});  // the same formula, without a slope per element
-    } else {
-      run_prelu(walk, slopes.values.data(), slopes.channels);
+    run_learned(which, walk, arguments.template read<decltype(type)>(input, walk.tensors.back()), arguments.call);
+  });
+  stack[0] = from(walk.tensors.back());
+}
+
+template <LearnedPointwise which>
+void learned_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor grad = to<Tensor>(stack[0]), input = to<Tensor>(stack[1]);
+  check_dtype(input, LearnedTraits<which>::name);
+  check_same(grad, input, LearnedTraits<which>::name);
+  LearnedArguments<which> arguments(stack, 2);
+  Walk walk = walk_to_new_output({grad, input});
+  with_compute_type(input, [&](auto type) {
+    using T = decltype(type);
+    auto sums =
+        run_learned_backward(which, walk, arguments.template read<T>(input, walk.tensors.back()), arguments.call);
+    for (size_t k = 0; k < sums.size(); ++k) {
+      Tensor gradient = new_dense(arguments.tensors[k]);
+      std::vector<T> rounded(sums[k].begin(), sums[k].end());
+      rounded.resize(round_up(rounded.size()));
+      Operand operand{static_cast<char*>(gradient.data_ptr()), gradient.numel(), gradient.scalar_type()};
+      store(operand, 0, 0, gradient.numel(), rounded.data());
+      stack[1 + k] = from(gradient);
     }
   });
   stack[0] = from(walk.tensors.back());
 }
 
-void prelu_backward(StableIValue* stack, uint64_t, uint64_t) {
-  Tensor grad = to<Tensor>(stack[0]), input = to<Tensor>(stack[1]), weight = to<Tensor>(stack[2]);
-  check_dtype(input, "prelu");
-  check_same(grad, input, "prelu_backward");
-  Walk walk = walk_to_new_output({grad, input});
-  Tensor grad_weight = new_dense(weight);
-  with_compute_type(input, [&](auto type) {
-    using T = decltype(type);
-    Slopes<T> slopes(weight, input, walk.tensors.back());
-    auto sums = run_prelu_backward(walk, slopes.values.data(), slopes.channels);
-    std::vector<T> rounded(sums.begin(), sums.end());
-    rounded.resize(round_up(rounded.size()));
-    Operand operand{static_cast<char*>(grad_weight.data_ptr()), weight.numel(), weight.scalar_type()};
-    store(operand, 0, 0, weight.numel(), rounded.data());
+template <GatedUnit which>
+struct GatedTraits;
+
+#define FASTACT_TRAITS(Formula, op)          \
+  template <>                                \
+  struct GatedTraits<k##Formula> {           \
+    static constexpr const char* name = #op; \
+  };
+FASTACT_GATED(FASTACT_TRAITS)
+#undef FASTACT_TRAITS
+
+template <GatedUnit which>
+void gated_forward(StableIValue* stack, uint64_t, uint64_t) {
+  const char* op = GatedTraits<which>::name;
+  Tensor value = to<Tensor>(stack[0]), gate = to<Tensor>(stack[1]);
+  check_dtype(value, op);
+  check_same(value, gate, op);
+  Tensor output = new_dense(value);
+  run_gated(which, walk_in_step({value, gate}, {output}));
+  stack[0] = from(output);
+}
+
+template <GatedUnit which>
+void gated_backward(StableIValue* stack, uint64_t, uint64_t) {
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 5; ++i) tensors.push_back(to<Tensor>(stack[i]));
+  check_dtype(tensors[0], GatedTraits<which>::name);
+  for (const Tensor& tensor : tensors) check_same(tensors[0], tensor, GatedTraits<which>::name);
+  WalkInStep walk = walk_in_step({tensors[0], tensors[1], tensors[2]}, {tensors[3], tensors[4]});
+  run_gated_backward(which, walk);
+  walk.finish();
+}
+
+// `longer` has the pieces, `shorter` and `indices` one element of each group.
+void check_maxout(const Tensor& longer, const Tensor& shorter, const Tensor& indices, int64_t pieces, int64_t inner) {
+  check_dtype(longer, "maxout");
+  STD_TORCH_CHECK(shorter.scalar_type() == longer.scalar_type() && indices.scalar_type() == ScalarType::Byte &&
+                      pieces >= 2 && pieces <= 255 && inner >= 1 && longer.numel() == shorter.numel() * pieces &&
+                      shorter.numel() % inner == 0 && indices.numel() == shorter.numel() && is_dense(longer) &&
+                      is_dense(shorter) && is_dense(indices),
+                  "fastact::maxout: expected dense tensors, of 2 to 255 pieces and of one byte for each group of them");
+}
+
+void maxout_forward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor input = to<Tensor>(stack[0]), output = to<Tensor>(stack[3]), indices = to<Tensor>(stack[4]);
+  int64_t pieces = to<int64_t>(stack[1]), inner = to<int64_t>(stack[2]);
+  check_maxout(input, output, indices, pieces, inner);
+  run_maxout(input, pieces, inner, output, indices);
+}
+
+void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor grad = to<Tensor>(stack[0]), indices = to<Tensor>(stack[1]), grad_input = to<Tensor>(stack[4]);
+  int64_t pieces = to<int64_t>(stack[2]), inner = to<int64_t>(stack[3]);
+  check_maxout(grad_input, grad, indices, pieces, inner);
+  run_maxout_backward(grad, indices, pieces, inner, grad_input);
+}
+
+constexpr const char* kSoftmaxNames[] = {
+#define FASTACT_NAME(Formula, name) #name,
+    FASTACT_SOFTMAX(FASTACT_NAME)
+#undef FASTACT_NAME
+};
+
+// The dimension, counted from the front.
+int64_t read_dim(StableIValue value, const Tensor& tensor, const char* op) {
+  int64_t dim = to<int64_t>(value), dims = std::max<int64_t>(1, tensor.dim());
+  STD_TORCH_CHECK(-dims <= dim && dim < dims, "fastact::", op, ": expected dim from ", -dims, " to ", dims - 1,
+                  ", got ", dim);
+  return dim < 0 ? dim + dims : dim;
+}
+
+Operand whole(const Tensor& tensor) { return {static_cast<char*>(tensor.data_ptr()), 0, tensor.scalar_type()}; }
+
+// `wide` may be float32 where `narrow` is a 16-bit type.
+void check_widening(ScalarType narrow, ScalarType wide, const char* op) {
+  STD_TORCH_CHECK(narrow == wide || (is_16_bit(narrow) && wide == ScalarType::Float), "fastact::", op,
+                  ": expected one dtype, or float32 made of a 16-bit type");
+}
+
+template <SoftmaxKind which>
+void softmax_forward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor input = to<Tensor>(stack[0]);
+  auto type = to<ScalarType>(stack[2]);
+  check_dtype(input, kSoftmaxNames[which]);
+  check_widening(input.scalar_type(), type, kSoftmaxNames[which]);
+  int64_t dim = read_dim(stack[1], input, kSoftmaxNames[which]);
+  if (!is_dense(input)) input = dense_copy(input, input);
+  Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type);
+  with_compute_type(input, [&](auto number) {
+    run_softmax<decltype(number)>(which, around(input, dim), whole(input), whole(output));
   });
-  stack[0] = from(walk.tensors.back());
-  stack[1] = from(grad_weight);
+  stack[0] = from(output);
+}
+
+template <SoftmaxKind which>
+void softmax_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor grad = to<Tensor>(stack[0]), output = to<Tensor>(stack[1]);
+  auto type = to<ScalarType>(stack[3]);
+  check_dtype(grad, kSoftmaxNames[which]);
+  check_same(grad, output, kSoftmaxNames[which]);
+  check_widening(type, grad.scalar_type(), kSoftmaxNames[which]);
+  int64_t dim = read_dim(stack[2], grad, kSoftmaxNames[which]);
+  if (!is_dense(output)) output = dense_copy(output, output);
+  if (!same_layout(grad, output)) grad = dense_copy(grad, output);
+  Tensor grad_input = new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type);
+  with_compute_type(grad, [&](auto number) {
+    run_softmax_backward<decltype(number)>(which, around(output, dim), whole(grad), whole(output), whole(grad_input));
+  });
+  stack[0] = from(grad_input);
 }
 
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
@@ -208,22 +371,70 @@ void implement(torch::stable::detail::StableLibrary& library) {
   }
 }
 
+template <LearnedPointwise which>
+void define_learned(torch::stable::detail::StableLibrary& library) {
+  using T = LearnedTraits<which>;
+  std::string name = T::name, rest = std::string(T::tensors) + T::parameters + ") -> ", gradients = "Tensor";
+  for (int k = 0; k < T::learned; ++k) gradients += ", Tensor";
+  library.def((name + "(Tensor input" + rest + "Tensor").c_str());
+  library.def((name + "_backward(Tensor grad, Tensor input" + rest + "(" + gradients + ")").c_str());
+}
+
+template <LearnedPointwise which>
+void implement_learned(torch::stable::detail::StableLibrary& library) {
+  std::string name = LearnedTraits<which>::name;
+  library.impl(name.c_str(), learned_forward<which>);
+  library.impl((name + "_backward").c_str(), learned_backward<which>);
+}
+
+template <GatedUnit which>
+void define_gated(torch::stable::detail::StableLibrary& library) {
+  std::string name = GatedTraits<which>::name, outputs = "Tensor(a!) grad_value, Tensor(b!) grad_gate";
+  library.def((name + "(Tensor value, Tensor gate) -> Tensor").c_str());
+  library.def((name + "_backward(Tensor grad, Tensor value, Tensor gate, " + outputs + ") -> ()").c_str());
+}
+
+template <GatedUnit which>
+void implement_gated(torch::stable::detail::StableLibrary& library) {
+  std::string name = GatedTraits<which>::name;
+  library.impl(name.c_str(), gated_forward<which>);
+  library.impl((name + "_backward").c_str(), gated_backward<which>);
+}
+
 }  // namespace
 }  // namespace fastact
 
 STABLE_TORCH_LIBRARY(fastact, library) {
 #define FASTACT_DEFINE(Formula, name, parameters) fastact::define<fastact::k##Formula>(library);
   FASTACT_POINTWISE(FASTACT_DEFINE)
-  library.def("prelu(Tensor input, Tensor weight) -> Tensor");
-  library.def("prelu_backward(Tensor grad, Tensor input, Tensor weight) -> (Tensor, Tensor)");
+#define FASTACT_DEFINE_LEARNED(Formula, name, learned, parameters) \
+  fastact::define_learned<fastact::k##Formula>(library);
+  FASTACT_LEARNED(FASTACT_DEFINE_LEARNED)
+#define FASTACT_DEFINE_GATED(Formula, name) fastact::define_gated<fastact::k##Formula>(library);
+  FASTACT_GATED(FASTACT_DEFINE_GATED)
+  library.def("maxout(Tensor input, int pieces, int inner, Tensor(a!) output, Tensor(b!) indices) -> ()");
+  library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int inner, Tensor(a!) grad_input) -> ()");
+#define FASTACT_DEFINE_SOFTMAX(Formula, name)                               \
+  library.def(#name "(Tensor input, int dim, ScalarType dtype) -> Tensor"); \
+  library.def(#name "_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor");
+  FASTACT_SOFTMAX(FASTACT_DEFINE_SOFTMAX)
   library.def("cpu_capability() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
 #define FASTACT_IMPLEMENT(Formula, name, parameters) fastact::implement<fastact::k##Formula>(library);
   FASTACT_POINTWISE(FASTACT_IMPLEMENT)
-  library.impl("prelu", fastact::prelu);
-  library.impl("prelu_backward", fastact::prelu_backward);
+#define FASTACT_IMPLEMENT_LEARNED(Formula, name, learned, parameters) \
+  fastact::implement_learned<fastact::k##Formula>(library);
+  FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
+#define FASTACT_IMPLEMENT_GATED(Formula, name) fastact::implement_gated<fastact::k##Formula>(library);
+  FASTACT_GATED(FASTACT_IMPLEMENT_GATED)
+  library.impl("maxout", fastact::maxout_forward);
+  library.impl("maxout_backward", fastact::maxout_backward);
+#define FASTACT_IMPLEMENT_SOFTMAX(Formula, name)                      \
+  library.impl(#name, fastact::softmax_forward<fastact::k##Formula>); \
+  library.impl(#name "_backward", fastact::softmax_backward<fastact::k##Formula>);
+  FASTACT_SOFTMAX(FASTACT_IMPLEMENT_SOFTMAX)
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {

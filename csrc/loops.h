@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -92,14 +93,16 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// The length of the row-major tensor's consecutive runs and the one distance between them, or nothing.
+// The length of the row-major tensor's consecutive runs and the one distance between them, or nothing. With an `order`
+// of the dimensions, from the outermost to the innermost: of the tensor permuted so.
 struct Rows {
   int64_t columns, stride;
 };
-inline std::optional<Rows> row_strided(const Tensor& tensor) {
+inline std::optional<Rows> row_strided(const Tensor& tensor, const int64_t* order = nullptr) {
   auto sizes = tensor.sizes(), strides = tensor.strides();
   int64_t columns = 1, rows = 1, stride = 0;
-  for (int64_t i = static_cast<int64_t>(sizes.size()) - 1; i >= 0; --i) {
+  for (int64_t place = static_cast<int64_t>(sizes.size()) - 1; place >= 0; --place) {
+    int64_t i = order ? order[place] : place;
     if (sizes[i] == 1) continue;
     if (rows == 1 && strides[i] == columns) {
       columns *= sizes[i];
@@ -196,6 +199,50 @@ inline std::optional<Walk> walk_in_place(const Tensor& tensor) {
   auto rows = row_strided(tensor);
   if (!rows) return std::nullopt;
   return walk({tensor, tensor}, {numel / rows->columns, rows->columns});
+}
+
+// Inputs and given outputs of equal sizes, in step, where they lie; what cannot be walked so is replaced by a dense
+// tensor, from which `finish` fills the output that it stands in for.
+struct WalkInStep : Walk {
+  std::vector<std::pair<Tensor, Tensor>> replaced;
+
+  void finish() {
+    for (auto& [output, dense] : replaced) torch::stable::copy_(output, dense);
+  }
+};
+
+inline WalkInStep walk_in_step(std::vector<Tensor> inputs, const std::vector<Tensor>& outputs) {
+  const Tensor& leader = outputs.front();
+  int64_t numel = leader.numel(), columns = numel;
+  size_t input_count = inputs.size();
+  WalkInStep result{{{0, 0}, std::move(inputs), {}}, {}};
+  result.tensors.insert(result.tensors.end(), outputs.begin(), outputs.end());
+  std::vector<int64_t> order(leader.dim());
+  std::iota(order.begin(), order.end(), 0);
+  auto strides = leader.strides();
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+  std::vector<std::optional<Rows>> rows;
+  for (const Tensor& tensor : result.tensors) {
+    rows.push_back(row_strided(tensor, order.data()));
+    if (rows.back()) columns = std::min(columns, rows.back()->columns);
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Tensor& tensor = result.tensors[i];
+    if (!rows[i] || (rows[i]->columns != columns && rows[i]->columns != numel)) {
+      Tensor dense = new_dense(leader);
+      if (i < input_count) {
+        torch::stable::copy_(dense, tensor);
+      } else {
+        result.replaced.emplace_back(tensor, dense);
+      }
+      tensor = dense;
+      rows[i] = Rows{numel, numel};
+    }
+    int64_t stride = rows[i]->columns == columns ? rows[i]->stride : columns;
+    result.operands.push_back({static_cast<char*>(tensor.data_ptr()), stride, tensor.scalar_type()});
+  }
+  if (numel > 0) result.shape = {numel / columns, columns};
+  return result;
 }
 
 inline int64_t round_up(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
@@ -336,16 +383,17 @@ void for_each_run(Channels channels, int64_t first, int64_t n, const Body& body)
   }
 }
 
+// One number per channel, spread over the elements.
 template <class T>
-void spread_slopes(const T* slopes, Channels channels, int64_t first, int64_t n, T* weight) {
+void spread(const T* values, Channels channels, int64_t first, int64_t n, T* each) {
   for_each_run(channels, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
     if (channels.inner == 1) {
-      std::copy_n(slopes + channel, length, weight + offset);
+      std::copy_n(values + channel, length, each + offset);
     } else {
-      std::fill_n(weight + offset, length, slopes[channel]);
+      std::fill_n(each + offset, length, values[channel]);
     }
   });
-  std::fill(weight + n, weight + round_up(n), T(0));
+  std::fill(each + n, each + round_up(n), T(1));
 }
 
 // Sixteen partial sums, so that the additions do not wait for one another.
@@ -361,58 +409,152 @@ double sum(const T* terms, int64_t n) {
   return total;
 }
 
-// The walk's tensors are x and y; `slopes` holds one number per channel, in compute type.
+// A learned tensor: its numbers in compute type, and how they repeat.
 template <class T>
-void run_prelu(const Walk& walk, const T* slopes, Channels channels) {
+struct LearnedTensor {
+  std::vector<T> values;
+  Channels channels;
+};
+
+// What the block functions read of learned tensors: single numbers as they are or, if any tensor has one per channel,
+// all of them spread over the block's elements.
+template <class T>
+struct LearnedBlock {
+  alignas(64) T each[kMostLearned][kBlock];
+  const void* pointers[kMostLearned];
+  bool spread_out;
+
+  explicit LearnedBlock(const std::vector<LearnedTensor<T>>& learned) {
+    spread_out = std::any_of(learned.begin(), learned.end(), [](auto& tensor) { return tensor.channels.count > 1; });
+    for (size_t k = 0; k < learned.size(); ++k) pointers[k] = spread_out ? each[k] : learned[k].values.data();
+  }
+  void move_to(const std::vector<LearnedTensor<T>>& learned, int64_t first, int64_t n) {
+    if (!spread_out) return;
+    for (size_t k = 0; k < learned.size(); ++k)
+      spread(learned[k].values.data(), learned[k].channels, first, n, each[k]);
+  }
+};
+
+// The walk's tensors are x and y.
+template <class T>
+void run_learned(LearnedPointwise which, const Walk& walk, const std::vector<LearnedTensor<T>>& learned,
+                 const Call& call) {
   const Operand x = walk.operands[0], y = walk.operands[1];
-  auto block = instruction_set().prelu[compute_index(x.type)];
+  auto block = instruction_set().learned_forward[which][compute_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;
-    alignas(64) T weight[kBlock];
-    spread_slopes(slopes, channels, first, n, weight);
+    LearnedBlock<T> numbers(learned);
+    numbers.move_to(learned, first, n);
     const void* source = load(x, row, column, n, buffer.bytes);
     void* target = destination(y, row, column, n, buffer.bytes);
-    block(source, weight, target, round_up(n));
+    block(source, numbers.pointers, numbers.spread_out, target, round_up(n), call);
     store(y, row, column, n, target);
   });
 }
 
-// The walk's tensors are grad, x and grad_input. The weight's gradient is summed in double over a number of slices that
-// depends on the tensor alone, so that the number of threads does not show in it. Returns one sum per channel.
+// The walk's tensors are grad, x and grad_input. The gradients of the learned tensors are summed in double over a
+// number of slices that depends on the tensor alone, so that the number of threads does not show in them. Returns the
+// sums for each tensor, one per channel.
 template <class T>
-std::vector<double> run_prelu_backward(const Walk& walk, const T* slopes, Channels channels) {
+std::vector<std::vector<double>> run_learned_backward(LearnedPointwise which, const Walk& walk,
+                                                      const std::vector<LearnedTensor<T>>& learned, const Call& call) {
   const Operand grad = walk.operands[0], x = walk.operands[1], grad_input = walk.operands[2];
-  auto block = instruction_set().prelu_backward[compute_index(grad.type)];
+  auto block = instruction_set().learned_backward[which][compute_index(grad.type)];
   Blocks blocks(walk.shape);
   int64_t slices = std::clamp<int64_t>(walk.shape.rows * walk.shape.columns / kGrain, 1, 64);
-  std::vector<double> sums(slices * channels.count);
+  std::vector<std::vector<double>> sums;
+  for (const auto& tensor : learned) sums.emplace_back(slices * tensor.channels.count);
   torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t slice = begin; slice < end; ++slice) {
-      double* slice_sums = sums.data() + slice * channels.count;
       int64_t from = blocks.count * slice / slices, to = blocks.count * (slice + 1) / slices;
+      LearnedBlock<T> numbers(learned);
       blocks.visit(from, to, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
         Buffer grad_buffer, x_buffer;
-        alignas(64) T weight[kBlock], terms[kBlock];
-        spread_slopes(slopes, channels, first, n, weight);
+        alignas(64) T terms[kMostLearned][kBlock];
+        void* const term_pointers[] = {terms[0], terms[1]};
+        numbers.move_to(learned, first, n);
         const void* source = load(grad, row, column, n, grad_buffer.bytes);
         const void* value = load(x, row, column, n, x_buffer.bytes);
         void* target = destination(grad_input, row, column, n, grad_buffer.bytes);
-        block(source, value, weight, target, terms, round_up(n));
+        block(source, value, numbers.pointers, numbers.spread_out, target, term_pointers, round_up(n), call);
         store(grad_input, row, column, n, target);
-        for_each_run(channels, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
-          if (channels.inner == 1) {
-            for (int64_t i = 0; i < length; ++i) slice_sums[channel + i] += terms[offset + i];
-          } else {
-            slice_sums[channel] += sum(terms + offset, length);
-          }
-        });
+        for (size_t k = 0; k < learned.size(); ++k) {
+          Channels channels = learned[k].channels;
+          double* slice_sums = sums[k].data() + slice * channels.count;
+          for_each_run(channels, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
+            if (channels.inner == 1) {
+              for (int64_t i = 0; i < length; ++i) slice_sums[channel + i] += terms[k][offset + i];
+            } else {
+              slice_sums[channel] += sum(terms[k] + offset, length);
+            }
+          });
+        }
       });
     }
   });
-  for (int64_t slice = 1; slice < slices; ++slice)
-    for (int64_t c = 0; c < channels.count; ++c) sums[c] += sums[slice * channels.count + c];
-  sums.resize(channels.count);
+  for (size_t k = 0; k < learned.size(); ++k) {
+    int64_t count = learned[k].channels.count;
+    for (int64_t slice = 1; slice < slices; ++slice)
+      for (int64_t c = 0; c < count; ++c) sums[k][c] += sums[k][slice * count + c];
+    sums[k].resize(count);
+  }
   return sums;
+}
+
+// The walk's tensors are value, gate and the output.
+inline void run_gated(GatedUnit which, const Walk& walk) {
+  const Operand value = walk.operands[0], gate = walk.operands[1], out = walk.operands[2];
+  auto block = instruction_set().gated_forward[which][compute_index(value.type)];
+  for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t) {
+    Buffer value_buffer, gate_buffer;
+    const void* values = load(value, row, column, n, value_buffer.bytes);
+    const void* gates = load(gate, row, column, n, gate_buffer.bytes);
+    void* target = destination(out, row, column, n, value_buffer.bytes);
+    block(values, gates, target, round_up(n));
+    store(out, row, column, n, target);
+  });
+}
+
+// The walk's tensors are grad, value, gate and the gradients of the last two.
+inline void run_gated_backward(GatedUnit which, const Walk& walk) {
+  const Operand grad = walk.operands[0], value = walk.operands[1], gate = walk.operands[2];
+  const Operand grad_value = walk.operands[3], grad_gate = walk.operands[4];
+  auto block = instruction_set().gated_backward[which][compute_index(grad.type)];
+  for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t) {
+    Buffer grad_buffer, value_buffer, gate_buffer;
+    const void* grads = load(grad, row, column, n, grad_buffer.bytes);
+    const void* values = load(value, row, column, n, value_buffer.bytes);
+    const void* gates = load(gate, row, column, n, gate_buffer.bytes);
+    void* for_value = destination(grad_value, row, column, n, value_buffer.bytes);
+    void* for_gate = destination(grad_gate, row, column, n, gate_buffer.bytes);
+    block(grads, values, gates, for_value, for_gate, round_up(n));
+    store(grad_value, row, column, n, for_value);
+    store(grad_gate, row, column, n, for_gate);
+  });
+}
+
+// Maxout over tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart.
+inline int type_index(ScalarType type) { return is_16_bit(type) ? 2 + half_index(type) : compute_index(type); }
+
+inline void run_maxout(const Tensor& input, int64_t pieces, int64_t inner, const Tensor& output,
+                       const Tensor& indices) {
+  auto run = instruction_set().maxout_forward[type_index(input.scalar_type())];
+  const void* x = input.data_ptr();
+  void* y = output.data_ptr();
+  auto* winners = static_cast<uint8_t*>(indices.data_ptr());
+  torch::stable::parallel_for(0, output.numel(), std::max<int64_t>(1, kGrain / pieces),
+                              [&](int64_t begin, int64_t end) { run(x, y, winners, begin, end, pieces, inner); });
+}
+
+inline void run_maxout_backward(const Tensor& grad, const Tensor& indices, int64_t pieces, int64_t inner,
+                                const Tensor& grad_input) {
+  auto run = instruction_set().maxout_backward[type_index(grad.scalar_type())];
+  const void* gradients = grad.data_ptr();
+  auto* winners = static_cast<const uint8_t*>(indices.data_ptr());
+  void* target = grad_input.data_ptr();
+  torch::stable::parallel_for(0, grad.numel(), std::max<int64_t>(1, kGrain / pieces), [&](int64_t begin, int64_t end) {
+    run(gradients, winners, target, begin, end, pieces, inner);
+  });
 }
 
 }  // namespace fastact

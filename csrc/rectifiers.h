@@ -35,12 +35,58 @@ struct RReLU : SavesBits, Random {
   T dropped(T grad, T u) const { return grad * slope(u); }
 };
 
-// The slope is a tensor, so PReLU has loops of its own, which reads it and sums its gradient in the same pass.
 template <class T>
-struct PReLU {
-  static T forward(T x, T weight) { return x > 0 ? x : x * weight; }
-  static T grad_input(T grad, T x, T weight) { return x > 0 ? grad : grad * weight; }
-  static T grad_weight(T grad, T x) { return x > 0 ? T(0) : grad * x; }
+struct Threshold : SavesBits {
+  T threshold, value;
+  T forward(T x) const { return x <= threshold ? value : x; }
+  bool keep(T x) const { return !(x <= threshold); }
+  T kept(T grad) const { return grad; }
+  T dropped(T) const { return 0; }
+};
+
+template <class T>
+struct Hardtanh : SavesBits {
+  T min_val, max_val;
+  T forward(T x) const { return at_most(max_val, at_least(min_val, x)); }
+  bool keep(T x) const { return !((x <= min_val) | (x >= max_val)); }
+  T kept(T grad) const { return grad; }
+  T dropped(T) const { return 0; }
+};
+
+template <class T>
+struct ReLU6 : SavesBits {
+  T forward(T x) const { return Hardtanh<T>{{}, 0, 6}.forward(x); }
+  bool keep(T x) const { return Hardtanh<T>{{}, 0, 6}.keep(x); }
+  T kept(T grad) const { return grad; }
+  T dropped(T) const { return 0; }
+};
+
+template <class T>
+struct SquaredReLU : SavesInput {
+  T forward(T x) const { return x < 0 ? 0 : x * x; }
+  T gradient(T grad, T x) const { return x <= 0 ? 0 : grad * (2 * x); }
+};
+
+template <class T>
+struct PReLU : Learned<1> {
+  T weight;
+  T forward(T x) const { return x > 0 ? x : x * weight; }
+  Gradients<T, 1> with_gradients(T grad, T x) const {
+    return {x > 0 ? grad : grad * weight, {x > 0 ? T(0) : grad * x}};
+  }
+};
+
+template <class T>
+struct StarReLU : Learned<2> {
+  T scale, bias;
+  T forward(T x) const {
+    T r = x < 0 ? 0 : x;
+    return fma(scale * r, r, bias);
+  }
+  Gradients<T, 2> with_gradients(T grad, T x) const {
+    T r = x < 0 ? 0 : x;
+    return {x <= 0 ? 0 : grad * (2 * (scale * r)), {grad * (r * r), grad}};
+  }
 };
 
 }  // namespace

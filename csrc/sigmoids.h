@@ -6,12 +6,11 @@
 namespace fastact {
 namespace {
 
-// e^-|x| never overflows (copysign is one instruction for -|x|), so the left tail keeps all its digits down to the
-// subnormals.
+// e^-|x| never overflows, so the left tail keeps all its digits down to the subnormals.
 template <class T>
 struct Sigmoid : SavesOutput {
   T forward(T x) const {
-    T e = exp_below_overflow(copysign(x, T(-1))).value(), sum = 1 + e;
+    T e = exp_of_minus(at_most(ExpConstants<T>::highest, abs(x))).value(), sum = 1 + e;
     return divide(x < 0 ? e : T(1), sum, e - (sum - 1));
   }
   T derivative(T y) const { return fma(-y, y, y); }
@@ -35,6 +34,15 @@ struct Softsign : SavesInput {
     T r = 1 / (1 + abs(x));
     return r * r;
   }
+};
+
+// The straight line through Sigmoid's middle, cut at -3 and 3.
+template <class T>
+struct Hardsigmoid : SavesBits {
+  T forward(T x) const { return at_most(T(6), at_least(T(0), x + 3)) / 6; }
+  bool keep(T x) const { return (x > -3) & (x < 3); }
+  T kept(T grad) const { return grad * T(1. / 6); }
+  T dropped(T) const { return 0; }
 };
 
 }  // namespace

@@ -42,7 +42,37 @@ inline double abs(double x) { return __builtin_fabs(x); }
 inline float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
 inline double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
 
-// Both comparisons are false for NaN, which therefore passes. Written so that each is one max/min instruction.
+// The same where one rounding matters: in float it costs a few conversions on the baseline.
+template <class T>
+inline T fma_rounded_once(T a, T b, T c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return fma(a, b, c);
+#else
+  return static_cast<T>(static_cast<double>(a) * b + c);
+#endif
+}
+
+// What rounding took from a product: a * b less the product rounded, or less something else near it.
+inline float product_error(float a, float b, float product) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, -product);
+#else
+  return static_cast<float>(static_cast<double>(a) * b - product);
+#endif
+}
+inline double product_error(double a, double b, double product) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fma(a, b, -product);
+#else
+  // Each factor as a sum of 26 and 27 bits, whose products are exact (Dekker 1971).
+  constexpr uint64_t high_bits = ~uint64_t{0x7ffffff};
+  double a_high = bit_cast<double>(bit_cast<uint64_t>(a) & high_bits), a_low = a - a_high;
+  double b_high = bit_cast<double>(bit_cast<uint64_t>(b) & high_bits), b_low = b - b_high;
+  return a_high * b_high - product + a_high * b_low + a_low * b_high + a_low * b_low;
+#endif
+}
+
+// Both comparisons are false for NaN, which therefore passes.
 template <class T>
 inline T at_least(T low, T x) {
   return x < low ? low : x;
@@ -51,6 +81,35 @@ template <class T>
 inline T at_most(T high, T x) {
   return x > high ? high : x;
 }
+
+// at_most for positive `high`, where a NaN need not pass. Numbers compare as their bits do, and GCC finds the minimum
+// of 32-bit integers to be one instruction, but no minimum of floating-point numbers.
+inline float at_most_number(float high, float x) {
+  auto high_bits = bit_cast<int32_t>(high), bits = bit_cast<int32_t>(x);
+  return bit_cast<float>(bits < high_bits ? bits : high_bits);
+}
+inline double at_most_number(double high, double x) { return at_most(high, x); }
+
+// All ones where x has a minus sign. Where a formula asks several times on which side of zero x lies, it asks the bits:
+// compilers would turn comparisons into one branch with a copy of the whole formula on either side, and compute both.
+template <class T>
+inline auto sign_mask(T x) {
+  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  return bit_cast<Int>(x) >> (8 * sizeof(T) - 1);
+}
+
+// a where the mask is all ones, b where it is 0.
+template <class T, class Int>
+inline T select(Int mask, T a, T b) {
+  return bit_cast<T>((bit_cast<Int>(a) & mask) | (bit_cast<Int>(b) & ~mask));
+}
+
+// A number known to more digits than T has, given as a double and what is missing there.
+template <class T>
+struct Constant {
+  T high, low;
+  constexpr Constant(double value, double rest) : high(T(value)), low(T(value - high + rest)) {}
+};
 
 // c[0] + c[1] x + ... + c[N-1] x^(N-1), by Horner's rule. A recursion at compile time, since a loop
 // here would keep the loop around it from being vectorised.
@@ -73,7 +132,8 @@ struct ExpConstants<float> {
   static constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   static constexpr float log2_e = 0x1.715476p0f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // 16 bits: n * ln2_high is exact
-  static constexpr float lowest = -104.f;                                     // e^x is 0 below
+  static constexpr int lift = 64;                                             // of a ScaledExp
+  static constexpr float highest = 132.4f;                                    // e^-x is 2^-191 (1 + m)
   static constexpr float expm1_lowest = -18.f;                                // e^x - 1 rounds to -1 below
   // fpminimax((expm1(x)-x)/x^2, 5, [|SG...|], [-0.34658;0.34658], relative): 6.8e-10 of expm1
   static constexpr float expm1_polynomial[] = {0x1p-1f,        0x1.555556p-3f, 0x1.555502p-5f,
@@ -87,7 +147,8 @@ struct ExpConstants<double> {
   static constexpr double round_to_integer = 0x1.8p52;
   static constexpr double log2_e = 0x1.71547652b82fep0;
   static constexpr double ln2_high = 0x1.62e42fefa38p-1, ln2_low = 0x1.ef35793c7673p-45;
-  static constexpr double lowest = -746.;
+  static constexpr int lift = 512;
+  static constexpr double highest = 1064;
   static constexpr double expm1_lowest = -38.;
   // fpminimax((expm1(x)-x)/x^2, 10, [|D...|], [-0.34658;0.34658], relative): 5e-19 of expm1
   static constexpr double expm1_polynomial[] = {
@@ -109,43 +170,49 @@ struct ExpConstants<double> {
 // its low bits, ready to be shifted into an exponent; what stands above them falls off there.
 template <class T>
 struct ExpParts {
-  typename ExpConstants<T>::Int biased;
+  std::make_unsigned_t<typename ExpConstants<T>::Int> biased;
   T m;
 };
 
-template <class T>
-inline ExpParts<T> exp_parts(T x, int bias) {
+// Of e^x for sign 1 and of e^-x for -1. `low`, if given, is what rounding took from x.
+template <int sign = 1, class T, class... Low>
+inline ExpParts<T> exp_parts(T x, int bias, Low... low) {
   using K = ExpConstants<T>;
   const T shift = K::round_to_integer + static_cast<T>(bias);
-  T shifted = fma(x, K::log2_e, shift);
+  T shifted = fma(x, sign * K::log2_e, shift);
   T n = shifted - shift;
-  T r = fma(n, -K::ln2_low, fma(n, -K::ln2_high, x));
-  return {bit_cast<typename K::Int>(shifted), fma(r * r, polynomial(r, K::expm1_polynomial), r)};
+  T r = fma(n, -sign * K::ln2_high, x);
+  if constexpr (sizeof...(low) > 0) {
+    r += fma(n, -sign * K::ln2_low, low...);
+  } else {
+    r = fma(n, -sign * K::ln2_low, r);
+  }
+  r *= sign;
+  return {bit_cast<decltype(ExpParts<T>::biased)>(shifted), fma(r * r, polynomial(r, K::expm1_polynomial), r)};
 }
 
 // The number whose biased exponent the integer's low bits hold.
 template <class T>
-inline T from_exponent(typename ExpConstants<T>::Int biased) {
-  using Bits = std::make_unsigned_t<typename ExpConstants<T>::Int>;
-  return bit_cast<T>(static_cast<Bits>(biased) << ExpConstants<T>::mantissa_bits);
+inline T from_exponent(decltype(ExpParts<T>::biased) biased) {
+  return bit_cast<T>(biased << ExpConstants<T>::mantissa_bits);
 }
 
-// e^x = scale (1 + m).
+// e^-x = lifted (1 + m) / 2^lift, where `lifted` is a power of two within range, though e^-x may be far below the
+// smallest number: what it is multiplied by may bring it back, and a subnormal product is rounded once.
 template <class T>
 struct ScaledExp {
-  T scale, m;
-  T value() const { return fma(scale, m, scale); }
+  static constexpr T drop = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
+  T lifted, m;
+  T value() const { return fma(lifted, m, lifted) * drop; }
+  T times_power(T a) const { return a * lifted * drop; }
 };
 
-// e^x for x <= 89 (float) or 710 (double), from where on it is infinite. The power of two takes two steps, so that it
-// reaches down to the subnormals, to which value() then rounds once; with a bias of twice the exponent's, both halves
-// of n come out biased.
-template <class T>
-inline ScaledExp<T> exp_below_overflow(T x) {
-  using K = ExpConstants<T>;
-  auto e = exp_parts(at_least(K::lowest, x), 2 * K::exponent_bias);
-  auto half = e.biased >> 1;
-  return {from_exponent<T>(half) * from_exponent<T>(e.biased - half), e.m};
+// e^-x for 0 <= x <= highest, where the biased exponent is 0 and makes `lifted` 0. `low`, if given, is what rounding
+// took from x.
+template <class T, class... Low>
+inline ScaledExp<T> exp_of_minus(T x, Low... low) {
+  auto e = exp_parts<-1>(x, ExpConstants<T>::exponent_bias + ExpConstants<T>::lift, low...);
+  return {from_exponent<T>(e.biased), e.m};
 }
 
 // e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.
@@ -162,16 +229,156 @@ inline T expm1(T x) {
   return expm1_in_range(at_least(ExpConstants<T>::expm1_lowest, x));
 }
 
-// a / (b + b_low) for 1 <= b < 2^60, where b_low is what rounding took from the true denominator: 0.51 ULP. The first
-// quotient's remainder, exact in fused operations, corrects it.
-template <class T>
-inline T divide(T a, T b, T b_low) {
-#if defined(__FMA__) || defined(__aarch64__)
-  T inverse = 1 / b, quotient = a * inverse;
-  return fma(fma(-quotient, b_low, fma(-quotient, b, a)), inverse, quotient);
-#else
-  return static_cast<T>(static_cast<double>(a) / (static_cast<double>(b) + static_cast<double>(b_low)));
+// (a + a_low) / (b + b_low) for 1 <= b < 2^60, where the low parts are what rounding took from the true ones (a_low may
+// be left out): 0.51 ULP. The first quotient's remainder, exact in fused operations, corrects it. Its sign is such that
+// -0 stays -0, for which also 0 - a_low stands where a_low would be added.
+template <class T, class... Low>
+inline T divide(T a, T b, T b_low, Low... a_low) {
+#if !defined(__FMA__) && !defined(__aarch64__)
+  if constexpr (sizeof(T) == 4 || sizeof...(a_low) == 0)
+    return static_cast<T>((static_cast<double>(a) - ... - (0. - a_low)) / (static_cast<double>(b) + b_low));
 #endif
+  T inverse = 1 / b, quotient = a * inverse;
+  return fma((fma(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
+}
+
+// A number in twice the precision, high + low, where low is small beside high.
+template <class T>
+struct Pair {
+  T high, low;
+};
+
+template <class T>
+struct Log1pConstants;
+
+template <>
+struct Log1pConstants<float> {
+  // fpminimax((log1p(x)-x)/x^2, 8, [|SG...|], [-0.25;0.5], relative): 1.1e-8 of log1p
+  static constexpr float polynomial[] = {-0x1p-1,      0x1.55557ep-2, -0x1.00006cp-2, 0x1.9978a2p-3, -0x1.54ee82p-3,
+                                         0x1.27a03p-3, -0x1.0cd8bp-3, 0x1.b4b376p-4,  -0x1.8749a6p-5};
+};
+
+template <>
+struct Log1pConstants<double> {
+  // fpminimax((log1p(x)-x)/x^2, 19, [|D...|], [-0.25;0.5], relative): 2.2e-17 of log1p
+  static constexpr double polynomial[] = {
+      -0x1.fffffffffffffp-2, 0x1.5555555555568p-2,  -0x1.0000000000554p-2, 0x1.9999999995ba4p-3,  -0x1.55555554a593fp-3,
+      0x1.24924925ccb32p-3,  -0x1.0000004795b48p-3, 0x1.c71c721488f24p-4,  -0x1.99997d264de9p-4,  0x1.745cd70f1ba7ap-4,
+      -0x1.5558313a0f214p-4, 0x1.3b1ef96fefd4ep-4,  -0x1.247387f49bb2ep-4, 0x1.1031aab1b3941p-4,  -0x1.ff50d2fe4e0a4p-5,
+      0x1.f04828172a80bp-5,  -0x1.e919faf263798p-5, 0x1.a6b80f56e847ap-5,  -0x1.f6aa9002b7b77p-6, 0x1.1c7764eb2ecc6p-7,
+  };
+};
+
+// For 0 <= x <= 1, log(1 + x) is f (1 + ratio) with f = x up to 1/2, and ln2 + f (1 + ratio) with f = (x - 1) / 2
+// above: the closer to either end, the less is rounded beside the last addition. upper() reads the half off the sign of
+// f, since GCC answers a second select on the condition that made f with the polynomial computed once for each outcome.
+template <class T>
+struct Log1pParts {
+  T f, ratio;
+  bool upper() const { return copysign(T(1), f) < 0; }
+};
+
+template <class T>
+inline Log1pParts<T> log1p_parts(T x) {
+  T f = x > T(0.5) ? T(-0.5) * (1 - x) : x;  // -0 for 1
+  return {f, f * polynomial(f, Log1pConstants<T>::polynomial)};
+}
+
+// log(1 + x) for 0 <= x < 2^60. 1 + x = 2^k (1 + z) with 1 + z around 1, and log(1 + z) = 2 atanh(s) with
+// s = z / (2 + z), written such that z, its leading term, is not rounded again.
+inline double log1p_of_sum(double x) {
+  // fpminimax((2 atanh(sqrt(x)) - 2 sqrt(x)) / (x sqrt(x)), 6, [|D...|], [2^-60;0.0295], relative): 2e-17 of log1p
+  constexpr double coefficients[] = {0x1.5555555555558p-1, 0x1.9999999995284p-2, 0x1.2492492e03d5p-2,
+                                     0x1.c71c62c9cb7e9p-3, 0x1.7462bd218b3e7p-3, 0x1.39fd3c2df8ce9p-3,
+                                     0x1.2b66b9bfa7252p-3};
+  constexpr int64_t sqrt_half = 0x3fe6a09e667f3bcd;
+  double u = 1 + x, low = x < 1 ? x - (u - 1) : 1 - (u - x);
+  int64_t k = (bit_cast<int64_t>(u) - sqrt_half) >> 52;
+  double n = static_cast<double>(k), scale = from_exponent<double>(1023 - k);
+  double z = (scale * u - 1) + scale * low, s = z / (2 + z), t = s * s;
+  double rest = fma(n, ExpConstants<double>::ln2_low, -s * (z - t * polynomial(t, coefficients)));
+  return fma(n, ExpConstants<double>::ln2_high, z + rest);
+}
+
+template <class T>
+struct SineConstants;
+
+// fpminimax((sin(sqrt(x))^2-x)/x^2, n, [|SG or D...|], [1b-40;0.6242], relative) for sin(x)^2, and
+// fpminimax((sin(2*sqrt(x))/sqrt(x)-2)/x, n, [|SG or D...|], [1b-40;0.6242], relative) for sin(2x): both of x^2.
+template <>
+struct SineConstants<float> {
+  static constexpr float limit = 0x1p18f;
+  // pi/2 in three parts. The first two have 8 bits: their products with halves of integers up to 2^16 are exact.
+  static constexpr float half_pi_high = 0x1.92p0f, half_pi_middle = 0x1.fap-12f, half_pi_low = 0x1.54442ep-20f;
+  // n = 3: 2.2e-9
+  static constexpr float square[] = {-0x1.555554p-2, 0x1.6c15d4p-5, -0x1.9fc19ap-9, 0x1.1bc142p-13};
+  // n = 4: 2.1e-9
+  static constexpr float twice[] = {-0x1.555556p0, 0x1.111148p-2, -0x1.a02cfap-6, 0x1.74396ep-10, -0x1.d945bcp-15};
+};
+
+template <>
+struct SineConstants<double> {
+  static constexpr double limit = 0x1p23;
+  // 32 bits, and integers up to 2^21
+  static constexpr double half_pi_high = 0x1.921fb544p0, half_pi_middle = 0x1.0b4611a6p-34,
+                          half_pi_low = 0x1.3198a2e037073p-69;
+  // n = 7: 7.5e-19
+  static constexpr double square[] = {-0x1.5555555555555p-2,  0x1.6c16c16c16b76p-5,   -0x1.a01a01a00ef28p-9,
+                                      0x1.27e4fb721c251p-13,  -0x1.1eed8c371bba6p-18, 0x1.9395b7848863p-24,
+                                      -0x1.ae036ce24b88fp-30, 0x1.55a4ee506e14p-36};
+  // n = 7: 9.6e-19
+  static constexpr double twice[] = {-0x1.5555555555555p0,   0x1.11111111110bap-2,   -0x1.a01a01a013743p-6,
+                                     0x1.71de3a51d8719p-10,  -0x1.ae645468748abp-15, 0x1.6123aedc2e907p-20,
+                                     -0x1.ae3b16ec86665p-26, 0x1.874437f3479abp-32};
+};
+
+// a b + offset pi/2 less the nearest multiple of pi/2: high + low, and 1 if that multiple was odd, else 0.
+template <class T>
+struct Angle {
+  T high, low;
+  typename ExpConstants<T>::Int odd;
+};
+
+// Cody and Waite's reduction (1980) of a product and its rounding error; offset is 0 or 1/2. To twice the precision for
+// |a b| up to 2^15 (float) or 2^20 (double). Up to 8 times that, the angle may be off by some 2^-7 where there is no
+// fused multiply-add; from there on a b counts as 0, so that the angle always is within pi/4 and what rounding may
+// miss.
+template <class T>
+inline Angle<T> reduced_angle(T a, T b, T offset) {
+  using K = SineConstants<T>;
+  T product = a * b, error = product_error(a, b, product), shift = ExpConstants<T>::round_to_integer;
+  bool inside = abs(product) < K::limit;
+  product = inside ? product : product * 0;  // infinity becomes NaN
+  error = inside ? error : T(0);
+  T shifted = fma(product, T(0x1.45f306dc9c883p-1), offset) + shift, n = shifted - shift - offset;
+  T exact = fma(n, -K::half_pi_middle, fma(n, -K::half_pi_high, product)), rest = fma(n, -K::half_pi_low, error);
+  T high = exact + rest;
+  return {high, exact - high + rest, bit_cast<typename ExpConstants<T>::Int>(shifted) & 1};
+}
+
+// The square of the sine of what the angle was reduced from.
+template <class T>
+inline Pair<T> sine_squared(Angle<T> angle) {
+  T r = angle.high, square = r * r, square_low = fma(2 * r, angle.low, product_error(r, r, square));
+  T bend = square * polynomial(square, SineConstants<T>::square);
+  T tail = fma(square, bend, fma(square_low, 2 * bend, square_low)), complement = 1 - square;
+  T lead = angle.odd ? complement : square, rest = angle.odd ? 1 - complement - square - tail : tail;
+  T high = lead + rest;
+  return {high, lead - high + rest};
+}
+
+// e^x - 1 - x for x <= 0, in twice the precision; low is NaN where the whole is infinite. With x = n ln2 + r, it is
+// 2^n (e^r - 1 - r) + (2^n r + 2^n - 1 - x), and the bracket is 0 for n = 0: nothing cancels near zero.
+template <class T>
+inline Pair<T> expm1_minus_x(T x) {
+  using K = ExpConstants<T>;
+  T bounded = at_least(K::expm1_lowest, x), shift = K::round_to_integer + K::exponent_bias;
+  T shifted = fma(bounded, K::log2_e, shift), n = shifted - shift;
+  T r = fma(n, -K::ln2_low, fma(n, -K::ln2_high, bounded)), curved = r * r * polynomial(r, K::expm1_polynomial);
+  T scale = from_exponent<T>(bit_cast<typename K::Int>(shifted));
+  T constant = scale - 1, line = constant - x, linear = fma(scale, r, line), high = fma(scale, curved, linear);
+  T low = fma(scale, curved, linear - high) + (fma(scale, r, line - linear) + (constant - (line + x)));
+  return {high, low};
 }
 
 }  // namespace

@@ -1,0 +1,51 @@
+// Gated units: value * f(gate), where f is a formula of one variable.
+#pragma once
+
+#include "formula.h"
+#include "rectifiers.h"
+#include "self_gated.h"
+
+namespace fastact {
+namespace {
+
+template <class T>
+struct GatedGradients {
+  T value, gate;
+};
+
+// f is a formula that saves bits or its input.
+template <class T, class Gate>
+struct Gated {
+  Gate f;
+  T forward(T value, T gate) const { return value * f.forward(gate); }
+  GatedGradients<T> with_gradients(T grad, T value, T gate) const {
+    T product = grad * value;
+    if constexpr (std::is_base_of_v<SavesBits, Gate>) {
+      return {grad * f.forward(gate), f.keep(gate) ? f.kept(product) : f.dropped(product)};
+    } else {
+      return {grad * f.forward(gate), product * f.derivative(gate)};
+    }
+  }
+};
+
+template <class T>
+struct Identity : SavesInput {
+  T forward(T x) const { return x; }
+  T derivative(T) const { return 1; }
+};
+
+template <class T>
+using GLU = Gated<T, SigmoidGate<T>>;
+template <class T>
+using GEGLU = Gated<T, GELU<T>>;
+template <class T>
+using GEGLUTanh = Gated<T, GELUTanh<T>>;
+template <class T>
+using SwiGLU = Gated<T, SiLU<T>>;
+template <class T>
+using ReGLU = Gated<T, ReLU<T>>;
+template <class T>
+using Bilinear = Gated<T, Identity<T>>;
+
+}  // namespace
+}  // namespace fastact
