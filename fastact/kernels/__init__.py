@@ -1,5 +1,27 @@
 """The Triton kernels. A formula stands in its family's file, the loops in `loops`, the launches in `launch`."""
 
-from .launch import backward, forward, prelu, prelu_backward
+from .launch import (
+    backward,
+    forward,
+    gated_backward,
+    gated_forward,
+    learned_backward,
+    learned_forward,
+    maxout_backward,
+    maxout_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
-__all__ = ["backward", "forward", "prelu", "prelu_backward"]
+__all__ = [
+    "backward",
+    "forward",
+    "gated_backward",
+    "gated_forward",
+    "learned_backward",
+    "learned_forward",
+    "maxout_backward",
+    "maxout_forward",
+    "softmax_backward",
+    "softmax_forward",
+]

@@ -1,9 +1,10 @@
-"""Exponential units: csrc/exponentials.h in Triton. `p` holds the activation's parameters, as in the catalogue row."""
+"""Exponential units: csrc/exponentials.h in Triton. `p` holds the activation's parameters, as in the catalogue row, `w`
+the learned values."""
 
 import triton
 import triton.language as tl
 
-from .vecmath import copysign, expm1
+from .vecmath import copysign, exp_parts, expm1, expm1_minus_x, from_exponent, product_error, scalar
 
 
 @triton.jit
@@ -14,3 +15,73 @@ def elu_forward(x, p):
 @triton.jit
 def elu_derivative(y, p):
     return tl.where(y > 0, 1.0, y + p[0])
+
+
+_SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
+_SELU_SCALE_ALPHA = tl.constexpr(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717)
+
+
+@triton.jit
+def selu_forward(x, p):
+    return tl.where(x <= 0, copysign(scalar(_SELU_SCALE_ALPHA, x) * expm1(x), x), scalar(_SELU_SCALE, x) * x)
+
+
+@triton.jit
+def selu_derivative(y, p):
+    return tl.where(y > 0, scalar(_SELU_SCALE, y), y + scalar(_SELU_SCALE_ALPHA, y))
+
+
+@triton.jit
+def celu_forward(x, p):
+    v = x / p[0]
+    e = expm1(v)
+    rest = tl.where(v > -38.0, -product_error(v, p[0], x), 0.0)
+    return tl.where(x <= 0, copysign(tl.fma(p[0] + tl.zeros_like(e), e, rest * (e + 1.0)), x), x)
+
+
+@triton.jit
+def celu_derivative(y, p):
+    return tl.where(y > 0, 1.0, y / p[0] + 1.0)
+
+
+@triton.jit
+def xielu_forward(x, w, p):
+    high, low = expm1_minus_x(x)
+    slope = w[0] * x
+    factor = tl.where(x > 0, slope, w[1])
+    bent = tl.where(x > 0, x, high)
+    curve = factor * bent
+    line = p[0] * x
+    low = tl.where(x > 0, product_error(w[0], x, slope) * x, w[1] * low)
+    low += product_error(factor, bent, curve) + product_error(p[0], x, line)
+    return curve + line + tl.where(curve - curve == 0, low, 0.0)
+
+
+@triton.jit
+def xielu_derivative(x, w, p):
+    if x.dtype == tl.float64:
+        biased, m = exp_parts(tl.where(x < -76.0, -76.0, x), 1023)
+    else:
+        biased, m = exp_parts(tl.where(x < -36.0, -36.0, x), 127)
+    scale = from_exponent(biased, x)
+    below = scale - 1.0
+    expm1 = tl.fma(scale, m, below)
+    curve = w[1] * expm1
+    expm1_low = tl.fma(scale, m, below - expm1) + (scale - (below + 1.0))
+    low = tl.fma(w[1], expm1_low, product_error(w[1], expm1, curve))
+    return tl.where(x > 0, tl.fma(2.0 * w[0], x, p[0]), curve + p[0] + low)
+
+
+@triton.jit
+def xielu_grad_input(grad, x, w, p):
+    return grad * xielu_derivative(x, w, p)
+
+
+@triton.jit
+def xielu_grad_alpha_p(grad, x, w, p):
+    return tl.where(x > 0, grad * (x * x), 0.0)
+
+
+@triton.jit
+def xielu_grad_alpha_n(grad, x, w, p):
+    return tl.where(x > 0, 0.0, grad * expm1_minus_x(x)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ if interpreting():
 import triton
 import triton.language as tl
 
-from . import loops, rectifiers
+from . import loops, maxout, softmax
 
 _COMPUTE = {
     torch.float32: tl.float32,
@@ -31,7 +32,7 @@ _COMPUTE = {
 # 64 bytes per thread of four warps: four 128-bit accesses in flight for each operand. For float64, whose divisions are
 # calls, half of that: with more numbers alive across the calls, some are spilled.
 _BLOCK = {torch.float64: 512, torch.float32: 2048, torch.float16: 4096, torch.bfloat16: 4096}
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # formulas say themselves where they fuse
+OPTIONS = {"enable_fp_fusion": False}  # formulas say themselves where they fuse
 
 
 class _Formulas(NamedTuple):
@@ -40,6 +41,7 @@ class _Formulas(NamedTuple):
     kept: Any
     dropped: Any
     derivative: Any
+    gradient: Any
 
 
 @cache
@@ -49,14 +51,14 @@ def _formulas(activation: Activation) -> _Formulas:
     return _Formulas(*parts)
 
 
-def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any) -> None:
+def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
     if programs == 0:
         return
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[(programs,)](*arguments, **OPTIONS)
+            kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
     else:
-        kernel[(programs,)](*arguments, **OPTIONS)
+        kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -172,7 +174,7 @@ def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tu
     _launch(
         loops.backward, triton.cdiv(n, block), grad.device,
         source, saved, output, seed, n, walk.columns, *strides, *parameters,
-        formulas.derivative, formulas.kept, formulas.dropped, activation.random, walk.by_rows,
+        formulas.derivative, formulas.gradient, formulas.kept, formulas.dropped, activation.random, walk.by_rows,
         _COMPUTE[grad.dtype], block,
     )  # fmt: skip
     return output
@@ -184,7 +186,9 @@ def _split_seed(activation: Activation, parameters: tuple) -> tuple[Tensor | Non
     return seed, (float(p0), float(p1))
 
 
-class _PReLUShape(NamedTuple):
+class _Matrix(NamedTuple):
+    """A dense tensor as a matrix in which each row, or each column, has one channel; and the tiles it is cut into."""
+
     rows: int
     columns: int
     channels: int
@@ -202,47 +206,238 @@ class _PReLUShape(NamedTuple):
         return triton.cdiv(self.columns, self.tile_columns)
 
 
-def _prelu_shape(dense: Tensor, weight: Tensor) -> _PReLUShape:
-    """The dense tensor as a matrix in which each row, or each column, has one slope."""
-    n, channels, block = dense.numel(), weight.numel(), _BLOCK[dense.dtype]
+def _matrix(dense: Tensor, channels: int) -> _Matrix:
+    n, block = dense.numel(), _BLOCK[dense.dtype]
     by_column = channels > 1 and dense.stride(1) == 1
     columns = channels if by_column else max(1, n) if channels == 1 else dense.stride(1)
     tile_columns = min(block, triton.next_power_of_2(columns))
     flat = channels == 1
-    return _PReLUShape(
+    return _Matrix(
         n // columns, columns, channels, by_column, flat, 1 if flat else block // tile_columns, tile_columns
     )  # fmt: skip
 
 
-def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """See `fastact.cpu.prelu`."""
+class _LearnedFormulas(NamedTuple):
+    forward: Any
+    grad_input: Any
+    gradients: list[Any]  # of the two learned tensors that a kernel takes, nothing for one that is not there
+
+
+@cache
+def _learned_formulas(activation: Activation) -> _LearnedFormulas:
+    family = import_module(f".{activation.family}", __package__)
+    gradients = [getattr(family, f"{activation.name}_grad_{name}") for name in activation.learned]
+    forward, grad_input = (getattr(family, f"{activation.name}_{part}") for part in ("forward", "grad_input"))
+    return _LearnedFormulas(forward, grad_input, [*gradients, None][:2])
+
+
+def _learned_arguments(dense: Tensor, learned: Sequence[Tensor]) -> tuple[list[Tensor], _Matrix, list[int]]:
+    """Pointers to two learned tensors, the second standing in where there is none; the matrix; their steps."""
+    pointers = [learned[0], learned[-1]]
+    matrix = _matrix(dense, max(tensor.numel() for tensor in learned))
+    return pointers, matrix, [int(tensor.numel() > 1) for tensor in pointers]
+
+
+def learned_forward(
+    activation: Activation, input: Tensor, learned: Sequence[Tensor], parameters: tuple[float, ...]
+) -> Tensor:
+    """See `fastact.cpu.learned_forward`."""
     input = _densely(input, input)
     output = torch.empty_like(input)
-    shape = _prelu_shape(input, weight)
+    pointers, matrix, steps = _learned_arguments(input, learned)
     _launch(
-        loops.prelu_forward, shape.row_blocks * shape.column_blocks, input.device,
-        input, weight, output, shape.rows, shape.columns, shape.channels,
-        rectifiers.prelu_forward, shape.by_column, shape.flat, _COMPUTE[input.dtype],
-        shape.tile_rows, shape.tile_columns,
+        loops.learned_forward, matrix.row_blocks * matrix.column_blocks, input.device,
+        input, *pointers, output, matrix.rows, matrix.columns, matrix.channels, *steps, *_one(parameters),
+        _learned_formulas(activation).forward, matrix.by_column, matrix.flat, _COMPUTE[input.dtype],
+        matrix.tile_rows, matrix.tile_columns,
     )  # fmt: skip
     return output
 
 
-def prelu_backward(grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """See `fastact.cpu.prelu_backward`."""
+def _one(parameters: tuple[float, ...]) -> tuple[float]:
+    (parameter,) = parameters or (0.0,)
+    return (float(parameter),)
+
+
+def learned_backward(
+    activation: Activation, grad: Tensor, input: Tensor, learned: Sequence[Tensor], parameters: tuple[float, ...]
+) -> tuple[Tensor, ...]:
+    """See `fastact.cpu.learned_backward`."""
     input = _densely(input, input)
     grad = _densely(grad, input)
     grad_input = torch.empty_like(input)
-    shape = _prelu_shape(input, weight)
-    sizes = (shape.row_blocks, shape.columns) if shape.by_column else (shape.rows, shape.column_blocks)
+    pointers, matrix, steps = _learned_arguments(input, learned)
+    sizes = (matrix.row_blocks, matrix.columns) if matrix.by_column else (matrix.rows, matrix.column_blocks)
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    partial = torch.empty(sizes, dtype=wide, device=input.device)
+    partial = torch.empty((len(learned), *sizes), dtype=wide, device=input.device)
+    formulas = _learned_formulas(activation)
     _launch(
-        loops.prelu_backward, shape.row_blocks * shape.column_blocks, input.device,
-        grad, input, weight, grad_input, partial, shape.rows, shape.columns, shape.channels,
-        rectifiers.prelu_grad_input, rectifiers.prelu_grad_weight, shape.by_column, shape.flat,
-        _COMPUTE[input.dtype], shape.tile_rows, shape.tile_columns,
+        loops.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
+        grad, input, *pointers, grad_input, partial[0], partial[-1], matrix.rows, matrix.columns, matrix.channels,
+        *steps, *_one(parameters), formulas.grad_input, *formulas.gradients, matrix.by_column, matrix.flat,
+        _COMPUTE[input.dtype], matrix.tile_rows, matrix.tile_columns,
     )  # fmt: skip
-    if not shape.by_column:
-        partial = partial.sum(1).view(shape.rows // max(1, shape.channels), shape.channels)
-    return grad_input, partial.sum(0).to(weight.dtype).view(weight.shape)
+    if not matrix.by_column:
+        partial = partial.sum(2).view(len(learned), matrix.rows // max(1, matrix.channels), matrix.channels)
+    sums = partial.sum(1)  # one per channel
+    return grad_input, *(
+        (channels.sum() if tensor.numel() == 1 else channels).to(tensor.dtype).view(tensor.shape)
+        for channels, tensor in zip(sums, learned, strict=True)
+    )
+
+
+def _walk_in_step(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[_Walk, list[tuple[Tensor, Tensor]]]:
+    """Inputs and given outputs of equal sizes, where they lie. What cannot be walked so is replaced by a dense tensor;
+    the pairs are the outputs that are still to be filled from theirs."""
+    leader = outputs[0]
+    numel = leader.numel()
+    order = sorted(range(leader.dim()), key=leader.stride, reverse=True)
+    tensors = [*inputs, *outputs]
+    # Where a half starts unaligned, there are no 128-bit accesses either.
+    rows = [_row_strided(x.permute(order)) if x.data_ptr() % 16 == 0 else None for x in tensors]
+    columns = min((length for length, _ in filter(None, rows)), default=numel)
+    strides, unfilled = [], []
+    for i, tensor in enumerate(tensors):
+        length, stride = rows[i] or (0, 0)
+        if length not in (columns, numel):
+            tensors[i] = torch.empty_like(leader)
+            if i < len(inputs):
+                tensors[i].copy_(tensor)
+            else:
+                unfilled.append((tensor, tensors[i]))
+        strides.append(stride if length == columns else columns)
+    if columns == numel:
+        return _Walk(tensors, [_FLAT] * len(tensors), _FLAT, False), unfilled
+    return _Walk(tensors, strides, columns, True), unfilled
+
+
+@cache
+def _gated_formulas(activation: Activation) -> tuple[Any, Any]:
+    family = import_module(f".{activation.family}", __package__)
+    return getattr(family, f"{activation.name}_forward"), getattr(family, f"{activation.name}_backward")
+
+
+def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor:
+    """See `fastact.cpu.gated_forward`."""
+    output = torch.empty_like(value)
+    walk, _ = _walk_in_step((value, gate), (output,))
+    n, block = output.numel(), _BLOCK[output.dtype]
+    _launch(
+        loops.gated_forward, triton.cdiv(n, block), output.device,
+        *walk.tensors, n, walk.columns, *walk.strides,
+        _gated_formulas(activation)[0], walk.by_rows, _COMPUTE[output.dtype], block,
+    )  # fmt: skip
+    return output
+
+
+def gated_backward(
+    activation: Activation, grad: Tensor, value: Tensor, gate: Tensor, grad_value: Tensor, grad_gate: Tensor
+) -> None:
+    """See `fastact.cpu.gated_backward`."""
+    walk, unfilled = _walk_in_step((grad, value, gate), (grad_value, grad_gate))
+    n, block = grad.numel(), _BLOCK[grad.dtype]
+    _launch(
+        loops.gated_backward, triton.cdiv(n, block), grad.device,
+        *walk.tensors, n, walk.columns, *walk.strides,
+        _gated_formulas(activation)[1], walk.by_rows, _COMPUTE[grad.dtype], block,
+    )  # fmt: skip
+    for output, filled in unfilled:
+        output.copy_(filled)
+
+
+def _maxout_layout(pieces: int, inner: int, dtype: torch.dtype) -> tuple[bool, int, int]:
+    """Whether pieces lie side by side; how many are taken together; the outputs of a program."""
+    together = pieces if inner == 1 and pieces in (2, 4) else 0
+    return inner == 1, together, _BLOCK[dtype] // (together or 2)
+
+
+def maxout_forward(
+    activation: Activation, input: Tensor, output: Tensor, indices: Tensor, pieces: int, inner: int
+) -> None:
+    """See `fastact.cpu.maxout_forward`."""
+    n = output.numel()
+    adjacent, together, block = _maxout_layout(pieces, inner, output.dtype)
+    _launch(
+        maxout.fastact_maxout_forward, triton.cdiv(n, block), output.device,
+        input, output, indices, n, pieces, inner, adjacent, together, _COMPUTE[output.dtype], block,
+    )  # fmt: skip
+
+
+def maxout_backward(
+    activation: Activation, grad: Tensor, indices: Tensor, grad_input: Tensor, pieces: int, inner: int
+) -> None:
+    """See `fastact.cpu.maxout_backward`."""
+    n = grad.numel()
+    adjacent, together, block = _maxout_layout(pieces, inner, grad.dtype)
+    _launch(
+        maxout.fastact_maxout_backward, triton.cdiv(n, block), grad.device,
+        grad, indices, grad_input, n, pieces, inner, adjacent, together, block,
+    )  # fmt: skip
+
+
+LARGEST_TILE = 16384  # elements of a row that a program holds: 32 to a thread are too many registers
+_THREAD = 16  # elements of a tile to a thread, while there are threads to add
+_SHORT = 2048  # elements in a tile of short rows
+_SIDE_BY_SIDE = 32  # rows in a tile at least where they lie side by side in memory: of 16-bit types 64 bytes
+
+
+class _Rows(NamedTuple):
+    """A dense tensor as rows along a dimension, each with so many columns, and the tiles they are cut into."""
+
+    lanes: int
+    columns: int
+    inner: int
+    programs: int
+    tile_lanes: int
+    tile_columns: int
+    one_pass: bool
+
+    @property
+    def num_warps(self) -> int:
+        return min(32, max(1, self.tile_lanes * self.tile_columns // (32 * _THREAD)))
+
+
+def _rows(dense: Tensor, dim: int) -> _Rows:
+    n, largest = dense.numel(), LARGEST_TILE * 4 // max(4, dense.itemsize)
+    if n == 0 or dense.dim() == 0 or dense.size(dim) == 1:
+        columns, inner = 1, 1
+    else:
+        columns, inner = dense.size(dim), dense.stride(dim)
+    lanes, batches = (n // columns, 1) if inner == 1 else (inner, n // (columns * inner))
+    tile_columns = triton.next_power_of_2(columns)
+    widest = max(1 if inner == 1 else _SIDE_BY_SIDE, _SHORT // tile_columns)
+    tile_lanes = min(widest, triton.next_power_of_2(max(1, lanes)))
+    one_pass = tile_lanes * tile_columns <= largest
+    if not one_pass:
+        tile_columns = largest // 4 // tile_lanes
+    programs = batches * triton.cdiv(lanes, tile_lanes)
+    return _Rows(lanes, columns, inner, programs, tile_lanes, tile_columns, one_pass)
+
+
+def softmax_forward(activation: Activation, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """See `fastact.cpu.softmax_forward`."""
+    input = _densely(input, input)
+    output = torch.empty_like(input, dtype=dtype)
+    rows = _rows(input, dim)
+    _launch(
+        softmax.forward, rows.programs, input.device,
+        input, output, rows.lanes, rows.columns, rows.inner, activation.name, rows.inner == 1,
+        input.dtype.itemsize == 2, _COMPUTE[input.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
+        num_warps=rows.num_warps,
+    )  # fmt: skip
+    return output
+
+
+def softmax_backward(activation: Activation, grad: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """See `fastact.cpu.softmax_backward`."""
+    output = _densely(output, output)
+    grad = _densely(grad, output)
+    grad_input = torch.empty_like(output, dtype=dtype)
+    rows = _rows(output, dim)
+    _launch(
+        softmax.backward, rows.programs, grad.device,
+        grad, output, grad_input, rows.lanes, rows.columns, rows.inner, activation.name, rows.inner == 1,
+        _COMPUTE[grad.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
+        num_warps=rows.num_warps,
+    )  # fmt: skip
+    return grad_input

@@ -19,9 +19,11 @@ def _kernel_name(specialization):
     """What profilers show: fastact_relu_forward, say, after the formula that the kernel is made for."""
     constants = specialization.constants
     direction = "forward" if "FORWARD" in constants else "backward"
-    formulas = (constants.get(name) for name in ("FORWARD", "DERIVATIVE", "DROPPED", "GRAD_INPUT"))
+    formulas = (
+        constants.get(name) for name in ("FORWARD", "DERIVATIVE", "GRADIENT", "DROPPED", "GRAD_INPUT", "BACKWARD")
+    )
     formula = next(formula for formula in formulas if formula is not None)
-    activation = re.sub("_(forward|derivative|dropped|grad_input)$", "", formula.__name__)
+    activation = re.sub("_(forward|derivative|gradient|dropped|grad_input|backward)$", "", formula.__name__)
     return f"fastact_{activation}_{direction}"
 
 
@@ -115,13 +117,13 @@ def forward(
 @triton.jit
 def _backward_block(
     grad_ptr, saved_ptr, out_ptr, seed_ptr, start, n, columns, grad_stride, saved_stride, out_stride, p,
-    DERIVATIVE: tl.constexpr, KEPT: tl.constexpr, DROPPED: tl.constexpr, RANDOM: tl.constexpr, ROWS: tl.constexpr,
-    COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    DERIVATIVE: tl.constexpr, GRADIENT: tl.constexpr, KEPT: tl.constexpr, DROPPED: tl.constexpr, RANDOM: tl.constexpr,
+    ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     offsets = _block_offsets(BLOCK)
     mask = None if WHOLE else start + offsets < n
     grad = _widen(tl.load(grad_ptr + _place(start, offsets, columns, grad_stride, ROWS), mask=mask), COMPUTE)
-    if DERIVATIVE is None:
+    if DROPPED is not None:
         byte = start // 8 + tl.arange(0, BLOCK // 8)
         bits = tl.load(saved_ptr + byte, mask=None if WHOLE else byte * 8 < n).to(tl.int32)
         kept = KEPT(grad, p) if KEPT is not None else grad
@@ -129,7 +131,7 @@ def _backward_block(
         out = tl.where(((bits[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0, kept, dropped)
     else:
         saved = _widen(tl.load(saved_ptr + _place(start, offsets, columns, saved_stride, ROWS), mask=mask), COMPUTE)
-        out = grad * DERIVATIVE(saved, p)
+        out = grad * DERIVATIVE(saved, p) if GRADIENT is None else GRADIENT(grad, saved, p)
     tl.store(out_ptr + _place(start, offsets, columns, out_stride, ROWS), _narrow(out, out_ptr.dtype.element_ty),
              mask=mask)  # fmt: skip
 
@@ -138,24 +140,26 @@ def _backward_block(
 def backward(
     grad_ptr, saved_ptr, out_ptr, seed_ptr, n: "int64", columns, grad_stride, saved_stride, out_stride,
     p0: "float64", p1: "float64",
-    DERIVATIVE: tl.constexpr, KEPT: tl.constexpr, DROPPED: tl.constexpr, RANDOM: tl.constexpr, ROWS: tl.constexpr,
-    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+    DERIVATIVE: tl.constexpr, GRADIENT: tl.constexpr, KEPT: tl.constexpr, DROPPED: tl.constexpr, RANDOM: tl.constexpr,
+    ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """grad * DERIVATIVE(saved) or, where DERIVATIVE is None, KEPT(grad) or DROPPED(grad) as the saved bits say."""
+    """grad * DERIVATIVE(saved), or GRADIENT(grad, saved), or KEPT(grad) or DROPPED(grad) as the saved bits say."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     p = (tl.full((), p0, COMPUTE), tl.full((), p1, COMPUTE))
     if start + BLOCK <= n:
         _backward_block(grad_ptr, saved_ptr, out_ptr, seed_ptr, start, n, columns, grad_stride, saved_stride,
-                        out_stride, p, DERIVATIVE, KEPT, DROPPED, RANDOM, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
+                        out_stride, p, DERIVATIVE, GRADIENT, KEPT, DROPPED, RANDOM, ROWS, COMPUTE,
+                        BLOCK, True)  # fmt: skip
     else:
         while start < n:
             _backward_block(grad_ptr, saved_ptr, out_ptr, seed_ptr, start, n, columns, grad_stride, saved_stride,
-                            out_stride, p, DERIVATIVE, KEPT, DROPPED, RANDOM, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
+                            out_stride, p, DERIVATIVE, GRADIENT, KEPT, DROPPED, RANDOM, ROWS, COMPUTE,
+                            _TAIL, False)  # fmt: skip
             start += _TAIL
 
 
 @triton.jit
-def _prelu_tile(rows, columns, FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
+def _tile(rows, columns, FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
     column_blocks = tl.cdiv(columns, TILE_COLUMNS)
     program = tl.program_id(0).to(tl.int64)
     row = program // column_blocks * TILE_ROWS + tl.arange(0, TILE_ROWS)
@@ -165,66 +169,148 @@ def _prelu_tile(rows, columns, FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE
 
 
 @triton.jit
-def _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr):
+def _load_learned(pointer, single, row, column, columns, channels, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr):
+    """The learned number of each column or row of a tile; `single` is 0 where one number serves all, else 1."""
     if BY_COLUMN:
-        return _widen(tl.load(weight_ptr + column, mask=column < columns), COMPUTE)[None, :]
+        return _widen(tl.load(pointer + column * single, mask=column < columns), COMPUTE)[None, :]
     else:
-        return _widen(tl.load(weight_ptr + row % channels), COMPUTE)[:, None]
+        return _widen(tl.load(pointer + row % channels * single), COMPUTE)[:, None]
 
 
 @triton.jit
-def _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, mask, FORWARD: tl.constexpr, COMPUTE: tl.constexpr):
-    y = FORWARD(_widen(tl.load(x_ptr + offsets, mask=mask), COMPUTE), weight)
+def _learned_forward_tile(x_ptr, y_ptr, w, p, offsets, mask, FORWARD: tl.constexpr, COMPUTE: tl.constexpr):
+    y = FORWARD(_widen(tl.load(x_ptr + offsets, mask=mask), COMPUTE), w, p)
     tl.store(y_ptr + offsets, _narrow(y, y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(repr=_kernel_name)
-def prelu_forward(
-    x_ptr, weight_ptr, y_ptr, rows, columns, channels,
+def learned_forward(
+    x_ptr, w0_ptr, w1_ptr, y_ptr, rows, columns, channels, w0_step, w1_step, p0: "float64",
     FORWARD: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr, COMPUTE: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The tensor as rows x columns, with a weight for each column, or for each row (row r has channel r % channels).
-    FLAT is the one row of a tensor with one weight."""
-    row, column, offsets, _, column_block = _prelu_tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
-    weight = _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN, COMPUTE)
+    """The tensor as rows x columns, with learned numbers for each column, or for each row (row r has channel
+    r % channels). FLAT is the one row of a tensor with single learned numbers."""
+    row, column, offsets, _, column_block = _tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
+    w = (
+        _load_learned(w0_ptr, w0_step, row, column, columns, channels, BY_COLUMN, COMPUTE),
+        _load_learned(w1_ptr, w1_step, row, column, columns, channels, BY_COLUMN, COMPUTE),
+    )
+    p = (tl.full((), p0, COMPUTE),)
     if FLAT and (column_block + 1) * TILE_COLUMNS <= columns:
-        _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, None, FORWARD, COMPUTE)
+        _learned_forward_tile(x_ptr, y_ptr, w, p, offsets, None, FORWARD, COMPUTE)
     else:
         mask = (row < rows)[:, None] & (column < columns)[None, :]
-        _prelu_forward_tile(x_ptr, y_ptr, weight, offsets, mask, FORWARD, COMPUTE)
+        _learned_forward_tile(x_ptr, y_ptr, w, p, offsets, mask, FORWARD, COMPUTE)
 
 
 @triton.jit
-def _prelu_backward_tile(
-    grad_ptr, x_ptr, grad_input_ptr, weight, offsets, mask,
-    GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, COMPUTE: tl.constexpr,
+def _learned_backward_tile(
+    grad_ptr, x_ptr, grad_input_ptr, w, p, offsets, mask, GRAD_INPUT: tl.constexpr, GRAD_0: tl.constexpr,
+    GRAD_1: tl.constexpr, AXIS: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     grad = _widen(tl.load(grad_ptr + offsets, mask=mask, other=None if mask is None else 0.0), COMPUTE)
     x = _widen(tl.load(x_ptr + offsets, mask=mask, other=None if mask is None else 0.0), COMPUTE)
-    grad_input = GRAD_INPUT(grad, x, weight)
+    grad_input = GRAD_INPUT(grad, x, w, p)
     tl.store(grad_input_ptr + offsets, _narrow(grad_input, grad_input_ptr.dtype.element_ty), mask=mask)
-    return tl.sum(GRAD_WEIGHT(grad, x), axis=0 if BY_COLUMN else 1)
+    first = tl.sum(GRAD_0(grad, x, w, p), axis=AXIS)
+    second = tl.sum(GRAD_1(grad, x, w, p), axis=AXIS) if GRAD_1 is not None else first
+    return first, second
 
 
 @triton.jit(repr=_kernel_name)
-def prelu_backward(
-    grad_ptr, x_ptr, weight_ptr, grad_input_ptr, partial_ptr, rows, columns, channels,
-    GRAD_INPUT: tl.constexpr, GRAD_WEIGHT: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr,
+def learned_backward(
+    grad_ptr, x_ptr, w0_ptr, w1_ptr, grad_input_ptr, partial0_ptr, partial1_ptr, rows, columns, channels,
+    w0_step, w1_step, p0: "float64",
+    GRAD_INPUT: tl.constexpr, GRAD_0: tl.constexpr, GRAD_1: tl.constexpr, BY_COLUMN: tl.constexpr, FLAT: tl.constexpr,
     COMPUTE: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The input's gradient and each tile's share of the weight's: a sum for each of its columns, or of its rows."""
-    row, column, offsets, row_block, column_block = _prelu_tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
-    weight = _prelu_weight(weight_ptr, row, column, channels, columns, BY_COLUMN, COMPUTE)
+    """The input's gradient and each tile's share of those of the learned tensors: a sum for each of its columns, or of
+    its rows."""
+    row, column, offsets, row_block, column_block = _tile(rows, columns, FLAT, TILE_ROWS, TILE_COLUMNS)
+    w = (
+        _load_learned(w0_ptr, w0_step, row, column, columns, channels, BY_COLUMN, COMPUTE),
+        _load_learned(w1_ptr, w1_step, row, column, columns, channels, BY_COLUMN, COMPUTE),
+    )
+    p = (tl.full((), p0, COMPUTE),)
+    axis: tl.constexpr = 0 if BY_COLUMN else 1
     if FLAT and (column_block + 1) * TILE_COLUMNS <= columns:
-        sums = _prelu_backward_tile(grad_ptr, x_ptr, grad_input_ptr, weight, offsets, None,
-                                    GRAD_INPUT, GRAD_WEIGHT, BY_COLUMN, COMPUTE)  # fmt: skip
+        first, second = _learned_backward_tile(grad_ptr, x_ptr, grad_input_ptr, w, p, offsets, None,
+                                               GRAD_INPUT, GRAD_0, GRAD_1, axis, COMPUTE)  # fmt: skip
     else:
         mask = (row < rows)[:, None] & (column < columns)[None, :]
-        sums = _prelu_backward_tile(grad_ptr, x_ptr, grad_input_ptr, weight, offsets, mask,
-                                    GRAD_INPUT, GRAD_WEIGHT, BY_COLUMN, COMPUTE)  # fmt: skip
-    if BY_COLUMN:
-        tl.store(partial_ptr + row_block * columns + column, sums, mask=column < columns)
+        first, second = _learned_backward_tile(grad_ptr, x_ptr, grad_input_ptr, w, p, offsets, mask,
+                                               GRAD_INPUT, GRAD_0, GRAD_1, axis, COMPUTE)  # fmt: skip
+    place = row_block * columns + column if BY_COLUMN else row * tl.cdiv(columns, TILE_COLUMNS) + column_block
+    inside = column < columns if BY_COLUMN else row < rows
+    tl.store(partial0_ptr + place, first, mask=inside)
+    if GRAD_1 is not None:
+        tl.store(partial1_ptr + place, second, mask=inside)
+
+
+@triton.jit
+def _gated_forward_block(
+    value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
+    FORWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    offsets = _block_offsets(BLOCK)
+    mask = None if WHOLE else start + offsets < n
+    value = _widen(tl.load(value_ptr + _place(start, offsets, columns, value_stride, ROWS), mask=mask), COMPUTE)
+    gate = _widen(tl.load(gate_ptr + _place(start, offsets, columns, gate_stride, ROWS), mask=mask), COMPUTE)
+    tl.store(out_ptr + _place(start, offsets, columns, out_stride, ROWS),
+             _narrow(FORWARD(value, gate), out_ptr.dtype.element_ty), mask=mask)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
+def gated_forward(
+    value_ptr, gate_ptr, out_ptr, n: "int64", columns, value_stride, gate_stride, out_stride,
+    FORWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """FORWARD(value, gate)."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    if start + BLOCK <= n:
+        _gated_forward_block(value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
+                             FORWARD, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
     else:
-        column_blocks = tl.cdiv(columns, TILE_COLUMNS)
-        tl.store(partial_ptr + row * column_blocks + column_block, sums, mask=row < rows)
+        while start < n:
+            _gated_forward_block(value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
+                                 FORWARD, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
+            start += _TAIL
+
+
+@triton.jit
+def _gated_backward_block(
+    grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns, grad_stride, value_stride,
+    gate_stride, grad_value_stride, grad_gate_stride,
+    BACKWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    offsets = _block_offsets(BLOCK)
+    mask = None if WHOLE else start + offsets < n
+    grad = _widen(tl.load(grad_ptr + _place(start, offsets, columns, grad_stride, ROWS), mask=mask), COMPUTE)
+    value = _widen(tl.load(value_ptr + _place(start, offsets, columns, value_stride, ROWS), mask=mask), COMPUTE)
+    gate = _widen(tl.load(gate_ptr + _place(start, offsets, columns, gate_stride, ROWS), mask=mask), COMPUTE)
+    grad_value, grad_gate = BACKWARD(grad, value, gate)
+    tl.store(grad_value_ptr + _place(start, offsets, columns, grad_value_stride, ROWS),
+             _narrow(grad_value, grad_value_ptr.dtype.element_ty), mask=mask)  # fmt: skip
+    tl.store(grad_gate_ptr + _place(start, offsets, columns, grad_gate_stride, ROWS),
+             _narrow(grad_gate, grad_gate_ptr.dtype.element_ty), mask=mask)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
+def gated_backward(
+    grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, n: "int64", columns, grad_stride, value_stride,
+    gate_stride, grad_value_stride, grad_gate_stride,
+    BACKWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradients of value and gate: BACKWARD(grad, value, gate)."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    if start + BLOCK <= n:
+        _gated_backward_block(grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns,
+                              grad_stride, value_stride, gate_stride, grad_value_stride, grad_gate_stride,
+                              BACKWARD, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
+    else:
+        while start < n:
+            _gated_backward_block(grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns,
+                                  grad_stride, value_stride, gate_stride, grad_value_stride, grad_gate_stride,
+                                  BACKWARD, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
+            start += _TAIL

@@ -3,12 +3,12 @@
 import triton
 import triton.language as tl
 
-from .vecmath import copysign, divide, exp_below_overflow, expm1_in_range
+from .vecmath import copysign, divide, exp_of_minus, expm1_in_range, scalar
 
 
 @triton.jit
 def sigmoid_forward(x, p):
-    e = exp_below_overflow(-tl.abs(x))
+    e = exp_of_minus(tl.abs(x))
     sum = 1.0 + e
     return divide(tl.where(x < 0, e, 1.0), sum, e - (sum - 1.0))
 
@@ -40,3 +40,24 @@ def softsign_forward(x, p):
 def softsign_derivative(x, p):
     r = 1.0 / (1.0 + tl.abs(x))
     return r * r
+
+
+@triton.jit
+def hardsigmoid_forward(x, p):
+    shifted = x + 3.0
+    return tl.where(shifted < 0.0, 0.0, tl.where(shifted > 6.0, 6.0, shifted)) * scalar(1 / 6, x)
+
+
+@triton.jit
+def hardsigmoid_keep(x, p):
+    return (x > -3.0) & (x < 3.0)
+
+
+@triton.jit
+def hardsigmoid_kept(grad, p):
+    return grad * scalar(1 / 6, grad)
+
+
+@triton.jit
+def hardsigmoid_dropped(grad, p):
+    return tl.zeros_like(grad)

@@ -4,8 +4,11 @@ libdevice's functions do not run in Triton's interpreter, and these make the CPU
 scalars of the argument's type first: a bare float in a fused multiply-add would be rounded to float32.
 """
 
+import struct
+
 import triton
 import triton.language as tl
+from triton import knobs
 
 _EXPM1_FLOAT32 = tl.constexpr(
     (
@@ -38,6 +41,15 @@ _LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
 _LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
 _LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 
+# The interpreter of older versions of Triton computes a fused multiply-add in two roundings.
+_INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+
+
+def constant(value: float, rest: float) -> tl.constexpr:
+    """A number known to more digits than float64 has: what is high and low of it in float32, and in float64."""
+    (high,) = struct.unpack("f", struct.pack("f", value))
+    return tl.constexpr((high, value - high + rest, value, rest))
+
 
 @triton.jit
 def scalar(value: tl.constexpr, x):
@@ -45,29 +57,74 @@ def scalar(value: tl.constexpr, x):
 
 
 @triton.jit
-def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr):
-    """c[0] + c[1] x + ... by Horner's rule."""
+def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr, first: tl.constexpr = 0):
+    """c[first] + c[first + 1] x + ... by Horner's rule."""
     sum = tl.fma(x, scalar(coefficients[degree], x), scalar(coefficients[degree - 1], x))
-    for i in tl.static_range(degree - 1):
+    for i in tl.static_range(degree - 1 - first):
         sum = tl.fma(sum, x, scalar(coefficients[degree - 2 - i], x))
     return sum
 
 
 @triton.jit
-def exp_parts(x, bias: tl.constexpr):
-    """x = n ln2 + r: n + bias in the low bits of an integer, and e^r - 1."""
+def high_and_low(constant: tl.constexpr, x):
+    """The two parts of a `constant` in the type of x."""
+    if x.dtype == tl.float64:
+        return scalar(constant[2], x), scalar(constant[3], x)
+    else:
+        return scalar(constant[0], x), scalar(constant[1], x)
+
+
+@triton.jit
+def at_most(high, x):
+    """NaN passes."""
+    return tl.where(x > high, high, x)
+
+
+@triton.jit
+def at_least(low, x):
+    """NaN passes."""
+    return tl.where(x < low, low, x)
+
+
+@triton.jit
+def product_error(a, b, product):
+    """What rounding took from a product: a * b less the product rounded, or less something else near it."""
+    if not _INTERPRETED:
+        return tl.fma(a, b, -product)
+    elif a.dtype == tl.float32:
+        return (a.to(tl.float64) * b.to(tl.float64) - product.to(tl.float64)).to(tl.float32)
+    else:
+        high_bits: tl.constexpr = ~0x7FFFFFF
+        a_high = (a.to(tl.int64, bitcast=True) & high_bits).to(tl.float64, bitcast=True)
+        b_high = (b.to(tl.int64, bitcast=True) & high_bits).to(tl.float64, bitcast=True)
+        a_low = a - a_high
+        b_low = b - b_high
+        return a_high * b_high - product + a_high * b_low + a_low * b_high + a_low * b_low
+
+
+@triton.jit
+def exp_parts(x, bias: tl.constexpr, sign: tl.constexpr = 1, low=None):
+    """x = sign (n ln2 + r): n + bias in the low bits of an integer, and e^r - 1. `low`, if given, is what rounding took
+    from x."""
     if x.dtype == tl.float64:
         shift = scalar(1.5 * 2.0**52 + bias, x)
-        shifted = tl.fma(x, scalar(_LOG2_E, x), shift)
-        n = shifted - shift
-        r = tl.fma(n, scalar(-_LN2_LOW_FLOAT64, x), tl.fma(n, scalar(-_LN2_HIGH_FLOAT64, x), x))
+        shifted = tl.fma(x, scalar(sign * _LOG2_E, x), shift)
+        r = sign * _reduced(x, shifted - shift, -sign * _LN2_HIGH_FLOAT64, -sign * _LN2_LOW_FLOAT64, low)
         return shifted.to(tl.int64, bitcast=True), tl.fma(r * r, polynomial(r, _EXPM1_FLOAT64, 10), r)
     else:
         shift = scalar(1.5 * 2.0**23 + bias, x)
-        shifted = tl.fma(x, scalar(_LOG2_E, x), shift)
-        n = shifted - shift
-        r = tl.fma(n, scalar(-_LN2_LOW_FLOAT32, x), tl.fma(n, scalar(-_LN2_HIGH_FLOAT32, x), x))
+        shifted = tl.fma(x, scalar(sign * _LOG2_E, x), shift)
+        r = sign * _reduced(x, shifted - shift, -sign * _LN2_HIGH_FLOAT32, -sign * _LN2_LOW_FLOAT32, low)
         return shifted.to(tl.int32, bitcast=True), tl.fma(r * r, polynomial(r, _EXPM1_FLOAT32, 5), r)
+
+
+@triton.jit
+def _reduced(x, n, ln2_high: tl.constexpr, ln2_low: tl.constexpr, low):
+    r = tl.fma(n, scalar(ln2_high, x), x)
+    if low is None:
+        return tl.fma(n, scalar(ln2_low, x), r)
+    else:
+        return r + tl.fma(n, scalar(ln2_low, x), low)
 
 
 @triton.jit
@@ -79,15 +136,48 @@ def from_exponent(biased, like):
 
 
 @triton.jit
-def exp_below_overflow(x):
-    """e^x for x <= 89 (float32) or 710 (float64). The power of two takes two steps, down to the subnormals."""
-    if x.dtype == tl.float64:
-        biased, m = exp_parts(tl.where(x < -746.0, -746.0, x), 2 * 1023)
+def highest_exponent(like):
+    """The largest x that scaled_exp_of_minus takes."""
+    if like.dtype == tl.float64:
+        return scalar(1064.0, like)
     else:
-        biased, m = exp_parts(tl.where(x < -104.0, -104.0, x), 2 * 127)
-    half = biased >> 1
-    scale = from_exponent(half, x) * from_exponent(biased - half, x)
-    return tl.fma(scale, m, scale)
+        return scalar(132.4, like)
+
+
+@triton.jit
+def scaled_exp_of_minus(x, low=None):
+    """e^-x as `lifted` and m for 0 <= x <= highest_exponent; see `times_power`. `lifted` is within range, though e^-x
+    may be far below the smallest number, and 0 for the highest x."""
+    if x.dtype == tl.float64:
+        biased, m = exp_parts(x, 1023 + 512, -1, low)
+    else:
+        biased, m = exp_parts(x, 127 + 64, -1, low)
+    return from_exponent(biased, x), m
+
+
+@triton.jit
+def unscaled(lifted, m):
+    """e^-x itself."""
+    if m.dtype == tl.float64:
+        return tl.fma(lifted, m, lifted) * scalar(2.0**-512, m)
+    else:
+        return tl.fma(lifted, m, lifted) * scalar(2.0**-64, m)
+
+
+@triton.jit
+def times_power(a, lifted):
+    """a e^-x, given a (1 + m). A subnormal result is rounded once."""
+    if a.dtype == tl.float64:
+        return a * lifted * scalar(2.0**-512, a)
+    else:
+        return a * lifted * scalar(2.0**-64, a)
+
+
+@triton.jit
+def exp_of_minus(x):
+    """e^-x for x >= 0. NaN passes."""
+    lifted, m = scaled_exp_of_minus(at_most(highest_exponent(x), x))
+    return unscaled(lifted, m)
 
 
 @triton.jit
@@ -123,8 +213,242 @@ def expm1(x):
 
 
 @triton.jit
-def divide(a, b, b_low):
-    """a / (b + b_low) for 1 <= b < 2^60, where b_low is what rounding took from the true denominator."""
+def divide(a, b, b_low, a_low=None):
+    """(a + a_low) / (b + b_low) for 1 <= b < 2^60, where the low parts are what rounding took from the true ones."""
     inverse = 1.0 / b
     quotient = a * inverse
-    return tl.fma(tl.fma(-quotient, b_low, tl.fma(-quotient, b, a)), inverse, quotient)
+    remainder = tl.fma(quotient, b_low, product_error(quotient, b, a))
+    if a_low is not None:
+        remainder -= a_low
+    return tl.fma(remainder, -inverse, quotient)
+
+
+_LOG1P_FLOAT32 = tl.constexpr(
+    (
+        float.fromhex("-0x1p-1"),
+        float.fromhex("0x1.55557ep-2"),
+        float.fromhex("-0x1.00006cp-2"),
+        float.fromhex("0x1.9978a2p-3"),
+        float.fromhex("-0x1.54ee82p-3"),
+        float.fromhex("0x1.27a03p-3"),
+        float.fromhex("-0x1.0cd8bp-3"),
+        float.fromhex("0x1.b4b376p-4"),
+        float.fromhex("-0x1.8749a6p-5"),
+    )
+)
+_LOG1P_FLOAT64 = tl.constexpr(
+    (
+        float.fromhex("-0x1.fffffffffffffp-2"),
+        float.fromhex("0x1.5555555555568p-2"),
+        float.fromhex("-0x1.0000000000554p-2"),
+        float.fromhex("0x1.9999999995ba4p-3"),
+        float.fromhex("-0x1.55555554a593fp-3"),
+        float.fromhex("0x1.24924925ccb32p-3"),
+        float.fromhex("-0x1.0000004795b48p-3"),
+        float.fromhex("0x1.c71c721488f24p-4"),
+        float.fromhex("-0x1.99997d264de9p-4"),
+        float.fromhex("0x1.745cd70f1ba7ap-4"),
+        float.fromhex("-0x1.5558313a0f214p-4"),
+        float.fromhex("0x1.3b1ef96fefd4ep-4"),
+        float.fromhex("-0x1.247387f49bb2ep-4"),
+        float.fromhex("0x1.1031aab1b3941p-4"),
+        float.fromhex("-0x1.ff50d2fe4e0a4p-5"),
+        float.fromhex("0x1.f04828172a80bp-5"),
+        float.fromhex("-0x1.e919faf263798p-5"),
+        float.fromhex("0x1.a6b80f56e847ap-5"),
+        float.fromhex("-0x1.f6aa9002b7b77p-6"),
+        float.fromhex("0x1.1c7764eb2ecc6p-7"),
+    )
+)
+
+
+@triton.jit
+def log1p_parts(x):
+    """For 0 <= x <= 1, log(1 + x) is f (1 + ratio) or, where `upper`, ln2 + f (1 + ratio): f, ratio, upper."""
+    upper = x > 0.5
+    f = tl.where(upper, -0.5 * (1.0 - x), x)
+    if x.dtype == tl.float64:
+        return f, f * polynomial(f, _LOG1P_FLOAT64, 19), upper
+    else:
+        return f, f * polynomial(f, _LOG1P_FLOAT32, 8), upper
+
+
+_LOG_FLOAT32 = tl.constexpr(
+    (
+        float.fromhex("0x1.55555cp-1"),
+        float.fromhex("0x1.997b8cp-2"),
+        float.fromhex("0x1.2efa24p-2"),
+    )
+)
+_LOG_FLOAT64 = tl.constexpr(
+    (
+        float.fromhex("0x1.5555555555558p-1"),
+        float.fromhex("0x1.9999999995284p-2"),
+        float.fromhex("0x1.2492492e03d5p-2"),
+        float.fromhex("0x1.c71c62c9cb7e9p-3"),
+        float.fromhex("0x1.7462bd218b3e7p-3"),
+        float.fromhex("0x1.39fd3c2df8ce9p-3"),
+        float.fromhex("0x1.2b66b9bfa7252p-3"),
+    )
+)
+
+
+@triton.jit
+def log1p_of_sum(x):
+    """log(1 + x) for 0 <= x < 2^60. The C++ kernels have it for float64 alone; float32's polynomial is
+    fpminimax((2 atanh(sqrt(x)) - 2 sqrt(x)) / (x sqrt(x)), 2, [|SG...|], [2^-60;0.0295], relative)."""
+    u = 1.0 + x
+    low = tl.where(x < 1.0, x - (u - 1.0), 1.0 - (u - x))
+    if x.dtype == tl.float64:
+        k = (u.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD) >> 52
+        scale = from_exponent(1023 - k, x)
+    else:
+        k = (u.to(tl.int32, bitcast=True) - 0x3F3504F3) >> 23
+        scale = from_exponent(127 - k, x)
+    n = k.to(x.dtype)
+    z = (scale * u - 1.0) + scale * low
+    s = divide(z, z + 2.0, z * 0.0)
+    t = s * s
+    if x.dtype == tl.float64:
+        rest = -s * (z - t * polynomial(t, _LOG_FLOAT64, 6))
+        return tl.fma(n, scalar(_LN2_HIGH_FLOAT64, x), z + tl.fma(n, scalar(_LN2_LOW_FLOAT64, x), rest))
+    else:
+        rest = -s * (z - t * polynomial(t, _LOG_FLOAT32, 2))
+        return tl.fma(n, scalar(_LN2_HIGH_FLOAT32, x), z + tl.fma(n, scalar(_LN2_LOW_FLOAT32, x), rest))
+
+
+_SINE_SQUARED_FLOAT32 = tl.constexpr(
+    (
+        float.fromhex("-0x1.555554p-2"),
+        float.fromhex("0x1.6c15d4p-5"),
+        float.fromhex("-0x1.9fc19ap-9"),
+        float.fromhex("0x1.1bc142p-13"),
+    )
+)
+_SINE_SQUARED_FLOAT64 = tl.constexpr(
+    (
+        float.fromhex("-0x1.5555555555555p-2"),
+        float.fromhex("0x1.6c16c16c16b76p-5"),
+        float.fromhex("-0x1.a01a01a00ef28p-9"),
+        float.fromhex("0x1.27e4fb721c251p-13"),
+        float.fromhex("-0x1.1eed8c371bba6p-18"),
+        float.fromhex("0x1.9395b7848863p-24"),
+        float.fromhex("-0x1.ae036ce24b88fp-30"),
+        float.fromhex("0x1.55a4ee506e14p-36"),
+    )
+)
+_SINE_TWICE_FLOAT32 = tl.constexpr(
+    (
+        float.fromhex("-0x1.555556p0"),
+        float.fromhex("0x1.111148p-2"),
+        float.fromhex("-0x1.a02cfap-6"),
+        float.fromhex("0x1.74396ep-10"),
+        float.fromhex("-0x1.d945bcp-15"),
+    )
+)
+_SINE_TWICE_FLOAT64 = tl.constexpr(
+    (
+        float.fromhex("-0x1.5555555555555p0"),
+        float.fromhex("0x1.11111111110bap-2"),
+        float.fromhex("-0x1.a01a01a013743p-6"),
+        float.fromhex("0x1.71de3a51d8719p-10"),
+        float.fromhex("-0x1.ae645468748abp-15"),
+        float.fromhex("0x1.6123aedc2e907p-20"),
+        float.fromhex("-0x1.ae3b16ec86665p-26"),
+        float.fromhex("0x1.874437f3479abp-32"),
+    )
+)
+_HALF_PI_FLOAT32 = tl.constexpr(
+    (float.fromhex("0x1.92p0"), float.fromhex("0x1.fap-12"), float.fromhex("0x1.54442ep-20")),
+)
+_HALF_PI_FLOAT64 = tl.constexpr(
+    (float.fromhex("0x1.921fb544p0"), float.fromhex("0x1.0b4611a6p-34"), float.fromhex("0x1.3198a2e037073p-69")),
+)
+_2_OVER_PI = tl.constexpr(float.fromhex("0x1.45f306dc9c883p-1"))
+
+
+@triton.jit
+def _reduced_product(product, error, offset: tl.constexpr, half_pi: tl.constexpr, round_to_integer: tl.constexpr):
+    shift = scalar(round_to_integer, product)
+    shifted = tl.fma(product, scalar(_2_OVER_PI, product), scalar(offset, product)) + shift
+    n = shifted - shift - offset
+    exact = tl.fma(n, scalar(-half_pi[1], n), tl.fma(n, scalar(-half_pi[0], n), product))
+    rest = tl.fma(n, scalar(-half_pi[2], n), error)
+    high = exact + rest
+    return high, exact - high + rest, shifted
+
+
+@triton.jit
+def reduced_angle(a, b, offset: tl.constexpr):
+    """a b + offset pi/2 (offset is 0 or 1/2) less the nearest multiple of pi/2: high, low, whether that was odd."""
+    product = a * b
+    error = product_error(a, b, product)
+    inside = tl.abs(product) < (2.0**23 if product.dtype == tl.float64 else 2.0**18)
+    product = tl.where(inside, product, product * 0.0)
+    error = tl.where(inside, error, 0.0)
+    if product.dtype == tl.float64:
+        high, low, shifted = _reduced_product(product, error, offset, _HALF_PI_FLOAT64, 1.5 * 2.0**52)
+        return high, low, (shifted.to(tl.int64, bitcast=True) & 1) != 0
+    else:
+        high, low, shifted = _reduced_product(product, error, offset, _HALF_PI_FLOAT32, 1.5 * 2.0**23)
+        return high, low, (shifted.to(tl.int32, bitcast=True) & 1) != 0
+
+
+@triton.jit
+def sine_squared_curve(square):
+    """(sin(r)^2 - r^2) / r^4 of r^2."""
+    if square.dtype == tl.float64:
+        return polynomial(square, _SINE_SQUARED_FLOAT64, 7)
+    else:
+        return polynomial(square, _SINE_SQUARED_FLOAT32, 3)
+
+
+@triton.jit
+def sine_twice_curve(square):
+    """(sin(2r) / r - 2) / r^2 of r^2."""
+    if square.dtype == tl.float64:
+        return polynomial(square, _SINE_TWICE_FLOAT64, 7)
+    else:
+        return polynomial(square, _SINE_TWICE_FLOAT32, 4)
+
+
+@triton.jit
+def sine_squared(r, r_low, odd):
+    """The square of the sine of what the angle was reduced from: high, low."""
+    square = r * r
+    square_low = tl.fma(2.0 * r, r_low, product_error(r, r, square))
+    bend = square * sine_squared_curve(square)
+    tail = tl.fma(square, bend, tl.fma(square_low, 2.0 * bend, square_low))
+    complement = 1.0 - square
+    lead = tl.where(odd, complement, square)
+    rest = tl.where(odd, 1.0 - complement - square - tail, tail)
+    high = lead + rest
+    return high, lead - high + rest
+
+
+@triton.jit
+def _expm1_minus_x(x, bounded, bias: tl.constexpr, round_to_integer: tl.constexpr, LN2_HIGH: tl.constexpr,
+                   LN2_LOW: tl.constexpr, EXPM1: tl.constexpr, degree: tl.constexpr):  # fmt: skip
+    shift = scalar(round_to_integer + bias, x)
+    shifted = tl.fma(bounded, scalar(_LOG2_E, x), shift)
+    n = shifted - shift
+    r = tl.fma(n, scalar(-LN2_LOW, x), tl.fma(n, scalar(-LN2_HIGH, x), bounded))
+    curved = r * r * polynomial(r, EXPM1, degree)
+    scale = from_exponent(shifted.to(tl.int64 if x.dtype == tl.float64 else tl.int32, bitcast=True), x)
+    constant = scale - 1.0
+    line = constant - x
+    linear = tl.fma(scale, r, line)
+    high = tl.fma(scale, curved, linear)
+    low = tl.fma(scale, curved, linear - high) + (tl.fma(scale, r, line - linear) + (constant - (line + x)))
+    return high, low
+
+
+@triton.jit
+def expm1_minus_x(x):
+    """e^x - 1 - x for x <= 0: high, low. The latter is NaN where the whole is infinite."""
+    if x.dtype == tl.float64:
+        bounded = tl.where(x < -38.0, -38.0, x)
+        return _expm1_minus_x(x, bounded, 1023, 1.5 * 2.0**52, _LN2_HIGH_FLOAT64, _LN2_LOW_FLOAT64, _EXPM1_FLOAT64, 10)
+    else:
+        bounded = tl.where(x < -18.0, -18.0, x)
+        return _expm1_minus_x(x, bounded, 127, 1.5 * 2.0**23, _LN2_HIGH_FLOAT32, _LN2_LOW_FLOAT32, _EXPM1_FLOAT32, 5)

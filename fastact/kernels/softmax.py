@@ -1,0 +1,221 @@
+"""Softmax and its kin: csrc/softmax.h in Triton, and the kernels that take whole rows.
+
+A program takes a tile of LANES rows and COLUMNS of their elements. Where that is all of the elements, one pass over
+memory does: the tile stays in registers. Of longer rows, the first pass brings peaks and sums up to date tile by tile,
+and a second one reads again, from the cache where the row fits there.
+"""
+
+import triton
+import triton.language as tl
+
+from .loops import _narrow, _widen
+from .vecmath import exp_parts, expm1, from_exponent, log1p_of_sum, scalar
+
+_LOWEST_FLOAT32 = tl.constexpr(float.fromhex("-0x1.fffffep127"))
+_LOWEST_FLOAT64 = tl.constexpr(float.fromhex("-0x1.fffffffffffffp1023"))
+_RAISED = tl.constexpr(2.0**64)
+
+
+def _kernel_name(specialization):
+    """What profilers show: fastact_softmax_forward, say."""
+    constants = specialization.constants
+    return f"fastact_{constants['ACTIVATION']}_{'forward' if 'EXACT' in constants else 'backward'}"
+
+
+@triton.jit
+def _tile(lanes, columns, inner, ROWS: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where the program's first element lies; from there on, the offsets of its rows and of a row's elements; which of
+    the rows there are. ROWS: rows lie one after another in memory; else `inner` of them side by side."""
+    program = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, LANES)
+    column = tl.arange(0, COLUMNS)
+    if ROWS:
+        first = program * LANES
+        return first * columns, lane * columns, column, first + lane < lanes
+    else:
+        blocks = tl.cdiv(lanes, LANES)
+        first = program % blocks * LANES
+        return program // blocks * columns * inner + first, lane, column.to(tl.int64) * inner, first + lane < lanes
+
+
+@triton.jit
+def _sum_error(a, b, sum):
+    """What rounding took from the sum of a and b (Knuth 1969)."""
+    rounded_b = sum - a
+    return (a - (sum - rounded_b)) + (b - rounded_b)
+
+
+@triton.jit
+def _raised_exp(x, peak, EXACT: tl.constexpr):
+    """2^64 e^(x - peak): no subnormal numbers, so that a single power of two will do. The difference's rounding error
+    is made good, unless EXACT inputs have so few digits that it does not matter."""
+    difference = x - peak
+    low = None if EXACT else _sum_error(x, -peak, difference)
+    if x.dtype == tl.float64:
+        biased, m = exp_parts(difference, 1023 + 64, low=low)
+        vanishes = difference <= -746.0
+    else:
+        biased, m = exp_parts(difference, 127 + 64, low=low)
+        vanishes = difference <= -104.0
+    scale = from_exponent(biased, x)
+    return tl.where(vanishes, 0.0, tl.fma(scale, m, scale))
+
+
+@triton.jit
+def _peak(x):
+    """The largest of each row, or the lowest number: -infinity would make all differences NaN."""
+    peak = tl.max(x, axis=1)
+    if x.dtype == tl.float64:
+        return tl.where(peak < _LOWEST_FLOAT64, _LOWEST_FLOAT64, peak)
+    else:
+        return tl.where(peak < _LOWEST_FLOAT32, _LOWEST_FLOAT32, peak)
+
+
+@triton.jit
+def _load(x_ptr, offsets, mask, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
+    if ACTIVATION == "softmin":
+        return -_widen(tl.load(x_ptr + offsets, mask=mask, other=float("inf")), COMPUTE)
+    else:
+        return _widen(tl.load(x_ptr + offsets, mask=mask, other=-float("inf")), COMPUTE)
+
+
+@triton.jit
+def _sum(e, EXACT: tl.constexpr):
+    """Over a row. Of float32, the leading 10 bits of numbers up to 2^64 are summed apart: those of 2^14 make up no more
+    than the 24 digits, so that nothing is rounded, and what is rounded of the rest is a thousand times as small."""
+    if EXACT or e.dtype == tl.float64:
+        return tl.sum(e, axis=1)
+    else:
+        leading = (e + 1.5 * 2.0**78) - 1.5 * 2.0**78
+        return tl.sum(leading, axis=1) + tl.sum(e - leading, axis=1)
+
+
+@triton.jit
+def _sums(x, peak, e, ACTIVATION: tl.constexpr, EXACT: tl.constexpr):
+    """The sums over what lies below the peak, and over what is at it; for a logarithm apart."""
+    if ACTIVATION == "log_softmax":
+        at_peak = x == peak
+        peaks = tl.sum(tl.where(at_peak, _RAISED, 0.0).to(e.dtype), axis=1)
+        return _sum(tl.where(at_peak, 0.0, e), EXACT), peaks
+    else:
+        total = _sum(e, EXACT)
+        return total, total * 0.0
+
+
+@triton.jit
+def _finish(below, peaks, peak, ACTIVATION: tl.constexpr):
+    """The factor of all exponentials or, for a logarithm, what to subtract, in two parts."""
+    if ACTIVATION == "log_softmax":
+        logarithm = log1p_of_sum((below + (peaks - _RAISED)) * (1.0 / _RAISED))
+        logarithm = tl.where(peaks > 0, logarithm, float("nan"))
+        high = peak + logarithm
+        return high, _sum_error(peak, logarithm, high)
+    else:
+        inverse = 1.0 / below
+        inverse = tl.fma(tl.fma(-below, inverse, tl.full((), 1.0, below.dtype)), inverse, inverse)
+        return inverse, inverse
+
+
+@triton.jit
+def _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION: tl.constexpr):
+    y = (x - high[:, None]) - low[:, None] if ACTIVATION == "log_softmax" else e * high[:, None]
+    tl.store(y_ptr + offsets, _narrow(y, y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(repr=_kernel_name)
+def forward(
+    x_ptr, y_ptr, lanes, columns, inner,
+    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr, COMPUTE: tl.constexpr,
+    LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
+):  # fmt: skip
+    start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
+    x_ptr += start
+    y_ptr += start
+    number = tl.arange(0, COLUMNS)
+    offsets = lane[:, None] + column[None, :]
+    if ONE_PASS:
+        mask = inside[:, None] & (number < columns)[None, :]
+        x = _load(x_ptr, offsets, mask, ACTIVATION, COMPUTE)
+        peak = _peak(x)
+        e = _raised_exp(x, peak[:, None], EXACT)
+        below, peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
+        high, low = _finish(below, peaks, peak, ACTIVATION)
+        _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION)
+    else:
+        peak = _peak(tl.full((LANES, 1), -float("inf"), COMPUTE))
+        below = tl.zeros((LANES,), tl.float64)
+        peaks = tl.zeros((LANES,), tl.float64)
+        first = 0
+        while first < columns:
+            mask = inside[:, None] & (first + number < columns)[None, :]
+            x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
+            before = peak
+            peak = _peak(x)
+            peak = tl.where(before > peak, before, peak)
+            factor = _raised_exp(before, peak, False).to(tl.float64) * (1.0 / _RAISED)
+            e = _raised_exp(x, peak[:, None], EXACT)
+            more, more_peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
+            below = tl.where(before == peak, below, (below + peaks) * factor) + more
+            peaks = tl.where(before == peak, peaks, 0.0) + more_peaks
+            first += COLUMNS
+        high, low = _finish(below.to(COMPUTE), peaks.to(COMPUTE), peak, ACTIVATION)
+        first = 0
+        while first < columns:
+            mask = inside[:, None] & (first + number < columns)[None, :]
+            x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
+            e = None if ACTIVATION == "log_softmax" else _raised_exp(x, peak[:, None], EXACT)
+            _write(y_ptr, offsets + first * inner, mask, x, e, high, low, ACTIVATION)
+            first += COLUMNS
+
+
+@triton.jit
+def _sum_of_terms(grad, y, ACTIVATION: tl.constexpr):
+    return tl.sum(grad if ACTIVATION == "log_softmax" else grad * y, axis=1)
+
+
+@triton.jit
+def _write_gradient(out_ptr, offsets, mask, grad, y, sum, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "log_softmax":
+        e = _raised_exp(y, scalar(0.0, y), True) * (1.0 / _RAISED)
+        out = tl.where(y > -0.34, tl.fma(-expm1(y), sum, grad - sum), tl.fma(-e, sum, grad))
+    elif ACTIVATION == "softmin":
+        out = y * (sum - grad)
+    else:
+        out = y * (grad - sum)
+    tl.store(out_ptr + offsets, _narrow(out, out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(repr=_kernel_name)
+def backward(
+    grad_ptr, saved_ptr, out_ptr, lanes, columns, inner,
+    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
+    LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
+):  # fmt: skip
+    start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
+    grad_ptr += start
+    saved_ptr += start
+    out_ptr += start
+    number = tl.arange(0, COLUMNS)
+    offsets = lane[:, None] + column[None, :]
+    mask = inside[:, None] & (number < columns)[None, :]
+    if ONE_PASS:
+        grad = _widen(tl.load(grad_ptr + offsets, mask=mask, other=0.0), COMPUTE)
+        y = _widen(tl.load(saved_ptr + offsets, mask=mask, other=0.0), COMPUTE)
+        sum = _sum_of_terms(grad, y, ACTIVATION)
+        _write_gradient(out_ptr, offsets, mask, grad, y, sum[:, None], ACTIVATION)
+    else:
+        total = tl.zeros((LANES,), tl.float64)
+        first = 0
+        while first < columns:
+            mask = inside[:, None] & (first + number < columns)[None, :]
+            grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            y = _widen(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            total += _sum_of_terms(grad, y, ACTIVATION)
+            first += COLUMNS
+        first = 0
+        while first < columns:
+            mask = inside[:, None] & (first + number < columns)[None, :]
+            grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            y = _widen(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            _write_gradient(out_ptr, offsets + first * inner, mask, grad, y, total.to(COMPUTE)[:, None], ACTIVATION)
+            first += COLUMNS
