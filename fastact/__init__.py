@@ -5,26 +5,13 @@
 tensor([-0.1000,  2.0000])
 """
 
-from . import functional
+from . import functional, modules
 from .convert import convert, revert
-from .modules import ELU, LeakyReLU, PReLU, ReLU, RReLU, Sigmoid, Softsign, Tanh
+from .modules import *  # noqa: F403
 from .monitor import Monitor
 from .path import always_kernels
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ELU",
-    "LeakyReLU",
-    "Monitor",
-    "PReLU",
-    "RReLU",
-    "ReLU",
-    "Sigmoid",
-    "Softsign",
-    "Tanh",
-    "always_kernels",
-    "convert",
-    "functional",
-    "revert",
-]
+__all__ = ["Monitor", "always_kernels", "convert", "functional", "revert"]
+__all__ += modules.__all__

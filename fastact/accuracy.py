@@ -22,16 +22,18 @@ derivative, output saved   2^-23 times scale   0.51 (ULP of it + |d'(y)| times t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import functional
-from .catalogue import Activation
+from .catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
 from .path import always_kernels, runs_on_gpu_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -59,6 +61,70 @@ class Reference:
     """Of the output below which the derivative is computed from it."""
     zero_crossings: tuple[float, ...] = ()
     """Of the derivative."""
+    crosses_anywhere: bool = False
+    """Whether the derivative crosses zero, or touches it, at places that the parameters decide."""
+    limit: Callable[..., float] = lambda **parameters: math.inf
+    """Of |x|, up to which the bounds hold."""
+    term: Callable[..., Tensor] | None = None
+    """The size of the terms where the value is a difference that crosses zero: its ULPs are those of the largest."""
+
+
+def _expm1_minus(x: Tensor) -> Tensor:
+    """e^x - 1 - x, near zero from its series."""
+    near, rest = x.clamp(-1, 1), torch.zeros_like(x)
+    for n in range(20, 2, -1):
+        rest = near / n * (1 + rest)
+    return torch.where(x.abs() < 1, near * near / 2 * (1 + rest), x.expm1() - x)
+
+
+def _tanhshrink(x: Tensor) -> Tensor:
+    """Near zero from Lambert's continued fraction x / (1 + q) of tanh, q = x^2 / (3 + x^2 / (5 + ...))."""
+    square, q = x.clamp(-2, 2) ** 2, torch.zeros_like(x)
+    for odd in range(41, 1, -2):
+        q = square / (odd + q)
+    return torch.where(x.abs() < 2, x * q / (1 + q), x - x.tanh())
+
+
+def _gated(x: Tensor, v: Tensor) -> Tensor:
+    return x * v.sigmoid()
+
+
+def _gated_derivative(v: Tensor, slope: Tensor) -> Tensor:
+    """`slope` is x v'."""
+    return v.sigmoid() * (1 + slope * (-v).sigmoid())
+
+
+def _gelu_tanh_exponent(x: Tensor) -> Tensor:
+    return 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+
+
+def _gelu_tanh_slope(x: Tensor) -> Tensor:
+    return 2 * math.sqrt(2 / math.pi) * (x + 3 * 0.044715 * x**3)
+
+
+def _normal(x: Tensor) -> Tensor:
+    return torch.special.erfc(-x / math.sqrt(2)) / 2
+
+
+def _mish_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """e^x and n = e^x (e^x + 2), with which tanh(log(1 + e^x)) is n / (n + 2); from 40 on that is 1."""
+    e = x.clamp(max=40).exp()
+    return e, e * (e + 2)
+
+
+def _mish(x: Tensor) -> Tensor:
+    _, n = _mish_parts(x)
+    return x * n / (n + 2)
+
+
+def _mish_derivative(x: Tensor) -> Tensor:
+    e, n = _mish_parts(x)
+    return n / (n + 2) + x.clamp(max=40) * 4 * e * (e + 1) / (n + 2) ** 2
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Of the pair x and 0. An infinite maximum makes NaN."""
+    return torch.exp(x - x.clamp(min=0)) / (1 + torch.exp(-x.abs()))
 
 
 REFERENCES: dict[str, Reference] = {
@@ -67,20 +133,86 @@ REFERENCES: dict[str, Reference] = {
         lambda x, alpha: torch.where(x > 0, 1.0, alpha * x.exp()),
         scale=lambda alpha: alpha,
     ),
+    "star_relu": Reference(
+        lambda x, scale, bias: scale * x.clamp(min=0) ** 2 + bias,
+        lambda x, scale, bias: 2 * scale * x.clamp(min=0),
+        term=lambda x, scale, bias: torch.full_like(x, bias),
+    ),
+    "selu": Reference(
+        lambda x: SELU_SCALE * torch.where(x > 0, x, SELU_ALPHA * x.expm1()),
+        lambda x: SELU_SCALE * torch.where(x > 0, 1.0, SELU_ALPHA * x.exp()),
+        scale=lambda: SELU_SCALE * SELU_ALPHA,
+    ),
+    "celu": Reference(
+        lambda x, alpha: torch.where(x > 0, x, alpha * (x / alpha).expm1()),
+        lambda x, alpha: torch.where(x > 0, 1.0, (x / alpha).exp()),
+    ),
+    "xielu": Reference(
+        lambda x, alpha_p, alpha_n, beta: torch.where(x > 0, alpha_p * x * x, alpha_n * _expm1_minus(x)) + beta * x,
+        lambda x, alpha_p, alpha_n, beta: torch.where(x > 0, 2 * alpha_p * x, alpha_n * x.expm1()) + beta,
+        crosses_anywhere=True,
+        term=lambda x, alpha_p, alpha_n, beta: beta * x,
+        limit=lambda alpha_p, alpha_n, beta: 2.0**125,  # terms overflow before their difference does
+    ),
     "sigmoid": Reference(lambda x: x.sigmoid(), lambda x: x.sigmoid() * (-x).sigmoid()),
     "tanh": Reference(lambda x: x.tanh(), lambda x: x.cosh() ** -2),
     "softsign": Reference(lambda x: x / (1 + x.abs()), lambda x: (1 + x.abs()) ** -2),
+    "hardsigmoid": Reference(lambda x: (x + 3).clamp(0, 6) / 6, lambda x: (x.abs() < 3).to(x.dtype) / 6),
+    "silu": Reference(lambda x: _gated(x, x), lambda x: _gated_derivative(x, x), zero_crossings=(-1.278464543,)),
+    "quick_gelu": Reference(
+        lambda x: _gated(x, 1.702 * x),
+        lambda x: _gated_derivative(1.702 * x, 1.702 * x),
+        zero_crossings=(-0.751154256,),
+    ),
+    "gelu": Reference(
+        lambda x: x * _normal(x),
+        lambda x: _normal(x) + x * (-x * x / 2).exp() / math.sqrt(2 * math.pi),
+        zero_crossings=(-0.751791525,),
+    ),
+    "gelu_tanh": Reference(
+        lambda x: _gated(x, _gelu_tanh_exponent(x)),
+        lambda x: _gated_derivative(_gelu_tanh_exponent(x), _gelu_tanh_slope(x)),
+        zero_crossings=(-0.752461421,),
+    ),
+    "mish": Reference(_mish, _mish_derivative, zero_crossings=(-1.192436,)),
+    "hardswish": Reference(
+        lambda x: x * (x + 3).clamp(0, 6) / 6,
+        lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5)),
+        zero_crossings=(-1.5,),
+    ),
+    "tanhshrink": Reference(_tanhshrink, lambda x: x.tanh() ** 2),
+    "softplus": Reference(
+        lambda x, beta, threshold: torch.where(beta * x > threshold, x, -F.logsigmoid(-beta * x) / beta),
+        lambda x, beta, threshold: torch.where(beta * x > threshold, 1.0, (beta * x).sigmoid()),
+    ),
+    "logsigmoid": Reference(F.logsigmoid, lambda x: (-x).sigmoid()),
+    "softmin": Reference(lambda x, dim: _softmax(-x), lambda x, dim: -x.sigmoid() * (-x).sigmoid()),
+    "softmax": Reference(lambda x, dim: _softmax(x), lambda x, dim: x.sigmoid() * (-x).sigmoid()),
+    "log_softmax": Reference(
+        lambda x, dim: x - x.clamp(min=0) - torch.log1p(torch.exp(-x.abs())), lambda x, dim: (-x).sigmoid()
+    ),
+    "snake": Reference(
+        lambda x, alpha: x + (alpha * x).sin() ** 2 / alpha,
+        lambda x, alpha: 2 * (alpha * x + math.pi / 4).sin() ** 2,
+        crosses_anywhere=True,
+        term=lambda x, alpha: x,
+        limit=lambda alpha: 2.0**15 / alpha,
+    ),
 }
+for _unit, _gate in (("glu", "sigmoid"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh"), ("swiglu", "silu")):
+    REFERENCES[_unit] = REFERENCES[_gate]  # with a value of 1
 
 
 def is_exact(activation: Activation) -> bool:
     """Whether results must be torch's bit for bit: the activation is linear by parts."""
-    return activation.saved == "bits" or activation.weight
+    return activation.name not in REFERENCES
 
 
 def samples(activation: Activation) -> tuple[dict[str, Any], ...]:
-    """The catalogue's arguments to try, and learned slopes where there is one."""
-    return ({"weight": 0.25}, {"weight": -1.7}) if activation.weight else activation.samples
+    """The catalogue's arguments to try, with a low and a high value of what is learned."""
+    if not activation.learned:
+        return activation.samples
+    return tuple({**sample, **activation.learned_values(end)} for sample in activation.samples for end in (0, 1))
 
 
 # Inputs
@@ -187,17 +319,18 @@ def evaluate(function: Callable[[Tensor], Tensor], input: Tensor) -> tuple[Tenso
 def bind(
     function: Callable[..., Tensor], activation: Activation, sample: dict[str, Any], input: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """The activation's function, here or in torch, of the input alone."""
-    if activation.weight:
-        weight = torch.tensor([sample["weight"]], dtype=input.dtype, device=input.device)
-        return lambda x: function(x, weight)
-    return partial(function, **sample, **activation.extras)
+    """The activation's function, here or in torch, of one variable."""
+    arguments = {
+        name: torch.tensor([value], dtype=input.dtype, device=input.device) if name in activation.learned else value
+        for name, value in sample.items()
+    }
+    return partial(of_one_variable(activation, function), **arguments, **activation.keywords)
 
 
 def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tuple[Measurement, Measurement]:
     """The largest errors of the kernels' forward and derivative at the inputs."""
     with always_kernels():
-        output, derivative = evaluate(bind(getattr(functional, activation.name), activation, sample, input), input)
+        output, derivative = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
 
     def worst(direction: str, result: Tensor, truth: Tensor, error: Tensor, bound: float, unit: str) -> Measurement:
         at = error.argmax()
@@ -210,6 +343,8 @@ def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tu
     elif is_exact(activation):
         stock = bind(activation.reference, activation, sample, input)
         torch_output, torch_derivative = evaluate(stock, input)
+        # At NaN torch's own vector and scalar code differ (Hardtanh's).
+        torch_derivative = torch.where(input.isnan(), derivative, torch_derivative)
         forward = torch_output, _exact_errors(output, torch_output), 0.0, "ulp"
         backward = torch_derivative, _exact_errors(derivative, torch_derivative), 0.0, "ulp"
     else:
@@ -224,7 +359,10 @@ def _formula_truth(
     activation: Activation, sample: dict[str, Any], input: Tensor, output: Tensor, derivative: Tensor
 ) -> tuple[_Judged, _Judged]:
     reference, dtype = REFERENCES[activation.name], input.dtype
-    parameters = {key: torch.tensor(value, dtype=torch.float32).item() for key, value in sample.items()}
+    parameters = {
+        name: torch.tensor(value, dtype=dtype if name in activation.learned else torch.float32).item()
+        for name, value in sample.items()
+    }
     x = input.double()
     true_output, true_derivative = reference.forward(x, **parameters), reference.derivative(x, **parameters)
     special = ~input.isfinite()
@@ -234,9 +372,13 @@ def _formula_truth(
         stock = bind(activation.reference, activation, sample, input)
         torch_output, torch_derivative = evaluate(stock, input[special])
         accident = torch_derivative.isnan() | input[special].isnan()
-        true_output[special] = torch_output.double()
+        # So may its value: the vector code for GELU makes NaN of infinity, the scalar code infinity.
+        true_output[special] = torch.where(torch_output.isnan(), true_output[special], torch_output.double())
         true_derivative[special] = torch.where(accident, derivative[special], torch_derivative).double()
 
+    largest = true_output
+    if reference.term is not None:
+        largest = torch.maximum(true_output.abs(), reference.term(x, **parameters).abs())
     forward_bound = FORWARD_ULPS_GPU if runs_on_gpu_kernels(input) else FORWARD_ULPS
     bound, unit, size = DERIVATIVE_ULPS, "ulp", ulp(true_derivative, dtype)
     if dtype is not torch.float32:
@@ -246,11 +388,16 @@ def _formula_truth(
     elif activation.saved == "output":
         unit, size = "ulp+y", size + ulp(true_output, dtype) * _slope(activation, true_output, parameters)
     elif dtype is torch.float32:
+        if reference.crosses_anywhere:
+            size = size.clamp(min=_LEAST_ULP_THERE)
         for point in reference.zero_crossings:
             size = torch.where((x - point).abs() < _NEAR_ZERO_CROSSING, size.clamp(min=_LEAST_ULP_THERE), size)
+    forward_errors = errors(output, true_output, ulp(largest, dtype))
+    derivative_errors = errors(derivative, true_derivative, size)
+    beyond = input.isfinite() & (x.abs() > reference.limit(**parameters))
     return (
-        (true_output, errors(output, true_output, ulp(true_output, dtype)), forward_bound, "ulp"),
-        (true_derivative, errors(derivative, true_derivative, size), bound, unit),
+        (true_output, forward_errors.masked_fill(beyond, 0), forward_bound, "ulp"),
+        (true_derivative, derivative_errors.masked_fill(beyond, 0), bound, unit),
     )
 
 

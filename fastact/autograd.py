@@ -1,6 +1,6 @@
 """The autograd of every activation: what is saved, and which kernel runs.
 
-`apply` and `apply_prelu` are given a tensor that takes the kernel path (`fastact.path`). Where no gradient is needed
+The `apply` functions are given a tensor that takes the kernel path (`fastact.path`). Where no gradient is needed
 they run the kernel alone; else a `torch.autograd.Function`, one class per activation for the sake of a readable
 `grad_fn`.
 
@@ -119,33 +119,133 @@ def _torch_gradient(
     """The gradient of torch's own function at the saved inputs, differentiable with respect to them and to grad."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        wide = tuple(_wide(x if x.requires_grad else x.detach().requires_grad_()) for x in inputs)
-        output = activation.reference(*wide, **named)
+        # Aliases: one input may depend on another, or be the same tensor, and each gets the gradient of its own use.
+        wide = tuple(_wide((x if x.requires_grad else x.detach().requires_grad_()).view_as(x)) for x in inputs)
+        output = activation.reference(*wide, **named, **activation.keywords)
         gradients = torch.autograd.grad(output, wide, _wide(grad), create_graph=create_graph)
         return tuple(gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True))
 
 
-_FUNCTIONS: dict[Activation, type[_Pointwise]] = {
-    row: type(row.module, (_Pointwise,), {"__module__": __name__}) for row in ACTIVATIONS.values() if not row.weight
-}
-
-
-class PReLU(Function):
+class _Learned(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        return backend(input).prelu(input, weight)
+    def forward(ctx: Any, activation: Activation, parameters: tuple, input: Tensor, *learned: Tensor) -> Tensor:
+        ctx.save_for_backward(input, *learned)
+        ctx.activation, ctx.parameters = activation, parameters
+        return backend(input).learned_forward(activation, input, learned, parameters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
+        activation: Activation = ctx.activation
+        input, *learned = ctx.saved_tensors
         if _needs_torch_ops(grad):
-            return _torch_gradient(ACTIVATIONS["prelu"], grad, (input, weight), {})
-        return backend(grad).prelu_backward(grad, input, weight)
+            named = dict(zip(activation.parameters, ctx.parameters, strict=True))
+            return None, None, *_torch_gradient(activation, grad, (input, *learned), named)
+        return None, None, *backend(grad).learned_backward(activation, grad, input, learned, ctx.parameters)
 
 
-def apply(activation: Activation, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
+def _value_and_gate(inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> tuple[Tensor, ...]:
+    """The two tensors, or the halves of the one."""
+    if len(inputs) == 2:
+        return inputs
+    first, second = inputs[0].chunk(2, dim)
+    return (second, first) if gate_first else (first, second)
+
+
+class _Gated(Function):
+    @staticmethod
+    def forward(ctx: Any, activation: Activation, dim: int, gate_first: bool, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        ctx.activation, ctx.dim, ctx.gate_first = activation, dim, gate_first
+        return backend(inputs[0]).gated_forward(activation, *_value_and_gate(inputs, dim, gate_first))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        activation, inputs = ctx.activation, ctx.saved_tensors
+        if _needs_torch_ops(grad):
+            named = {"dim": ctx.dim, "gate_first": True} if ctx.gate_first else {"dim": ctx.dim}
+            return None, None, None, *_torch_gradient(activation, grad, inputs, named)
+        gradients = tuple(map(torch.empty_like, inputs))
+        operands, results = (_value_and_gate(each, ctx.dim, ctx.gate_first) for each in (inputs, gradients))
+        backend(grad).gated_backward(activation, grad, *operands, *results)
+        return None, None, None, *gradients
+
+
+def group_by_pieces(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, int]:
+    """The input of a Maxout, made dense; its output, still empty, in the same order of dimensions; and how far apart
+    the pieces of an output lie."""
+    if not (input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)):
+        input = input.contiguous()
+    shape = list(input.shape)
+    shape[dim] //= pieces
+    if input.numel() == 0:
+        return input, input.new_empty(shape), 1
+    inner = input.stride(dim)
+    strides = [stride // pieces if stride > inner else stride for stride in input.stride()]
+    return input, input.new_empty_strided(shape, strides), inner
+
+
+class _Maxout(Function):
+    @staticmethod
+    def forward(ctx: Any, activation: Activation, input: Tensor, pieces: int, dim: int) -> Tensor:
+        input, output, inner = group_by_pieces(input, pieces, dim)
+        indices = torch.empty_like(output, dtype=torch.uint8)
+        backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
+        ctx.save_for_backward(indices)
+        ctx.activation, ctx.pieces, ctx.inner = activation, pieces, inner
+        ctx.dim = dim % input.dim()
+        ctx.shape, ctx.input_strides = input.shape, input.stride()
+        ctx.strides = None if output.is_contiguous() else output.stride()
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (indices,) = ctx.saved_tensors
+        if _needs_torch_ops(grad):
+            after = ctx.dim + 1  # the pieces' own dimension, for now
+            numbers = torch.arange(ctx.pieces, device=indices.device, dtype=indices.dtype)
+            won = indices.unsqueeze(after) == numbers.view(-1, *[1] * (len(ctx.shape) - after))
+            return None, torch.where(won, grad.unsqueeze(after), 0.0).reshape(ctx.shape), None, None
+        grad_input = grad.new_empty_strided(ctx.shape, ctx.input_strides)
+        grad = _in_layout(grad, ctx.strides)
+        backend(grad).maxout_backward(ctx.activation, grad, indices, grad_input, ctx.pieces, ctx.inner)
+        return None, grad_input, None, None
+
+
+class _Softmax(Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, activation: Activation, dim: int, dtype: torch.dtype) -> Tensor:
+        output = backend(input).softmax_forward(activation, input, dim, dtype)
+        ctx.save_for_backward(output)
+        ctx.activation, ctx.dim, ctx.dtype = activation, dim, input.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        activation: Activation = ctx.activation
+        (output,) = ctx.saved_tensors
+        if _needs_torch_ops(grad):
+            assert activation.gradient_from_output is not None
+            gradient = activation.gradient_from_output(_wide(grad), _wide(output), ctx.dim).to(ctx.dtype)
+        else:
+            gradient = backend(grad).softmax_backward(activation, grad, output, ctx.dim, ctx.dtype)
+        return gradient, None, None, None
+
+
+_BASES = {
+    "pointwise": _Pointwise,
+    "learned": _Learned,
+    "softmax": _Softmax,
+    "gated": _Gated,
+    "maxout": _Maxout,
+}
+_FUNCTIONS: dict[Activation, type[Function]] = {
+    row: type(row.module, (_BASES[row.kind],), {"__module__": __name__}) for row in ACTIVATIONS.values()
+}
+
+
+def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
     """Run a pointwise activation's kernel, with a node in the autograd graph where gradients are needed."""
+    activation = ACTIVATIONS[name]
     if activation.random:
         parameters = (_draw_seed(input.device), *parameters)
     if input.requires_grad and torch.is_grad_enabled():
@@ -156,8 +256,43 @@ def apply(activation: Activation, input: Tensor, inplace: bool, *parameters: flo
     return output
 
 
-def apply_prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """Run PReLU's kernel, with a node in the autograd graph where gradients are needed."""
-    if (input.requires_grad or weight.requires_grad) and torch.is_grad_enabled():
-        return PReLU.apply(input, weight)
-    return backend(input).prelu(input, weight)
+def _need_gradients(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def apply_learned(name: str, input: Tensor, learned: tuple[Tensor, ...], *parameters: float) -> Tensor:
+    """The same for an activation with learned tensors."""
+    activation = ACTIVATIONS[name]
+    if _need_gradients(input, *learned):
+        return _FUNCTIONS[activation].apply(activation, parameters, input, *learned)
+    return backend(input).learned_forward(activation, input, learned, parameters)
+
+
+def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> Tensor:
+    """The same for a gated unit, of value and gate or of the tensor whose halves along `dim` they are."""
+    activation = ACTIVATIONS[name]
+    if _need_gradients(*inputs):
+        return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
+    return backend(inputs[0]).gated_forward(activation, *_value_and_gate(inputs, dim, gate_first))
+
+
+def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:
+    """The same for Maxout."""
+    activation = ACTIVATIONS[name]
+    if _need_gradients(input):
+        return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
+    input, output, inner = group_by_pieces(input, pieces, dim)
+    indices = torch.empty_like(output, dtype=torch.uint8)
+    backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
+    return output
+
+
+def apply_softmax(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The same for an activation of rows along `dim`. The result has the dtype; kernels widen 16-bit inputs as they
+    read them, other inputs are converted first."""
+    activation = ACTIVATIONS[name]
+    if dtype != input.dtype and not (dtype == torch.float32 and input.dtype.itemsize == 2):
+        input = input.to(dtype)
+    if _need_gradients(input):
+        return _FUNCTIONS[activation].apply(input, activation, dim, dtype)
+    return backend(input).softmax_forward(activation, input, dim, dtype)

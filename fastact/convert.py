@@ -7,9 +7,10 @@ from typing import TypeVar
 from torch import nn
 
 from . import modules
+from .catalogue import ACTIVATIONS
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {
-    getattr(nn, name): getattr(modules, name) for name in modules.__all__ if hasattr(nn, name)
+    getattr(nn, name): getattr(modules, name) for row in ACTIVATIONS.values() for name in row.twins
 }
 _STOCK = {ours: stock for stock, ours in _TWINS.items()}
 

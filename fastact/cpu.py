@@ -60,9 +60,57 @@ def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tu
     return _ops(activation).backward(grad, saved, *parameters)
 
 
-def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    return _OPS.prelu.default(input, weight)
+@cache
+def _op(name: str) -> torch._ops.OpOverload:
+    return getattr(_OPS, name).default
 
 
-def prelu_backward(grad: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return _OPS.prelu_backward.default(grad, input, weight)
+def learned_forward(
+    activation: Activation, input: Tensor, learned: tuple[Tensor, ...], parameters: tuple[float, ...]
+) -> Tensor:
+    """The output. Each learned tensor holds one number, or one per channel."""
+    return _op(activation.name)(input, *learned, *parameters)
+
+
+def learned_backward(
+    activation: Activation, grad: Tensor, input: Tensor, learned: list[Tensor], parameters: tuple[float, ...]
+) -> tuple[Tensor, ...]:
+    """The gradients of the input and of each learned tensor."""
+    return _op(f"{activation.name}_backward")(grad, input, *learned, *parameters)
+
+
+def softmax_forward(activation: Activation, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The output along `dim`, in the input's dtype or, for 16-bit types, in that or float32."""
+    return _op(activation.name)(input, dim, dtype)
+
+
+def softmax_backward(activation: Activation, grad: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The gradient of the input, which had this dtype."""
+    return _op(f"{activation.name}_backward")(grad, output, dim, dtype)
+
+
+def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor:
+    """The output, in the value's order of dimensions."""
+    return _op(activation.name)(value, gate)
+
+
+def gated_backward(
+    activation: Activation, grad: Tensor, value: Tensor, gate: Tensor, grad_value: Tensor, grad_gate: Tensor
+) -> None:
+    """Write the gradients of value and gate."""
+    _op(f"{activation.name}_backward")(grad, value, gate, grad_value, grad_gate)
+
+
+def maxout_forward(
+    activation: Activation, input: Tensor, output: Tensor, indices: Tensor, pieces: int, inner: int
+) -> None:
+    """Write the largest of each group of pieces, and its number. All tensors are dense in one order of dimensions, in
+    which the pieces of an output lie `inner` apart."""
+    _op(activation.name)(input, pieces, inner, output, indices)
+
+
+def maxout_backward(
+    activation: Activation, grad: Tensor, indices: Tensor, grad_input: Tensor, pieces: int, inner: int
+) -> None:
+    """Write the input's gradient: grad for the winners, 0 for the others."""
+    _op(f"{activation.name}_backward")(grad, indices, pieces, inner, grad_input)

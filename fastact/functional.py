@@ -13,19 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.jit import is_scripting
 
-from .autograd import apply, apply_prelu
-from .catalogue import ACTIVATIONS
-from .path import operand_is_plain, takes_kernel
-
-__all__ = ["elu", "leaky_relu", "prelu", "relu", "rrelu", "sigmoid", "softsign", "tanh"]
-
-_RELU = ACTIVATIONS["relu"]
-_LEAKY_RELU = ACTIVATIONS["leaky_relu"]
-_RRELU = ACTIVATIONS["rrelu"]
-_ELU = ACTIVATIONS["elu"]
-_SIGMOID = ACTIVATIONS["sigmoid"]
-_TANH = ACTIVATIONS["tanh"]
-_SOFTSIGN = ACTIVATIONS["softsign"]
+from .autograd import apply, apply_gated, apply_learned, apply_maxout, apply_softmax
+from .composites import bilinear as _bilinear
+from .composites import geglu as _geglu
+from .composites import maxout as _maxout
+from .composites import quick_gelu as _quick_gelu
+from .composites import reglu as _reglu
+from .composites import snake as _snake
+from .composites import squared_relu as _squared_relu
+from .composites import star_relu as _star_relu
+from .composites import swiglu as _swiglu
+from .composites import xielu as _xielu
+from .path import divides, learned_fit, softmax_dtype, takes_gated_kernel, takes_kernel
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -37,7 +36,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     if not is_scripting():
         if takes_kernel("relu", input, inplace=inplace):
-            return apply(_RELU, input, inplace)
+            return apply("relu", input, inplace)
     return F.relu(input, inplace=inplace)
 
 
@@ -50,7 +49,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """
     if not is_scripting():
         if takes_kernel("leaky_relu", input, negative_slope, inplace=inplace):
-            return apply(_LEAKY_RELU, input, inplace, negative_slope)
+            return apply("leaky_relu", input, inplace, negative_slope)
     return F.leaky_relu(input, negative_slope, inplace)
 
 
@@ -63,22 +62,13 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     He et al. 2015, "Delving Deep into Rectifiers".
     """
     if not is_scripting():
-        if takes_kernel("prelu", input, learns=getattr(weight, "requires_grad", False)) and _is_slope(weight, input):
+        if takes_kernel("prelu", input, learned=(weight,)):
             if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
                 dtype = torch.get_autocast_dtype(input.device.type)  # as torch's autocast does for prelu
                 input, weight = input.to(dtype), weight.to(dtype)
-            if input.dtype == weight.dtype:
-                return apply_prelu(input, weight)
+            if learned_fit(input, weight):
+                return apply_learned("prelu", input, (weight,))
     return F.prelu(input, weight)
-
-
-def _is_slope(weight: Tensor, input: Tensor) -> bool:
-    return (
-        operand_is_plain(weight, input)
-        and weight.dim() <= 1
-        and weight.is_contiguous()
-        and (weight.numel() == 1 or (input.dim() >= 2 and weight.numel() == input.size(1)))
-    )
 
 
 def rrelu(
@@ -96,9 +86,76 @@ def rrelu(
     if not is_scripting():
         if takes_kernel("rrelu", input, lower, upper, inplace=inplace) and lower <= upper:
             if training:
-                return apply(_RRELU, input, inplace, lower, upper)
-            return apply(_LEAKY_RELU, input, inplace, (lower + upper) / 2)
+                return apply("rrelu", input, inplace, lower, upper)
+            return apply("leaky_relu", input, inplace, (lower + upper) / 2)
     return F.rrelu(input, lower, upper, training, inplace)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    r"""Threshold: :math:`x` for :math:`x >` ``threshold``, else ``value``; derivative 1 or 0.
+
+    Saves one bit per element for backward.
+
+    Hinge of the rectifiers: Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
+    """
+    if not is_scripting():
+        if takes_kernel("threshold", input, threshold, value, inplace=inplace):
+            return apply("threshold", input, inplace, threshold, value)
+    return F.threshold(input, threshold, value, inplace)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    r"""Hard tanh: :math:`x` clamped to [``min_val``, ``max_val``]; derivative 1 strictly between them, else 0.
+
+    Saves one bit per element for backward.
+
+    Collobert 2004, "Large Scale Machine Learning".
+    """
+    if not is_scripting():
+        if takes_kernel("hardtanh", input, min_val, max_val, inplace=inplace) and min_val <= max_val:
+            return apply("hardtanh", input, inplace, min_val, max_val)
+    return F.hardtanh(input, min_val, max_val, inplace)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""ReLU capped at 6, :math:`\min(\max(0, x), 6)`; derivative 1 strictly between 0 and 6, else 0.
+
+    Saves one bit per element for backward.
+
+    Krizhevsky 2010, "Convolutional Deep Belief Networks on CIFAR-10"; Howard et al. 2017, "MobileNets".
+    """
+    if not is_scripting():
+        if takes_kernel("relu6", input, inplace=inplace):
+            return apply("relu6", input, inplace)
+    return F.hardtanh(input, 0.0, 6.0, inplace)
+
+
+def squared_relu(input: Tensor) -> Tensor:
+    r"""Squared ReLU, :math:`\max(0, x)^2`, with derivative :math:`2 \max(0, x)`.
+
+    Saves the input for backward.
+
+    So et al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling".
+    """
+    if not is_scripting():
+        if takes_kernel("squared_relu", input):
+            return apply("squared_relu", input, False)
+    return _squared_relu(input)
+
+
+def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    r"""StarReLU, ``scale`` :math:`\cdot \max(0, x)^2 +` ``bias``, both learned.
+
+    ``scale`` and ``bias`` hold one number each, or one per channel (dimension 1 of ``input``), in its dtype. 0.8944 and
+    -0.4472 keep mean 0 and variance 1 of normal inputs. Saves the input, ``scale`` and ``bias`` for backward, which
+    computes all three gradients in one pass.
+
+    Yu et al. 2024, "MetaFormer Baselines for Vision".
+    """
+    if not is_scripting():
+        if takes_kernel("star_relu", input, learned=(scale, bias)) and learned_fit(input, scale, bias):
+            return apply_learned("star_relu", input, (scale, bias))
+    return _star_relu(input, scale, bias)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
@@ -113,8 +170,51 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if not is_scripting():
         if takes_kernel("elu", input, alpha, inplace=inplace) and alpha >= 0:
-            return apply(_ELU, input, inplace, alpha)
+            return apply("elu", input, inplace, alpha)
     return F.elu(input, alpha, inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""Scaled exponential linear unit: :math:`s x` for :math:`x > 0`, else :math:`s \alpha (e^x - 1)`, with
+    :math:`\alpha` = 1.6733 and :math:`s` = 1.0507.
+
+    Saves the output for backward; what that means stands at `elu`.
+
+    Klambauer, Unterthiner, Mayr & Hochreiter 2017, "Self-Normalizing Neural Networks".
+    """
+    if not is_scripting():
+        if takes_kernel("selu", input, inplace=inplace):
+            return apply("selu", input, inplace)
+    return F.selu(input, inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    r"""Continuously differentiable exponential linear unit: :math:`x` for :math:`x > 0`, else ``alpha``
+    :math:`(e^{x / \alpha} - 1)`.
+
+    Saves the output for backward; what that means stands at `elu`. A negative ``alpha`` goes to torch.
+
+    Barron 2017, "Continuously Differentiable Exponential Linear Units".
+    """
+    if not is_scripting():
+        if takes_kernel("celu", input, alpha, inplace=inplace) and alpha > 0:
+            return apply("celu", input, inplace, alpha)
+    return F.celu(input, alpha, inplace)
+
+
+def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) -> Tensor:
+    r"""xIELU: :math:`\alpha_p x^2 + \beta x` for :math:`x > 0`, else :math:`\alpha_n (e^x - 1 - x) + \beta x`.
+
+    ``alpha_p`` and ``alpha_n`` are learned, and hold one number each, or one per channel (dimension 1 of ``input``), in
+    its dtype. The paper keeps them above 0 and ``beta``, which `fastact.XIELU` does. Saves the input and both for
+    backward, which computes all three gradients in one pass.
+
+    Huang & Schlag 2024, "Deriving Activation Functions Using Integration".
+    """
+    if not is_scripting():
+        if takes_kernel("xielu", input, beta, learned=(alpha_p, alpha_n)) and learned_fit(input, alpha_p, alpha_n):
+            return apply_learned("xielu", input, (alpha_p, alpha_n), beta)
+    return _xielu(input, alpha_p, alpha_n, beta)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -127,7 +227,7 @@ def sigmoid(input: Tensor) -> Tensor:
     """
     if not is_scripting():
         if takes_kernel("sigmoid", input):
-            return apply(_SIGMOID, input, False)
+            return apply("sigmoid", input, False)
     return torch.sigmoid(input)
 
 
@@ -140,7 +240,7 @@ def tanh(input: Tensor) -> Tensor:
     """
     if not is_scripting():
         if takes_kernel("tanh", input):
-            return apply(_TANH, input, False)
+            return apply("tanh", input, False)
     return torch.tanh(input)
 
 
@@ -153,5 +253,323 @@ def softsign(input: Tensor) -> Tensor:
     """
     if not is_scripting():
         if takes_kernel("softsign", input):
-            return apply(_SOFTSIGN, input, False)
+            return apply("softsign", input, False)
     return F.softsign(input)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""Hard sigmoid, :math:`\min(\max(0, x + 3), 6) / 6`; derivative 1/6 strictly between -3 and 3, else 0.
+
+    Saves one bit per element for backward.
+
+    Howard et al. 2019, "Searching for MobileNetV3".
+    """
+    if not is_scripting():
+        if takes_kernel("hardsigmoid", input, inplace=inplace):
+            return apply("hardsigmoid", input, inplace)
+    return F.hardsigmoid(input, inplace)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""Sigmoid linear unit, also swish, :math:`x \sigma(x)`, with derivative
+    :math:`\sigma(x) (1 + x \sigma(-x))`.
+
+    Saves the input for backward. Its left tail and its derivative's keep their digits down to the smallest numbers.
+
+    Elfwing, Uchibe & Doya 2018, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
+    Reinforcement Learning"; Ramachandran, Zoph & Le 2017, "Searching for Activation Functions".
+    """
+    if not is_scripting():
+        if takes_kernel("silu", input, inplace=inplace):
+            return apply("silu", input, inplace)
+    return F.silu(input, inplace)
+
+
+def quick_gelu(input: Tensor) -> Tensor:
+    r"""GELU by a sigmoid, :math:`x \sigma(1.702 x)`, as CLIP uses it.
+
+    The derivative is :math:`\sigma(v) (1 + v \sigma(-v))` with :math:`v = 1.702 x`. Saves the input for backward.
+
+    Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    if not is_scripting():
+        if takes_kernel("quick_gelu", input):
+            return apply("quick_gelu", input, False)
+    return _quick_gelu(input)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    r"""Gaussian error linear unit, :math:`x \Phi(x)`, with derivative :math:`\Phi(x) + x \varphi(x)`.
+
+    :math:`\Phi` and :math:`\varphi` are the normal distribution's function and density; ``approximate="tanh"`` puts
+    :math:`(1 + \tanh(\sqrt{2 / \pi} (x + 0.044715 x^3))) / 2` in the place of :math:`\Phi(x)`. Saves the input for
+    backward. Both forms and their derivatives keep their digits in the left tail, where torch's lose all of them.
+
+    Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    if not is_scripting():
+        if approximate == "none" and takes_kernel("gelu", input):
+            return apply("gelu", input, False)
+        if approximate == "tanh" and takes_kernel("gelu_tanh", input):
+            return apply("gelu_tanh", input, False)
+    return F.gelu(input, approximate=approximate)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""Mish, :math:`x \tanh(\log(1 + e^x))`.
+
+    The derivative is :math:`t + x (1 - t^2) \sigma(x)` with :math:`t = \tanh(\log(1 + e^x))`; both are computed from
+    one exponential. Saves the input for backward.
+
+    Misra 2020, "Mish: A Self Regularized Non-Monotonic Activation Function".
+    """
+    if not is_scripting():
+        if takes_kernel("mish", input, inplace=inplace):
+            return apply("mish", input, inplace)
+    return F.mish(input, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    r"""Hard swish, :math:`x \min(\max(0, x + 3), 6) / 6`.
+
+    The derivative is 0 for :math:`x \le -3`, 1 for :math:`x \ge 3` and :math:`x / 3 + 1/2` between. Saves the input for
+    backward.
+
+    Howard et al. 2019, "Searching for MobileNetV3".
+    """
+    if not is_scripting():
+        if takes_kernel("hardswish", input, inplace=inplace):
+            return apply("hardswish", input, inplace)
+    return F.hardswish(input, inplace)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    r"""Hard shrinkage: :math:`x` for :math:`|x| >` ``lambd``, else 0; derivative 1 or 0.
+
+    Saves one bit per element for backward. A negative ``lambd`` goes to torch.
+
+    Donoho & Johnstone 1994, "Ideal Spatial Adaptation by Wavelet Shrinkage".
+    """
+    if not is_scripting():
+        if takes_kernel("hardshrink", input, lambd) and lambd >= 0:
+            return apply("hardshrink", input, False, lambd)
+    return F.hardshrink(input, lambd)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    r"""Soft shrinkage: :math:`x -` ``lambd`` for :math:`x >` ``lambd``, :math:`x +` ``lambd`` for :math:`x < -`
+    ``lambd``, else 0; derivative 1 or 0.
+
+    Saves one bit per element for backward.
+
+    Donoho 1995, "De-noising by Soft-Thresholding".
+    """
+    if not is_scripting():
+        if takes_kernel("softshrink", input, lambd) and lambd >= 0:
+            return apply("softshrink", input, False, lambd)
+    return F.softshrink(input, lambd)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    r"""Tanh shrinkage, :math:`x - \tanh x`, with derivative :math:`\tanh^2 x`.
+
+    Saves the input for backward. Keeps its digits near zero, where it is :math:`x^3 / 3` and the difference has none.
+
+    LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp", on tanh.
+    """
+    if not is_scripting():
+        if takes_kernel("tanhshrink", input):
+            return apply("tanhshrink", input, False)
+    return F.tanhshrink(input)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    r"""Softplus, :math:`\log(1 + e^{\beta x}) / \beta`, and :math:`x` where :math:`\beta x >` ``threshold``.
+
+    The derivative is :math:`1 / (1 + e^{-\beta x})`, and 1 above the threshold. Saves the input for backward.
+
+    Dugas et al. 2001, "Incorporating Second-Order Functional Knowledge for Better Option Pricing".
+    """
+    if not is_scripting():
+        if takes_kernel("softplus", input, beta, threshold) and beta != 0:
+            return apply("softplus", input, False, beta, threshold)
+    return F.softplus(input, beta, threshold)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, with derivative :math:`1 - e^y`.
+
+    Saves the output for backward, which costs the derivative no digits (torch saves the input, on the CPU two tensors).
+
+    Mnih & Kavukcuoglu 2013, "Learning Word Embeddings Efficiently with Noise-Contrastive Estimation", for its use.
+    """
+    if not is_scripting():
+        if takes_kernel("logsigmoid", input):
+            return apply("logsigmoid", input, False)
+    return F.logsigmoid(input)
+
+
+def snake(input: Tensor, alpha: Tensor) -> Tensor:
+    r"""Snake, :math:`x + \sin^2(\alpha x) / \alpha`, ``alpha`` learned.
+
+    ``alpha`` holds one frequency, or one per channel (dimension 1 of ``input``), in its dtype, and must not be 0. The
+    derivative is :math:`1 + \sin(2 \alpha x)`. All digits up to :math:`|\alpha x| = 2^{15}` (float64: :math:`2^{20}`);
+    from 8 times that on the wave, by then less than :math:`2^{-18}` of :math:`x`, is left out. Saves the input and
+    ``alpha`` for backward, which computes both gradients in one pass.
+
+    Liu, Hartwig & Ueda 2020, "Neural Networks Fail to Learn Periodic Functions and How to Fix It".
+    """
+    if not is_scripting():
+        if takes_kernel("snake", input, learned=(alpha,)) and learned_fit(input, alpha):
+            return apply_learned("snake", input, (alpha,))
+    return _snake(input, alpha)
+
+
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Softmax of the negative, :math:`e^{-x_i} / \sum_j e^{-x_j}` along ``dim``, with gradient
+    :math:`y_i (\sum_j g_j y_j - g_i)`.
+
+    As `softmax`, in the same pass. See there for dimensions, dtypes and what is saved.
+
+    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    """
+    if not is_scripting():
+        if takes_kernel("softmin", input):
+            kept = softmax_dtype(input, dim, dtype)
+            if kept is not None:
+                return apply_softmax("softmin", input, dim, kept)
+    return F.softmin(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Softmax, :math:`e^{x_i} / \sum_j e^{x_j}` along ``dim``, with gradient :math:`y_i (g_i - \sum_j g_j y_j)`.
+
+    Any ``dim``; where it is not the last, nothing is transposed. ``dtype``, if given, is what the input is converted to
+    first: 16-bit inputs are widened to float32 as they are read. Without a ``dim``, torch chooses one and warns. Saves
+    the output for backward. Rows with an infinite maximum, or with NaN, become NaN, as in torch.
+
+    Differences from the maximum are taken exactly and sums accumulated in more than the dtype's precision, so that a
+    float32 result keeps its digits however small it is and however long the row.
+
+    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    """
+    if not is_scripting():
+        if takes_kernel("softmax", input):
+            kept = softmax_dtype(input, dim, dtype)
+            if kept is not None:
+                return apply_softmax("softmax", input, dim, kept)
+    return F.softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Tensor:
+    r"""Logarithm of softmax, :math:`x_i - \log \sum_j e^{x_j}` along ``dim``, with gradient
+    :math:`g_i - e^{y_i} \sum_j g_j`.
+
+    See `softmax` for dimensions, dtypes and what is saved. The maximum's own 1 is kept apart from the sum of the
+    others, whose logarithm therefore keeps its digits where one class is all but certain.
+
+    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    """
+    if not is_scripting():
+        if takes_kernel("log_softmax", input):
+            kept = softmax_dtype(input, dim, dtype)
+            if kept is not None:
+                return apply_softmax("log_softmax", input, dim, kept)
+    return F.log_softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    r"""Gated linear unit, :math:`a \cdot \sigma(b)`, of the halves :math:`a` and :math:`b` of the input along ``dim``.
+
+    Saves the input for backward, which writes the gradients of both halves in one pass.
+
+    Dauphin, Fan, Auli & Grangier 2017, "Language Modeling with Gated Convolutional Networks".
+    """
+    if not is_scripting():
+        if takes_gated_kernel("glu", (input,), dim):
+            return apply_gated("glu", (input,), dim, False)
+    return F.glu(input, dim)
+
+
+def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+    r"""Linear unit gated by SiLU: value :math:`\cdot\, g\, \sigma(g)` for the gate :math:`g`.
+
+    With one tensor, value and gate are its halves along ``dim``: the value first, as in GLU, or with ``gate_first`` the
+    gate, as some models pack their weights. A size of :math:`2d` becomes :math:`d`; an odd one is an error. With two
+    tensors of one shape, ``input`` is the value and ``gate`` the gate, ``swiglu(up_proj(x), gate_proj(x))`` in LLaMA,
+    and ``dim`` and ``gate_first`` say nothing. Shapes or dtypes that differ are torch's to broadcast or refuse.
+
+    Saves its input, one tensor or two, for backward, which computes :math:`\sigma(g)` again and writes the gradients of
+    value and gate in one pass.
+
+    Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+    if not is_scripting():
+        inputs = (input,) if gate is None else (input, gate)
+        if takes_gated_kernel("swiglu", inputs, dim):
+            return apply_gated("swiglu", inputs, dim, gate_first)
+    return _swiglu(input, gate, dim, gate_first)
+
+
+def geglu(
+    input: Tensor, gate: Tensor | None = None, dim: int = -1, approximate: str = "none", gate_first: bool = False
+) -> Tensor:
+    r"""Linear unit gated by GELU: value :math:`\cdot\, g\, \Phi(g)` for the gate :math:`g`, otherwise as `swiglu`.
+
+    ``approximate="tanh"`` takes GELU's approximation by the hyperbolic tangent. Saves its input for backward, which
+    writes the gradients of value and gate in one pass.
+
+    Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+    if not is_scripting():
+        inputs = (input,) if gate is None else (input, gate)
+        name = {"none": "geglu", "tanh": "geglu_tanh"}.get(approximate)
+        if name is not None and takes_gated_kernel(name, inputs, dim):
+            return apply_gated(name, inputs, dim, gate_first)
+    return _geglu(input, gate, dim, approximate, gate_first)
+
+
+def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+    r"""Linear unit gated by a rectifier: value :math:`\cdot \max(0, \text{gate})`, with the arguments of `swiglu`.
+
+    Saves its input for backward, which writes the gradients of value and gate in one pass.
+
+    Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+    if not is_scripting():
+        inputs = (input,) if gate is None else (input, gate)
+        if takes_gated_kernel("reglu", inputs, dim):
+            return apply_gated("reglu", inputs, dim, gate_first)
+    return _reglu(input, gate, dim, gate_first)
+
+
+def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
+    r"""Bilinear gated unit: value :math:`\cdot` gate, with the arguments of `swiglu`.
+
+    Saves its input for backward, which writes the gradients of value and gate in one pass. Not
+    ``torch.nn.functional.bilinear``, a layer with a weight.
+
+    Shazeer 2020, "GLU Variants Improve Transformer", after Dauphin et al. 2017.
+    """
+    if not is_scripting():
+        inputs = (input,) if gate is None else (input, gate)
+        if takes_gated_kernel("bilinear", inputs, dim):
+            return apply_gated("bilinear", inputs, dim, gate_first)
+    return _bilinear(input, gate, dim, gate_first)
+
+
+def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
+    r"""The largest of each group of ``pieces`` neighbours along ``dim``: :math:`y_i = \max_j x_{i k + j}`.
+
+    A size of :math:`k d` becomes :math:`d`, where :math:`k`, from 2 to 255, is ``pieces``. Saves one byte per output
+    element for backward: which piece won. The gradient is the winner's alone. Of equals the first wins, and the first
+    NaN, as in ``torch.max``.
+
+    Goodfellow et al. 2013, "Maxout Networks".
+    """
+    if not is_scripting():
+        if takes_kernel("maxout", input) and divides(input, dim, pieces) and pieces <= 255:
+            return apply_maxout("maxout", input, pieces, dim)
+    return _maxout(input, pieces, dim)

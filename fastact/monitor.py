@@ -21,9 +21,18 @@ from .catalogue import ACTIVATIONS, Activation
 
 __all__ = ["Monitor", "Report", "Row"]
 
-_ROWS: dict[type[nn.Module], Activation] = {
-    getattr(nn, row.module, None) or getattr(modules, row.module): row for row in ACTIVATIONS.values()
-}
+_ROWS: dict[type[nn.Module], list[Activation]] = {}
+for _row in ACTIVATIONS.values():
+    for _class in (_row.stock or getattr(modules, _row.module), *(getattr(nn, name) for name in _row.further_modules)):
+        _ROWS.setdefault(_class, []).append(_row)
+
+
+def _row_of(module: nn.Module) -> Activation | None:
+    """The catalogue's row for a module, if it is an activation."""
+    # The most specific class decides: torch.nn.ReLU6, say, is a Hardtanh too.
+    rows = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), [])
+    fitting = (row for row in rows if all(getattr(module, name) == value for name, value in row.options.items()))
+    return max(fitting, key=lambda row: len(row.options), default=None)
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,12 @@ class Row:
     """As in `model.named_modules()`."""
     activation: str
     dead: float | None
-    """Share of the units whose every element lay where the activation is flat: for rectifiers on the side whose slope
-    is not 1 (with a leak, gradients still pass there), for others where the derivative is below 5% of its maximum."""
+    """Share of the units whose every element lay where the activation is flat: for one made of two straight lines, as
+    ReLU and its leaky variants, on the side whose slope is not 1 (with a leak, gradients still pass there); for others
+    where the derivative is below 5% of its maximum, or of 1 where that is larger. None where flatness is not a matter
+    of one input: gated units, Maxout and softmax, and learned curves."""
     saturated: float | None
-    """Share of the elements where the derivative is below 5% of its maximum; None for rectifiers."""
+    """Share of the elements where the activation is flat; None also for those made of two straight lines."""
     sparsity: float | None
     """Share of the outputs that are exactly zero."""
     mean: float | None
@@ -87,8 +98,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         self._layers = []
         for name, module in self._model.named_modules():
-            # The most specific class decides: torch.nn.ReLU6, say, is a Hardtanh too.
-            row = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), None)
+            row = _row_of(module)
             if row is not None:
                 self._layers.append(_Layer(name, module, row, self._every, self._unit_dim))
         for layer in self._layers:
@@ -108,9 +118,9 @@ class _Layer:
     """The hooks on one module and the sums that they keep, on the module's device."""
 
     def __init__(self, name: str, module: nn.Module, activation: Activation, every: int, unit_dim: int) -> None:
-        self.name, self.module, self.activation = name, module, activation
+        self.name, self.module = name, module
         self.every, self.unit_dim = every, unit_dim
-        self.flat = _flat_intervals(activation, module)
+        self.flat, self.saturates = _flat_intervals(activation, module)
         self.calls = self.elements = self.grad_elements = 0
         self.sums: Tensor | None = None  # over elements: flat, not zero, output, its square, its gradient's square
         self.awake: dict[int, Tensor] = {}  # by number of units: a module may be called at several places of a model
@@ -126,9 +136,14 @@ class _Layer:
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         # Ahead of the call, since an activation in place leaves no input to look at.
-        (input,) = (*args, *kwargs.values())
+        input = args[0] if args else kwargs["input"]
         self.calls += 1
         if not self.watches(input):
+            return
+        if self.sums is None:
+            with torch.inference_mode(False):
+                self.sums = torch.zeros(5, dtype=torch.float64, device=input.device)
+        if self.flat is None:
             return
         with torch.inference_mode(False), torch.no_grad():
             flat = torch.zeros_like(input, dtype=torch.bool)
@@ -138,8 +153,6 @@ class _Layer:
             units = units.movedim(self.unit_dim, 0)
             awake = ~units.reshape(len(units), -1).all(1)
             self.awake[len(units)] = self.awake.get(len(units), False) | awake
-            if self.sums is None:
-                self.sums = torch.zeros(5, dtype=torch.float64, device=input.device)
             self.sums[0] += flat.sum()
 
     def after(self, module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -172,13 +185,12 @@ class _Layer:
         if self.sums is None:
             return Row(self.name, kind, None, None, None, None, None, None)
         flat, nonzero, total, squares, grad_squares = self.sums.tolist()
-        awake = torch.cat(list(self.awake.values()))
         mean = total / self.elements
         return Row(
             layer=self.name,
             activation=kind,
-            dead=1 - awake.double().mean().item(),
-            saturated=None if self.activation.family == "rectifiers" else flat / self.elements,
+            dead=1 - torch.cat(list(self.awake.values())).double().mean().item() if self.awake else None,
+            saturated=flat / self.elements if self.saturates else None,
             sparsity=1 - nonzero / self.elements,
             mean=mean,
             std=math.sqrt(max(0.0, squares / self.elements - mean * mean)),
@@ -186,19 +198,26 @@ class _Layer:
         )
 
 
-def _flat_intervals(activation: Activation, module: nn.Module) -> list[tuple[float, float]]:
-    """The inputs (low, high] at which the activation counts as flat, see `Row`. Exact at kinks, else to 0.001."""
+def _flat_intervals(activation: Activation, module: nn.Module) -> tuple[list[tuple[float, float]] | None, bool]:
+    """The inputs (low, high] at which the activation is flat, see `Row`, exact at kinks, else to 0.001; None where that
+    is not told. And whether to call it saturation."""
+    if not activation.pointwise:
+        return None, False
     arguments = {name: getattr(module, name) for name in activation.parameters}
     kinks = activation.kinks(**arguments)
     with torch.inference_mode(False), torch.enable_grad():
-        if activation.weight:
-            arguments["weight"] = torch.zeros(1, dtype=torch.float64)  # any but 1 shows which side is learned
+        # Where a slope is learned, any but 1 shows on which side.
+        arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.learned.items()}
         grid = torch.linspace(-30, 30, 60001, dtype=torch.float64)
         edges = torch.cat((grid, torch.tensor(kinks, dtype=torch.float64))).unique()
         middles = ((edges[1:] + edges[:-1]) / 2).requires_grad_()
-        (slopes,) = torch.autograd.grad(activation.reference(middles, **arguments).sum(), middles)
-    flat = slopes != 1 if activation.family == "rectifiers" else slopes.abs() < 0.05 * slopes.abs().max()
+        output = activation.reference(middles, **arguments, **activation.options)
+        (slopes,) = torch.autograd.grad(output.sum(), middles)
+    two_lines = slopes.diff().count_nonzero() == 1
+    if activation.learned and not two_lines:
+        return None, False
+    flat = slopes != 1 if two_lines else slopes.abs() < 0.05 * slopes.abs().max().clamp(max=1)
     changes = (flat[1:] != flat[:-1]).nonzero().flatten() + 1
     bounds = [-math.inf, *edges[changes].tolist(), math.inf]
     states = [flat[0].item(), *flat[changes].tolist()]
-    return [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state]
+    return [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state], not two_lines

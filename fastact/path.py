@@ -42,19 +42,24 @@ def always_kernels() -> Iterator[None]:
             _always_kernels -= 1
 
 
-def takes_kernel(name: str, input: Tensor, *parameters: float, inplace: bool = False, learns: bool = False) -> bool:
+def takes_kernel(
+    name: str, input: Tensor, *parameters: float, inplace: bool = False, learned: tuple[Tensor, ...] = ()
+) -> bool:
     """Whether `fastact`'s kernel runs the activation `name` on `input`; if not, the caller hands over to torch.
 
     The kernels are for plain strided tensors of the four floating dtypes, in eager mode. Everything else (compilation
     and export, function transforms, forward-mode differentiation, tensor subclasses, dispatch modes, tracing, other
     devices and dtypes, arguments that torch refuses) is torch's, so that whatever works there works here, and whatever
-    fails there fails here with the same error. `learns` says that gradients are needed even if not of the input.
+    fails there fails here with the same error. `learned` are the tensors that take part beside the input.
     """
     if torch.compiler.is_compiling():
         return False  # Inductor fuses the stock op with its neighbours; a custom kernel would stand in its way
     if type(input) not in _TYPES:
         return False
-    training = (input.requires_grad or learns) and torch.is_grad_enabled()
+    for tensor in learned:
+        if not _is_plain(tensor, input):
+            return False
+    training = torch.is_grad_enabled() and (input.requires_grad or any(x.requires_grad for x in learned))
     if not _always_kernels:
         thresholds = CROSSOVER[input.is_cuda].get(name)
         if thresholds is None or input.numel() < thresholds[training]:
@@ -77,14 +82,54 @@ def takes_kernel(name: str, input: Tensor, *parameters: float, inplace: bool = F
     )
 
 
-def operand_is_plain(operand: Tensor, input: Tensor) -> bool:
+def _is_plain(operand: Tensor, input: Tensor) -> bool:
     """Whether a kernel that runs on `input` can read this tensor beside it."""
     return (
         type(operand) in _TYPES
         and operand.device == input.device
         and operand.layout is torch.strided
+        and not operand.is_nested
         and not operand.is_neg()
     )
+
+
+def learned_fit(input: Tensor, *learned: Tensor) -> bool:
+    """Whether each learned tensor holds one number, or one per channel (dimension 1), in the input's dtype."""
+    return all(
+        tensor.dtype == input.dtype
+        and tensor.dim() <= 1
+        and tensor.is_contiguous()
+        and (tensor.numel() == 1 or (input.dim() >= 2 and tensor.numel() == input.size(1)))
+        for tensor in learned
+    )
+
+
+def softmax_dtype(input: Tensor, dim: int, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype of a softmax along `dim`, as torch and its autocast have it; nothing where torch must see the call."""
+    dims = max(1, input.dim())
+    if type(dim) is not int or not -dims <= dim < dims:
+        return None
+    autocast = input.is_cuda and torch.is_autocast_enabled("cuda")  # the CPU's leaves softmax alone
+    if dtype is None:
+        return torch.float32 if autocast and input.dtype != torch.float64 else input.dtype
+    return dtype if dtype in _DTYPES and not autocast else None
+
+
+def divides(input: Tensor, dim: int, parts: int) -> bool:
+    """Whether the input can be cut along `dim` into so many parts of one size."""
+    if type(dim) is not int or type(parts) is not int or parts < 2:
+        return False
+    return -input.dim() <= dim < input.dim() and input.size(dim) % parts == 0
+
+
+def takes_gated_kernel(name: str, inputs: tuple[Tensor, ...], dim: int = -1) -> bool:
+    """The same for a gated unit: `inputs` are value and gate, or the one tensor whose halves along `dim` they are."""
+    input, *gate = inputs
+    if not takes_kernel(name, input, learned=tuple(gate)):
+        return False
+    if not gate:
+        return divides(input, dim, 2)
+    return gate[0].dtype == input.dtype and gate[0].shape == input.shape
 
 
 def _may_write(input: Tensor, training: bool) -> bool:

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import modules
-from .catalogue import ACTIVATIONS, Activation
+from . import functional, modules
+from .catalogue import ACTIVATIONS, Activation, of_one_variable
 from .path import always_kernels
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = ["curves", "gradient_histograms", "loss_curves"]
 _BLUE, _VERMILION, _ORANGE = "#0072B2", "#D55E00", "#E69F00"
 _GREY = "0.45"
 _COLUMNS = 4
+# What `of_one_variable` puts in, where x alone is not the whole input.
+_INPUTS = {"gated": "gate x, value 1", "maxout": "of (x, 0)", "softmax": "of (x, 0)"}
 
 
 def curves(path: str | Path, activations: Iterable[Activation] | None = None) -> None:
@@ -33,7 +35,7 @@ def curves(path: str | Path, activations: Iterable[Activation] | None = None) ->
     figure, panels = _panels(len(rows), "Activations and their derivatives")
     for axes, row in zip(panels, rows, strict=True):
         _draw_curve(axes, row)
-        axes.set(xlim=(-5, 5), ylim=(-2.2, 3.2), xticks=range(-4, 5, 2), yticks=range(-2, 4))
+        axes.set(xlim=(-5, 5), ylim=(-3.2, 3.2), xticks=range(-4, 5, 2), yticks=range(-3, 4))
     _label(figure, panels, "input $x$", "$f(x)$, $f'(x)$")
     _legend(figure, panels[0])
     figure.savefig(path)
@@ -44,30 +46,35 @@ def _draw_curve(axes: Axes, row: Activation) -> None:
     kinks = row.kinks(**arguments)
     x = torch.linspace(-5, 5, 2001, dtype=torch.float64)
     for kink in kinks:  # a point at either side, so that a jump is drawn where it is
-        around = torch.tensor([kink, math.nextafter(kink, math.inf)], dtype=torch.float64)
+        around = [math.nextafter(kink, -math.inf), kink, math.nextafter(kink, math.inf)]
+        around = torch.tensor(around, dtype=torch.float64)
         x = torch.cat((x, around)).unique()
     x.requires_grad_()
-    module = getattr(modules, row.module)(**arguments).double()
+    module = getattr(modules, row.module)(**row.arguments()).double()
     with always_kernels():
         if row.random:
             draws = module(x.detach())
             axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
-        y = module.eval()(x)
+        if row.pointwise:
+            y = module.eval()(x)
+        else:
+            y = of_one_variable(row, getattr(functional, row.function))(x, **arguments, **row.options)
         (slope,) = torch.autograd.grad(y.sum(), x)
     x, y = x.detach(), y.detach()
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.axvline(0, color="0.8", lw=0.8, zorder=0)
-    # A gap after each kink, across which no line is drawn.
-    gaps = [int(torch.searchsorted(x, kink, right=True)) for kink in kinks]
+    # Gaps before and after each kink, across which no line is drawn.
+    at = [int(torch.searchsorted(x, kink)) for kink in kinks]
+    gaps = sorted(at + [i + 1 for i in at])
     broken = (np.insert(values.numpy(), gaps, np.nan) for values in (x, y, slope))
     gapped_x, gapped_y, gapped_slope = broken
     axes.plot(gapped_x, gapped_y, color=_BLUE, lw=2, label="$f(x)$")
     axes.plot(gapped_x, gapped_slope, color=_VERMILION, lw=1.6, ls=(0, (3, 1.5)), label="$f'(x)$")
-    at = [gap - 1 for gap in gaps]
     axes.plot(x[at], y[at], "o", color=_BLUE, ms=5, label="kink")
     axes.set_title(row.module, fontsize=11, fontweight="bold", loc="left")
-    note = ", ".join(f"{name} = {_number(value)}" for name, value in arguments.items())
-    axes.set_title(note, fontsize=8, color=_GREY, loc="right")
+    note = [f"{name} = {_number(value)}" for name, value in row.arguments().items() if name != "dim"]
+    note += [_INPUTS[row.kind]] if row.kind in _INPUTS else []
+    axes.set_title(", ".join(note), fontsize=7, color=_GREY, loc="right")
 
 
 def _number(value: object) -> str:

@@ -12,17 +12,18 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import functional
-from .accuracy import DTYPES, Measurement, bind, bit_patterns, measure, random_inputs, samples
-from .catalogue import Activation
+from . import modules
+from .accuracy import DTYPES, Measurement, bit_patterns, measure, random_inputs, samples
+from .catalogue import Activation, torch_module
 from .info import environment, table
 from .path import always_kernels
 
 _RANDOM_INPUTS = 1 << 20  # of float32, for each set of parameters
 _CHUNK = 1 << 21  # of the exhaustive test: 2^32 inputs in 2,048 steps
 _NUMEL = {"cpu": 1 << 22, "cuda": 1 << 26}  # float32 elements timed: beyond L2, and on a GPU far above a launch
+_ROW = 1 << 10  # elements of output, where it matters
 _ROUNDS = 9
 _CALLS_PER_EVENT = 10  # on a GPU, so that the host runs ahead of it
 
@@ -34,9 +35,11 @@ class Throughput:
     activation: str
     direction: str
     numel: int
+    """Of the output."""
     seconds: float
     torch_seconds: float
     copy_seconds: float
+    """Of a copy of the output."""
     bytes_per_element: float
 
     @property
@@ -46,7 +49,7 @@ class Throughput:
 
     @property
     def fraction_of_copy(self) -> float:
-        """The bandwidth reached, as a share of that of a copy (`clone`) of the input."""
+        """The bandwidth reached, as a share of that of a copy (`clone`) of the output."""
         return self.bytes_per_element / self.seconds / (8 / self.copy_seconds)
 
 
@@ -143,26 +146,28 @@ def _inputs(
 def throughput(activation: Activation, device: str) -> tuple[Throughput, Throughput]:
     """Forward (as in training, what backward needs included) and backward."""
     numel = _NUMEL[device]
-    x = torch.randn(numel, device=device, requires_grad=True)
-    grad = torch.randn(numel, device=device)
-    sample = samples(activation)[0]
+    ours = getattr(modules, activation.module)(**activation.arguments())
+    stock = torch_module(activation, ours, **activation.arguments())
+    x = torch.randn(numel // _ROW, _ROW * activation.divisor, device=device, requires_grad=True)
+    grad = torch.randn(numel // _ROW, _ROW, device=device)
 
-    def passes(function: Callable[..., Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        forward = partial(bind(function, activation, sample, x), x)
-        return forward, partial(torch.autograd.grad, forward(), x, grad, retain_graph=True)
+    def passes(module: nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        forward = partial(module.to(device), x)
+        return forward, partial(torch.autograd.grad, forward(), [x, *module.parameters()], grad, retain_graph=True)
 
     with always_kernels():
-        ours, torchs = passes(getattr(functional, activation.name)), passes(activation.reference)
-        calls = (*ours, *torchs, x.detach().clone)
+        calls = (*passes(ours), *passes(stock), grad.clone)
         for call in calls:
             call()
         rounds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
     forward, backward, torch_forward, torch_backward, copy = map(statistics.median, zip(*rounds, strict=True))
-    bits = 1 / 8 if activation.saved == "bits" else 0
-    saved = bits or x.element_size()
+    size = x.element_size()
+    written = {"bits": 1 / 8, "bytes": 1}.get(activation.saved, 0)  # beside what has been counted already
+    moved = size * (activation.divisor + 1)
+    read = written or (size if activation.saved == "output" else size * activation.divisor)
     return (
-        Throughput(activation.name, "forward", numel, forward, torch_forward, copy, 8 + bits),
-        Throughput(activation.name, "derivative", numel, backward, torch_backward, copy, 8 + saved),
+        Throughput(activation.name, "forward", numel, forward, torch_forward, copy, moved + written),
+        Throughput(activation.name, "derivative", numel, backward, torch_backward, copy, moved + read),
     )
 
 
