@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-device", choices=("cpu", "cuda"), default="cpu")
     group.addoption("--bench-quick", action="store_true", help="a selection of the rows")
     group.addoption("--bench-compile", action="store_true", help="torch.compile as a peer on the CPU too")
-    group.addoption("--bench-seconds", type=float, default=0.6, help="for each row, where five rounds take no longer")
+    group.addoption("--bench-seconds", type=float, default=0.3, help="for each row, where five rounds take no longer")
     group.addoption("--bench-budget", type=float, default=float("inf"), help="seconds after which no row is begun")
 
 

@@ -27,7 +27,7 @@ SIZES = [1 << power for power in range(22, 5, -1)]
 TIE = 0.97
 """The ratio that still counts as won: the noise of a short race."""
 TIE_WITH_LESS_MEMORY = 0.9
-"""The same where one bit per element stands in for a tensor of torch's: worth a tenth of the activation's own time."""
+"""The same where bits or bytes stand in for a tensor of torch's: worth a tenth of the activation's own time."""
 
 
 def race(calls: dict[str, Call], device: str, seconds: float) -> float:
@@ -37,7 +37,8 @@ def race(calls: dict[str, Call], device: str, seconds: float) -> float:
 
 
 def calls(name: str, numel: int, training: bool, device: str) -> dict[str, Call]:
-    case = Case(ACTIVATIONS[name], torch.float32, numel, device=device)
+    """On so many elements of input, which is what the choice of path counts."""
+    case = Case(ACTIVATIONS[name], torch.float32, numel // ACTIVATIONS[name].divisor, device=device)
     if training:
         return {"fastact": case.fastact_module("both"), **dict(case.peers("both", compiled=False))}
     case.input.requires_grad_(False)
@@ -47,7 +48,7 @@ def calls(name: str, numel: int, training: bool, device: str) -> dict[str, Call]
 def find(name: str, training: bool, device: str, seconds: float) -> tuple[int | None, dict[int, float]]:
     """The smallest size won, with every ratio measured on the way."""
     smallest, ratios = None, {}
-    tie = TIE_WITH_LESS_MEMORY if training and ACTIVATIONS[name].saved == "bits" else TIE
+    tie = TIE_WITH_LESS_MEMORY if training and ACTIVATIONS[name].saved in ("bits", "bytes") else TIE
     with torch.set_grad_enabled(training), fastact.always_kernels():
         for numel in SIZES:
             contenders = calls(name, numel, training, device)

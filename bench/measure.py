@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastact
-from fastact.catalogue import Activation
+from fastact.catalogue import Activation, torch_module
 
 Call = Callable[[], Any]
 Meter = Callable[[], float]
@@ -23,6 +23,7 @@ BATCH_SECONDS = 3e-4  # about what one timing covers, so that reading the clock 
 MOST_CALLS = 512
 WARM_UP_SECONDS = 5e-3
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
+FLAG_GEMS = {"swiglu": "silu_and_mul", "geglu": "gelu_and_mul"}
 SAME = 2 * torch.finfo(torch.bfloat16).eps  # a peer computes the same function if it agrees to bfloat16's last digits
 
 
@@ -146,21 +147,9 @@ def nbytes(*tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
-class _Reference(nn.Module):
-    """The module that torch would have, where it has only the function or the ops to compose it from."""
-
-    def __init__(self, activation: Activation, parameters: nn.ParameterList) -> None:
-        super().__init__()
-        self.activation = activation
-        self.learned = parameters
-
-    def forward(self, input: Tensor) -> Tensor:
-        row = self.activation
-        return row.reference(input, *self.learned, **row.samples[0], **row.extras)
-
-
 class Case:
-    """One activation on one input, as torch and fastact compute it: by their raw ops, and through their modules."""
+    """One activation, as torch and fastact compute it: by their raw ops, and through their modules. `numel` elements
+    come out; along the last dimension, where it matters, so many times more go in as the activation divides them by."""
 
     def __init__(
         self, activation: Activation, dtype: torch.dtype, numel: int, layout: str = "contiguous", device: str = "cpu"
@@ -168,18 +157,16 @@ class Case:
         self.activation = activation
         self.sample = activation.samples[0]
         options: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.module = getattr(fastact, activation.module)(**self.sample).to(**options)
-        if hasattr(nn, activation.module):
-            self.stock = getattr(nn, activation.module)(**self.sample).to(**options)
-        else:
-            self.stock = _Reference(activation, nn.ParameterList(self.module.parameters()))
-        self.input = _input(numel, layout, options).requires_grad_()
+        arguments = activation.arguments()
+        self.module = getattr(fastact, activation.module)(**arguments).to(**options)
+        self.stock = torch_module(activation, self.module, **arguments).to(**options)
+        self.input = _input(numel, activation.divisor, layout, options).requires_grad_()
         with torch.no_grad():
             self.output = self.stock(self.input)
         self.grad = torch.randn_like(self.output)
 
     def _reference(self, *inputs: Tensor) -> Tensor:
-        return self.activation.reference(*inputs, **self.sample, **self.activation.extras)
+        return self.activation.reference(*inputs, **self.sample, **self.activation.keywords)
 
     def _inputs(self, module: nn.Module) -> list[Tensor]:
         return [self.input, *module.parameters()]
@@ -188,7 +175,7 @@ class Case:
         """fastact's op, and the bytes that it must move."""
         row = self.activation
         values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
-        values |= {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        values |= {name: getattr(self.module, name).detach() for name in row.learned}
         values["input"] = self.input.detach()
         name = f"{row.name}_bits" if keep_bits or (row.saved == "bits" and direction == "backward") else row.name
         forward = _bound(getattr(torch.ops.fastact, name).default, values)
@@ -203,7 +190,10 @@ class Case:
 
     def aten_op(self, direction: str) -> Contender:
         """ATen's op for the same; where ATen has no single one, torch's function or its autograd."""
-        inputs = self._inputs(self.stock)
+        inputs = [
+            self.input,
+            *(getattr(self.module, name).detach().requires_grad_() for name in self.activation.learned),
+        ]
         if direction == "forward":
             detached = [x.detach() for x in inputs]
             return _as_one_op("torch", lambda: self._reference(*detached))
@@ -239,15 +229,19 @@ class Case:
 
     def _other_libraries(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """What installed libraries call by the same name, where it takes the same arguments and gives the same."""
-        row = self.activation
+        row, arguments = self.activation, self.activation.arguments()
         for library, path, attribute in (
             ("liger-kernel", "liger_kernel.transformers.functional", f"liger_{row.name}"),
-            ("flag-gems", "flag_gems.ops", row.name),
+            ("flag-gems", "flag_gems.ops", row.function),
+            ("flag-gems", "flag_gems.fused", FLAG_GEMS.get(row.name)),
             ("attorch", "attorch", row.module),
         ):
             try:
                 function = getattr(importlib.import_module(path), attribute)
-                function = function(**self.sample) if isinstance(function, type) else partial(function, **self.sample)
+                if row.kind == "gated" and row.stock is None:
+                    function = partial(_of_halves, function)
+                else:
+                    function = function(**arguments) if isinstance(function, type) else partial(function, **arguments)
                 torch.testing.assert_close(function(self.input).detach(), self.output, atol=SAME, rtol=SAME)
             except Exception:  # not installed, or another signature: no peer in this row
                 continue
@@ -256,10 +250,13 @@ class Case:
     def saved(self, module: Callable[[Tensor], Tensor]) -> Saved:
         """What one forward through a module keeps for backward, each storage counted once."""
         storages: dict[int, int] = {}
+        whole = self.input.untyped_storage().data_ptr()
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             size = min(tensor.nbytes, storage.nbytes())  # less than the storage in a view, than the tensor if expanded
+            if storage.data_ptr() == whole:
+                size = self.input.nbytes  # a part of the input, as the gate, keeps all of it
             storages[storage.data_ptr()] = max(size, storages.get(storage.data_ptr(), 0))
             return tensor.detach()
 
@@ -279,16 +276,22 @@ class Case:
         return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
 
 
-def _input(numel: int, layout: str, options: dict[str, Any]) -> Tensor:
-    """Normal numbers in rows of 1024. "rows": each second half of rows of 2048. "odd": a number of elements that no
-    power of two above 2 divides."""
+def _of_halves(function: Callable[[Tensor, Tensor], Tensor], input: Tensor) -> Tensor:
+    """Where gate and value are arguments of their own, in this order: other libraries' gated units."""
+    value, gate = input.chunk(2, -1)
+    return function(gate, value)
+
+
+def _input(numel: int, divisor: int, layout: str, options: dict[str, Any]) -> Tensor:
+    """Normal numbers, from which rows of 1024 are computed. "rows": each second half of rows twice as long. "odd": a
+    number of elements that no power of two above 2 divides."""
     if layout == "odd":
-        return torch.randn(numel // 1024 + 1, 1022, **options)
+        return torch.randn(numel // 1024 + 1, 1022 * divisor, **options)
     if numel % 1024:
-        return torch.randn(numel, **options)
+        return torch.randn(numel * divisor, **options)
     if layout == "rows":
-        return torch.randn(numel // 1024, 2048, **options)[:, 1024:]
-    return torch.randn(numel // 1024, 1024, **options)
+        return torch.randn(numel // 1024, 2048 * divisor, **options)[:, 1024 * divisor :]
+    return torch.randn(numel // 1024, 1024 * divisor, **options)
 
 
 def limits(input: Tensor) -> dict[str, tuple[Call, int]]:

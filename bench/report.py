@@ -152,7 +152,7 @@ def _time(ns: float) -> str:
 
 
 def short_table(summary: dict[str, Any]) -> str:
-    """One line for each activation, the one with the worst loss first."""
+    """The geometric means, then one line for each activation, the one with the worst loss first."""
     rows = [row for row in summary["rows"] if _is_torch(row)]
     groups = SHORT_COLUMNS[summary["environment"]["device"]]
     columns = [(heading, matching(rows, wanted)) for heading, wanted in groups]
@@ -175,10 +175,9 @@ def short_table(summary: dict[str, Any]) -> str:
 
     names = sorted({row["activation"] for row in rows}, key=worst)
     headings = ["activation", *(heading for heading, _ in columns), "bytes saved per element, fastact / torch"]
-    return _table(
-        headings,
-        ([name, *(_ratio(found.get(name, {}).get("ratio")) for _, found in columns), saved(name)] for name in names),
-    )
+    means = [_ratio(geometric_mean(row["ratio"] for row in found.values())) for _, found in columns]
+    lines = ([name, *(_ratio(found.get(name, {}).get("ratio")) for _, found in columns), saved(name)] for name in names)
+    return _table(headings, [["*geometric mean*", *means, ""], *lines])
 
 
 def readme_block(summary: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     raw = out / "benchmark.json"
     raw.unlink(missing_ok=True)
-    seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.6)
+    seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.3)
     command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-k", options.select, f"--benchmark-json={raw}"]
     command += ["--benchmark-quiet", "--benchmark-disable-gc", "-p", "no:cacheprovider"]
     command += [f"--bench-device={options.device}", f"--bench-seconds={seconds}", f"--bench-budget={options.budget}"]

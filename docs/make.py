@@ -1,37 +1,140 @@
-"""Write what the README takes from the catalogue: the table of activations, and the picture of their curves."""
+"""Write what the documentation takes from the catalogue and from measurements: tables, pictures, a Monitor's report."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from fastact.catalogue import ACTIVATIONS
+import torch
 
-README = Path(__file__).parents[1] / "README.md"
-_BLOCK = re.compile("(<!-- activations:begin -->\n).*?(<!-- activations:end -->)", re.DOTALL)
+import fastact
+from fastact.catalogue import ACTIVATIONS, Activation
+
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
+README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
+EXAMPLE = ROOT / "examples" / "dying_relu.py"
+_SAVED = {"bits": "1 bit per element", "bytes": "1 byte per element", "output": "The output", "input": "The input"}
+_NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
 
-def table() -> str:
-    """The catalogue in Markdown, a line an activation."""
-    lines = ["| activation | formula | derivative | saved for backward, and why | paper |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+def table(header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def name_of(row: Activation) -> str:
+    """As one writes it, with the options that choose this row."""
+    options = ", ".join(f"{name}={value!r}" for name, value in row.options.items())
+    return f"`{row.module}({options})`" if options else f"`{row.module}`"
+
+
+@cache
+def saved(row: Activation, dtype: torch.dtype) -> tuple[str, str]:
+    """Bytes that one forward keeps for backward, per element of its output: by fastact's kernel, and by torch."""
+    from measure import Case
+
+    with fastact.always_kernels():
+        case = Case(row, dtype, _NUMEL)
+        ours, torchs = (case.saved(module).total / _NUMEL for module in (case.module, case.stock))
+    return f"{ours:.3g}", f"{torchs:.3g}"
+
+
+def short_table() -> str:
+    """For the README."""
+    rows = ((name_of(row), row.formula, " / ".join(saved(row, torch.float32))) for row in ACTIVATIONS.values())
+    return table(("activation", "formula", "bytes saved per element, fastact / torch"), rows)
+
+
+def memory_table() -> str:
+    """In both sizes of numbers."""
+    header = ("activation", "float32: fastact", "torch", "bfloat16: fastact", "torch")
+    dtypes = (torch.float32, torch.bfloat16)
+    return table(
+        header, ([name_of(row), *saved(row, dtypes[0]), *saved(row, dtypes[1])] for row in ACTIVATIONS.values())
+    )
+
+
+def full_table(rows: Iterable[Activation]) -> str:
+    """All that the catalogue says in words."""
+    header = ("activation", "formula", "derivative", "saved for backward, and why", "use", "paper")
+    return table(
+        header,
+        (
+            (
+                name_of(row),
+                row.formula,
+                row.derivative + _kinks(row),
+                f"{_SAVED[row.saved]}. {row.why_saved}",
+                row.use,
+                row.paper,
+            )
+            for row in rows
+        ),
+    )
+
+
+def _kinks(row: Activation) -> str:
+    kinks = row.kinks(**row.samples[0])
+    return f". Jumps at {' and '.join(f'{kink:g}' for kink in kinks)}" if kinks else ""
+
+
+def page() -> str:
+    """docs/activations.md."""
+    families: dict[str, list[Activation]] = {}
     for row in ACTIVATIONS.values():
-        saved = "1 bit per element" if row.saved == "bits" else f"The {row.saved}"
-        cells = (f"`{row.module}`", row.formula, row.derivative, f"{saved}. {row.why_saved}", row.paper)
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        families.setdefault(row.family, []).append(row)
+    parts = [
+        "# The activations",
+        "`make docs` writes this page from `fastact/catalogue.py`, and measures the table of memory. x is the input, y "
+        f"the output; arguments have torch's names. [Which one to take]({GUIDE.name}) is a page of its own.",
+        f"![Each activation with its derivative]({PAGE.stem}.png)",
+    ]
+    for family, rows in families.items():
+        parts += [f"## {family.replace('_', '-').capitalize()}", full_table(rows).rstrip()]
+    parts += [
+        "## Memory",
+        "Bytes that one forward keeps for backward, per element of the output, as torch's saved-tensor hooks see them: "
+        "through fastact's module with its kernels, and through torch.nn's, or, where torch.nn has none, through the "
+        "composite of torch's functions. A saved input or output may be one that a neighbouring layer keeps anyway; "
+        "bits and bytes always come on top. Gated units and Maxout have inputs longer than their output.",
+        memory_table().rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def with_table(readme: str) -> str:
-    """The README's text with the table renewed."""
-    text, count = _BLOCK.subn(lambda match: match[1] + table() + match[2], readme)
+def with_block(text: str, name: str, content: str) -> str:
+    """The text with what stands between the markers of that name replaced."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    found, count = re.subn(f"(?<={re.escape(begin)}).*?(?={end})", lambda _: content, text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit("README.md has no place for the table of activations")
-    return text
+        raise SystemExit(f"no place for {name}")
+    return found
+
+
+def example() -> str:
+    """The script that watches units die."""
+    return f"```python\n{EXAMPLE.read_text()}```\n"
+
+
+def main() -> None:
+    from train_digits import CHOICES, DEFAULT
+
+    from fastact import plot
+
+    README.write_text(with_block(README.read_text(), "activations", short_table()))
+    PAGE.write_text(page())
+    output = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True).stdout
+    guide = with_block(GUIDE.read_text(), "example", example())
+    GUIDE.write_text(with_block(guide, "output", f"```\n{output.rstrip()}\n```\n"))
+    plot.curves(PAGE.with_suffix(".png"))
+    plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
 
 
 if __name__ == "__main__":
-    from fastact import plot
-
-    README.write_text(with_table(README.read_text()))
-    plot.curves(README.parent / "docs" / "activations.png")
+    main()

@@ -5,14 +5,13 @@ compare. Prints a table; writes it (table.md), everything measured (results.json
 
 The data are scikit-learn's 1,797 digits of 8x8 pixels, which need no download, or MNIST or CIFAR-10 files at hand:
 
-    python examples/train_digits.py --activations ReLU Sigmoid
+    python examples/train_digits.py --activations ReLU Sigmoid GEGLU
     python examples/train_digits.py --data cifar10 --root ~/data --epochs 5
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gzip
 import json
 import pickle
@@ -35,13 +34,28 @@ from tqdm import tqdm
 
 import fastact
 from fastact import plot
-from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.monitor import Monitor
 
 # The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.
 BATCH_SIZE = {"cpu": 128, "cuda": 512}
 # At a batch of 128; larger batches go through the data more often, for about as many steps.
 EPOCHS = {"digits": 20, "mnist": 1, "cifar10": 2}
+CHOICES = {row.label: row for row in ACTIVATIONS.values()}
+DEFAULT = (
+    "ReLU",
+    "LeakyReLU",
+    "PReLU",
+    "RReLU",
+    "ELU",
+    "Sigmoid",
+    "Tanh",
+    "Softsign",
+    "GELU",
+    "SiLU",
+    "Maxout",
+    "SwiGLU",
+)
 MONITORED = 10_000  # images at most
 WIDTH = 110  # of what is printed
 
@@ -140,22 +154,27 @@ def load(name: str, root: Path, seed: int, device: torch.device) -> Data:
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 
-def network(row: Activation, images: Tensor) -> nn.Sequential:
-    """Two convolutions and two linear layers with torch.nn's activation between them, for images of that shape."""
+def network(row: Activation, images: Tensor, library: str = "fastact") -> nn.Sequential:
+    """Two convolutions and two linear layers with the activation between them, for images of that shape.
+
+    Where an activation makes one channel of several, as a gated unit does, the layer before it has as many more.
+    """
     channels, size = images.shape[1:3]
+    arguments = row.arguments(dim=1)
 
     def activation() -> nn.Module:
-        return getattr(nn, row.module)(**row.samples[0])
+        ours = getattr(fastact, row.module)(**arguments)
+        return ours if library == "fastact" else torch_module(row, ours, **arguments)
 
     net = nn.Sequential(
-        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.Conv2d(channels, 32 * row.divisor, 3, padding=1),
         activation(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
+        nn.Conv2d(32, 64 * row.divisor, 3, padding=1),
         activation(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * (size // 4) ** 2, 512),
+        nn.Linear(64 * (size // 4) ** 2, 512 * row.divisor),
         activation(),
         nn.Linear(512, 10),
     )
@@ -170,7 +189,7 @@ def network(row: Activation, images: Tensor) -> nn.Sequential:
 
 
 def is_activation(layer: nn.Module) -> bool:
-    return any(isinstance(layer, getattr(nn, row.module)) for row in ACTIVATIONS.values())
+    return not isinstance(layer, nn.Conv2d | nn.Linear | nn.MaxPool2d | nn.Flatten)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -289,9 +308,10 @@ def batches(data: Data, batch_size: int, epochs: int, seed: int) -> Iterator[tup
 def start(row: Activation, data: Data, options: argparse.Namespace) -> tuple[Trainer, Trainer]:
     """fastact's and torch's networks, with the same weights."""
     torch.manual_seed(options.seed)
-    stock = network(row, data.train_images).to(data.train_images.device)
-    ours = fastact.convert(copy.deepcopy(stock))
-    return Trainer(ours, options.lr), Trainer(stock, options.lr)
+    ours, stock = (network(row, data.train_images, library) for library in ("fastact", "torch"))
+    stock.load_state_dict(ours.state_dict())
+    device = data.train_images.device
+    return Trainer(ours.to(device), options.lr), Trainer(stock.to(device), options.lr)
 
 
 def train(
@@ -312,7 +332,7 @@ def train(
         for images, labels in zip(*seen, strict=True):
             F.cross_entropy(ours.net(images), labels).backward()
     result = Result(
-        activation=row.module,
+        activation=row.label,
         random=row.random,
         fastact=ours.measured(data, options.batch_size),
         torch=stock.measured(data, options.batch_size),
@@ -382,7 +402,8 @@ def notes(results: list[Result], data: Data) -> list[str]:
         "MiB saved: what the activations keep of one step's forward for backward, even where a neighbour keeps the "
         "same tensor; network MiB: what all layers keep, each tensor counted once.",
         f"dead: share of fastact's units that stay on the activation's flat side for all of {seen:,} training images; "
-        f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers.",
+        f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers, "
+        "'-' where the activation has no flat side.",
         "loss differs: by how much at most, over all training steps, the two libraries' losses differ.",
     ]
     if any(result.random for result in results):
@@ -399,9 +420,16 @@ def notes(results: list[Result], data: Data) -> list[str]:
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [row.module for row in ACTIVATIONS.values()]
+    default = [name for name in DEFAULT if name in CHOICES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--activations", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--activations",
+        nargs="+",
+        choices=CHOICES,
+        default=default,
+        metavar="NAME",
+        help=f"of {', '.join(CHOICES)} (default: {' '.join(default)})",
+    )
     parser.add_argument("--data", choices=tuple(EPOCHS), default="digits")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder with MNIST's or CIFAR-10's files")
     parser.add_argument("--device", choices=tuple(BATCH_SIZE), default="cpu")
@@ -432,7 +460,7 @@ def estimate(rows: list[Activation], data: Data, options: argparse.Namespace, st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_from(arguments)
-    rows = [row for row in ACTIVATIONS.values() if row.module in options.activations]
+    rows = [row for name, row in CHOICES.items() if name in options.activations]
     data = load(options.data, options.root, options.seed, torch.device(options.device))
     options.batch_size = min(options.batch_size, len(data.train_images))
     steps = options.epochs * (len(data.train_images) // options.batch_size)
@@ -446,8 +474,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results, gradients = [], {}
     with tqdm(total=2 * steps * len(rows), unit="step", leave=False, dynamic_ncols=True) as bar:
         for row in rows:
-            bar.set_description(row.module)
-            result, gradients[row.module] = train(row, data, options, bar.update)
+            bar.set_description(row.label)
+            result, gradients[row.label] = train(row, data, options, bar.update)
             results.append(result)
 
     text = [terminal_table(results), *(fill(note, WIDTH, subsequent_indent="  ") for note in notes(results, data))]
