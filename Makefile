@@ -34,7 +34,7 @@ crossover: .venv/built
 validate: .venv/built
 	$(RUN) -m fastact validate $(ARGS)
 
-# The README's table and picture of the activations, from the catalogue.
+# What the documentation takes from the catalogue and from measurements: tables, pages, pictures.
 docs: .venv/built
 	$(RUN) docs/make.py
 

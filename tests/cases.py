@@ -2,78 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastact.functional as F
-from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.autograd import group_by_pieces
+from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    input = input if dtype is None else input.to(dtype)
+    if input.numel() == 0:
+        return nn.functional.log_softmax(input, dim)
+    x = input - input.detach().amax(dim, keepdim=True)
+    at_peak = x == 0  # where exp(x) is 1: all of these but one are added, the one is log1p's
+    others = torch.where(at_peak, x.expm1(), x.exp()).sum(dim, keepdim=True) + (at_peak.sum(dim, keepdim=True) - 1)
+    return x - torch.log1p(others)
+
+
+TRUTH: dict[str, Callable[..., Tensor]] = {
+    "hardsigmoid": lambda input: nn.functional.relu6(input + 3) / 6,
+    "celu": lambda input, alpha=1.0: torch.where(input > 0, input, alpha * torch.expm1(input.clamp(max=0) / alpha)),
+    "gelu_tanh": lambda input, approximate: (
+        input * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (input + 0.044715 * input**3))
+    ),
+    "log_softmax": _log_softmax,
+}
+"""Where torch's own function will not do in float64: the first two compute their gradients with a float32 constant,
+Hardsigmoid has no second derivative, GELU's approximation cancels, and LogSoftmax takes the logarithm of a rounded
+sum."""
+
+
+TORCH_ERROR = {
+    "silu": 16, "quick_gelu": 64, "gelu_tanh": 64, "mish": 64, "snake": 64, "xielu": 64, "glu": 4, "swiglu": 16,
+    "geglu_tanh": 64, "softmin": 4, "softmax": 4,
+}  # fmt: skip
+"""How many times the usual errors those of torch's own ops are, which cancel in the derivatives of these, or take the
+exponentials of rounded differences."""
+
+
+def truth(row: Activation, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """What an activation computes, in torch's ops."""
+    return TRUTH.get(row.name, row.reference) if dtype == torch.float64 else row.reference
+
+
 @dataclass(frozen=True)
 class Case:
+    """An activation with arguments. `dim`, where it has one, is the last, and `randn` and `input` make the input wide
+    enough to be divided along it."""
+
     activation: Activation
-    keywords: tuple[tuple[str, Any], ...]
+    sample: Mapping[str, Any]
     per_channel: bool = False
 
     def __str__(self) -> str:
-        label = ",".join(f"{name}={value:g}" for name, value in self.keywords)
+        label = ",".join(f"{name}={value:g}" for name, value in self.sample.items())
         return f"{self.activation.name}({label}{'per channel' if self.per_channel else ''})"
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output belongs to one input."""
+        return self.activation.kind in ("pointwise", "learned")
 
     @property
     def deterministic(self) -> bool:
         """Whether torch draws the same: not random, or random between equal bounds."""
-        return not self.activation.random or dict(self.keywords)["lower"] == dict(self.keywords)["upper"]
+        return not self.activation.random or self.sample["lower"] == self.sample["upper"]
 
-    def _arguments(self, input: Tensor) -> tuple[Tensor, ...]:
-        if not self.activation.weight:
-            return (input,)
+    @property
+    def torch_error(self) -> int:
+        """What to multiply tolerances with where torch's ops compute in the activation's own dtype."""
+        return TORCH_ERROR.get(self.activation.name, 1)
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The scalar arguments of the op."""
+        return tuple(self.sample[name] for name in self.activation.parameters)
+
+    @property
+    def divisor(self) -> int:
+        """By how much the output is shorter than the input."""
+        return {"gated": 2, "maxout": self.sample.get("pieces", 1)}.get(self.activation.kind, 1)
+
+    def shape(self, *shape: int) -> tuple[int, ...]:
+        return (*shape[:-1], shape[-1] * self.divisor) if shape else shape
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
+        """Normal numbers of which the activation makes an output of this shape."""
+        return torch.randn(self.shape(*shape), dtype=torch.float64).to(dtype).to(device)
+
+    def input(self, layout: str, dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
+        shape, arrange = LAYOUTS[layout]
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(self.shape(*shape), generator=generator, dtype=torch.float64) * 3
+        return arrange(values.to(dtype).to(device))
+
+    def layouts(self) -> list[str]:
+        """The layouts that suit the activation."""
+        if self.pointwise:
+            return [name for name, (shape, _) in LAYOUTS.items() if not self.per_channel or len(shape) > 1]
+        shapes = {name: self.input(name, torch.float32, "cpu").shape for name in LAYOUTS}
+        return [name for name, shape in shapes.items() if shape and shape[-1] % self.divisor == 0]
+
+    def learned(self, input: Tensor) -> tuple[Tensor, ...]:
+        """The learned tensors that go with this input."""
         count = input.shape[1] if self.per_channel and input.dim() > 1 else 1
-        weight = torch.linspace(-0.5, 1.5, count + 1, dtype=torch.float64)[1:]
-        return input, weight.to(input.dtype).to(input.device)
+        values = (
+            torch.linspace(low, high, count + 1, dtype=torch.float64)[1:]
+            for low, high in self.activation.learned.values()
+        )
+        return tuple(each.to(input.dtype).to(input.device) for each in values)
 
-    def _keywords(self, **more: Any) -> dict[str, Any]:
-        return {**dict(self.keywords), **self.activation.extras, **more}
+    def fastact(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
+        function = getattr(F, self.activation.function)
+        keywords = {**self.sample, **self.activation.keywords, **more}
+        return function(input, *(learned or self.learned(input)), **keywords)
 
-    def fastact(self, input: Tensor, *weight: Tensor, **more: Any) -> Tensor:
-        arguments = (input, *weight) if weight else self._arguments(input)
-        return getattr(F, self.activation.name)(*arguments, **self._keywords(**more))
-
-    def torch(self, input: Tensor, *weight: Tensor, **more: Any) -> Tensor:
-        arguments = (input, *weight) if weight else self._arguments(input)
+    def torch(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
+        arguments = (input, *(learned or self.learned(input)))
+        keywords = {**self.sample, **self.activation.keywords, **more}
         try:
-            return self.activation.reference(*arguments, **self._keywords(**more))
+            return truth(self.activation, input.dtype)(*arguments, **keywords)
         except NotImplementedError:  # torch has no float16 RReLU on the CPU
             wide = (argument.float() for argument in arguments)
-            return self.activation.reference(*wide, **self._keywords(**more)).to(input.dtype)
+            return self.activation.reference(*wide, **keywords).to(input.dtype)
 
-    def weight(self, input: Tensor) -> tuple[Tensor, ...]:
-        """The learned tensor that goes with this input, if there is one."""
-        return self._arguments(input)[1:]
+    def stock(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
+        """torch's own function, with whatever it lacks."""
+        arguments = (input, *(learned or self.learned(input)))
+        return self.activation.reference(*arguments, **self.sample, **self.activation.keywords, **more)
 
     def both(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
         return self.fastact, self.torch
 
+    def curves(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """Both as functions of one variable."""
+        ours, theirs = (partial(of_one_variable(self.activation, each), **self.sample) for each in self.both())
+        return ours, theirs
 
-def _cases() -> list[Case]:
-    cases = []
-    for activation in ACTIVATIONS.values():
-        for sample in activation.samples:
-            cases.append(Case(activation, tuple(sample.items())))
-            if activation.weight:
-                cases.append(Case(activation, tuple(sample.items()), per_channel=True))
-    return cases
+    def value(self, input: Tensor) -> float:
+        """What a gated unit multiplies the errors of the gate's derivative by: its values, at least 1."""
+        return max(1.0, input.abs().max().item()) if self.activation.kind == "gated" and input.numel() else 1.0
+
+    def terms(self, input: Tensor, grad: Tensor) -> float:
+        """A bound of the sum of the terms of learned tensors' gradients: sums that may cancel have an error relative to
+        it."""
+        x = input.double().abs()
+        return (grad.double().abs() * (1 + x + x * x)).sum().item()
+
+    def gradients_summed(self, grad: Tensor) -> float:
+        """The size of what is summed of the incoming gradients for each that leaves, where that has no weights below 1:
+        LogSoftmax's gradient has an error relative to it."""
+        if self.activation.name != "log_softmax" or grad.numel() == 0:
+            return 1.0
+        return max(1.0, grad.double().abs().sum(self.sample["dim"]).max().item())
 
 
-CASES = _cases()
+CASES = [
+    Case(activation, sample, per_channel)
+    for activation in ACTIVATIONS.values()
+    for sample in activation.samples
+    for per_channel in ((False, True) if activation.learned else (False,))
+]
 DETERMINISTIC = [case for case in CASES if case.deterministic]
 DEFAULTS = [next(case for case in CASES if case.activation is activation) for activation in ACTIVATIONS.values()]
 """One case per activation: its default arguments."""
+
+
+def _loops(case: Case) -> tuple[Any, ...]:
+    row = case.activation
+    return row.kind, row.saved, row.random, len(row.learned)
+
+
+LOOPS = [case for i, case in enumerate(DEFAULTS) if _loops(case) not in map(_loops, DEFAULTS[:i])]
+"""One case for each way through autograd and the loops, for what does not depend on the formula."""
+
+
+def run_kernels(case: Case, backend: ModuleType, x: Tensor, grad: Tensor) -> list[Tensor]:
+    """Everything that the kernels of `backend` give for an input and the output's gradient."""
+    row, parameters = case.activation, case.parameters
+    if row.kind == "learned":
+        learned = case.learned(x)
+        return [
+            backend.learned_forward(row, x, learned, parameters),
+            *backend.learned_backward(row, grad, x, learned, parameters),
+        ]
+    if row.kind == "softmax":
+        y = backend.softmax_forward(row, x, case.sample["dim"], x.dtype)
+        return [y, backend.softmax_backward(row, grad.to(y.dtype), y, case.sample["dim"], x.dtype)]
+    if row.kind == "gated":
+        results = []
+        for inputs in (x.chunk(2, -1), [half.contiguous() for half in x.chunk(2, -1)]):
+            results.append(backend.gated_forward(row, *inputs))
+            packed = torch.empty_like(x)
+            backend.gated_backward(row, grad, *inputs, *packed.chunk(2, -1))
+            results.append(packed)
+        return results
+    if row.kind == "maxout":
+        (pieces,) = parameters
+        x, y, inner = group_by_pieces(x, pieces, -1)
+        indices, grad_input = torch.empty_like(y, dtype=torch.uint8), torch.empty_like(x)
+        backend.maxout_forward(row, x, y, indices, pieces, inner)
+        backend.maxout_backward(row, torch.empty_like(y).copy_(grad), indices, grad_input, pieces, inner)
+        return [y, indices, grad_input]
+    if row.random:
+        parameters = (torch.tensor(2**62 + 12345, device=x.device), *parameters)
+    bits = row.saved == "bits"
+    y, saved = backend.forward(row, x, parameters, False, bits)
+    without_bits, _ = backend.forward(row, x, parameters, False, False)
+    saved = saved if bits else y if row.saved == "output" else x
+    return [y, backend.backward(row, torch.empty_like(y).copy_(grad), saved, parameters), saved, without_bits]
 
 
 def _strided(tensor: Tensor) -> Tensor:
@@ -107,18 +254,11 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "rows": ((12, 200), lambda x: x[::2]),
     "every other": ((5, 33), _strided),
     "every other row, transposed": ((6, 40), lambda x: x.t()[::2]),
-    "expanded": ((4, 1), lambda x: x.expand(4, 70)),
-    "expanded rows": ((1, 64), lambda x: x.expand(5, 64)),
+    "expanded": ((4, 1), lambda x: x[:, :1].expand(4, 72)),
+    "expanded rows": ((1, 64), lambda x: x.expand(5, -1)),
     "sliced channels_last": ((2, 6, 5, 5), lambda x: x.to(memory_format=torch.channels_last)[:, 1:5]),
     "slice of middle": ((4, 6, 64), lambda x: x[:, 1:4]),
 }
-
-
-def random_input(layout: str, dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:
-    shape, arrange = LAYOUTS[layout]
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
-    return arrange(values.to(dtype).to(device))
 
 
 SPECIAL = (

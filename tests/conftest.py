@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
+    config.addinivalue_line("markers", "formula: is about formulas, so that every activation needs it on every device")
     if config.getoption("--device") == "interpret":
         os.environ["FASTACT_INTERPRET"] = os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -41,15 +43,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = _devices(config)
     keep, drop = [], []
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        if "device" in getattr(item, "fixturenames", ()):
-            runs = callspec is not None and callspec.params.get("device") in chosen
-        else:
-            runs = "cpu" in chosen
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        needs_device = "device" in getattr(item, "fixturenames", ())
+        runs = (parameters.get("device") if needs_device else "cpu") in chosen
+        if chosen == ["interpret"]:
+            runs = runs and _worth_interpreting(item, parameters)
         (keep if runs else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
         items[:] = keep
+
+
+def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
+    """The interpreter takes a thousand times as long. There, what is not about a formula is tested on one activation of
+    each way through the loops, and accuracy with the default arguments, and on one of the 16-bit types."""
+    from cases import LOOPS
+
+    from fastact.accuracy import samples
+
+    if "case" in parameters and item.get_closest_marker("formula") is None:
+        case = parameters["case"]
+        return case in LOOPS or (case.per_channel and case.activation.name == "prelu")
+    if "row" in parameters:
+        return parameters["row"] in [case.activation for case in LOOPS]
+    if "sample" in parameters:
+        default = parameters["sample"] == samples(parameters["activation"])[0]
+        return default and parameters.get("dtype") is not torch.float16
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -41,14 +42,23 @@ class Launch(NamedTuple):
         return self.arguments[[parameter.name for parameter in self.kernel.params].index(name)]
 
     def elements_per_thread(self) -> int:
-        names = [parameter.name for parameter in self.kernel.params]
-        block = self._argument("BLOCK" if "BLOCK" in names else "TILE_COLUMNS")
+        names = {parameter.name for parameter in self.kernel.params}
+        block = math.prod(self._argument(name) for name in names & {"BLOCK", "TILE_COLUMNS", "LANES", "COLUMNS"})
         return block // (32 * self.options["num_warps"])
 
-    def tensors_of(self, dtype: torch.dtype) -> int:
-        """How many of its arguments are tensors as large as the activation, the output included."""
-        sizes = [a.numel() for a in self.arguments if isinstance(a, torch.Tensor) and a.dtype == dtype]
-        return sizes.count(max(sizes))
+    def accesses(self, dtype: torch.dtype) -> tuple[int, int]:
+        """How many elements a thread loads and stores of the tensors that are about as large as the activation."""
+        sizes = {
+            parameter.name: argument.numel()
+            for parameter, argument in zip(self.kernel.params, self.arguments, strict=True)
+            if isinstance(argument, torch.Tensor) and argument.dtype == dtype
+        }
+        large = {name: size for name, size in sizes.items() if size > max(sizes.values()) / 4}
+        counts = [0, 0]
+        for name, size in large.items():
+            stored = re.fullmatch(r"(y|out|grad_\w+)_ptr", name) is not None
+            counts[stored] += self.elements_per_thread() * size // min(large.values())
+        return counts[0], counts[1]
 
 
 def record_launches(monkeypatch: Any, call: Callable[[], Any]) -> list[Launch]:
@@ -57,8 +67,8 @@ def record_launches(monkeypatch: Any, call: Callable[[], Any]) -> list[Launch]:
 
     launches: list[Launch] = []
 
-    def record(kernel: Any, programs: int, device: torch.device, *arguments: Any) -> None:
-        launches.append(Launch(kernel, arguments, launch.OPTIONS))
+    def record(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
+        launches.append(Launch(kernel, arguments, {**launch.OPTIONS, "num_warps": num_warps}))
 
     monkeypatch.setattr(launch, "_launch", record)
     call()

@@ -10,7 +10,7 @@ import torch
 
 from fastact import accuracy, always_kernels, functional
 from fastact.accuracy import REFERENCES, bind, bit_patterns, evaluate, is_exact, measure, random_inputs, samples, ulp
-from fastact.catalogue import ACTIVATIONS
+from fastact.catalogue import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, of_one_variable
 
 CASES = [
     pytest.param(activation, sample, id="-".join([activation.name, *map(str, sample.values())]))
@@ -26,9 +26,9 @@ def test_bounds(activation, sample, dtype, device, on):
     torch.manual_seed(0)
     slow = device == "interpret"
     if dtype is torch.float32:
-        input = random_inputs(activation, sample, 1 << (14 if slow else 22))
+        input = random_inputs(activation, sample, 1 << (13 if slow else 20))
     else:
-        input = bit_patterns(dtype, 0, 1 << 16)[:: 5 if slow else 1]
+        input = bit_patterns(dtype, 0, 1 << 16)[:: 4 if slow else 1].contiguous()
     for measurement in measure(activation, sample, input.to(on)):
         assert measurement.held, str(measurement)
 
@@ -36,11 +36,11 @@ def test_bounds(activation, sample, dtype, device, on):
 @pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "sample"), CASES)
 def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
-    input = torch.tensor([0.0, -0.0], dtype=dtype, device=on)
+    input = torch.tensor([0.0, -0.0], dtype=dtype, device=on).repeat(64)  # torch's vector code: the rest differs
     with always_kernels():
-        output = bind(getattr(functional, activation.name), activation, sample, input)(input)
+        output = bind(getattr(functional, activation.function), activation, sample, input)(input)
     expected = bind(activation.reference, activation, sample, input.float())(input.float())
-    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0)
+    assert torch.equal(output, expected.to(dtype))
     assert output.signbit().tolist() == expected.signbit().tolist()
 
 
@@ -64,10 +64,32 @@ def test_gradient_of_prelus_weight(channels, dtype, on):
 
 FORMULAS = {
     "elu": lambda x, alpha: x if x > 0 else alpha * mpmath.expm1(x),
+    "star_relu": lambda x, scale, bias: scale * max(x, 0) ** 2 + bias,
+    "selu": lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * mpmath.expm1(x)),
+    "celu": lambda x, alpha: x if x > 0 else alpha * mpmath.expm1(x / alpha),
+    "xielu": lambda x, alpha_p, alpha_n, beta: (
+        (alpha_p * x * x if x > 0 else alpha_n * (mpmath.expm1(x) - x)) + beta * x
+    ),
+    "snake": lambda x, alpha: x + mpmath.sin(alpha * x) ** 2 / alpha,
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
     "tanh": mpmath.tanh,
     "softsign": lambda x: x / (1 + abs(x)),
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "quick_gelu": lambda x: x / (1 + mpmath.exp(-mpmath.mpf("1.702") * x)),
+    "gelu": lambda x: x * mpmath.ncdf(x),
+    "gelu_tanh": lambda x: x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3))),
+    "mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+    "hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
+    "tanhshrink": lambda x: x - mpmath.tanh(x),
+    "softplus": lambda x, beta, threshold: x if beta * x > threshold else mpmath.log1p(mpmath.exp(beta * x)) / beta,
+    "logsigmoid": lambda x: -mpmath.log1p(mpmath.exp(-x)),
+    "hardsigmoid": lambda x: min(max(x + 3, 0), 6) / 6,
+    "softmin": lambda x, dim: 1 / (1 + mpmath.exp(x)),
+    "softmax": lambda x, dim: 1 / (1 + mpmath.exp(-x)),
+    "log_softmax": lambda x, dim: -mpmath.log1p(mpmath.exp(-x)),
 }
+FORMULAS["glu"], FORMULAS["swiglu"] = FORMULAS["sigmoid"], FORMULAS["silu"]
+FORMULAS["geglu"], FORMULAS["geglu_tanh"] = FORMULAS["gelu"], FORMULAS["gelu_tanh"]
 
 # Subnormal, tiny, around 1, where float32 and 16-bit types saturate or underflow, huge; the kinks are added.
 MAGNITUDES = [1e-42, 1e-30, 1e-20, 2e-8, 1e-4, 0.1, 0.5, 1.0, 2.5, 5.5, 9.0, 17.0, 40.0, 87.5, 88.7, 103.9, 1e3, 3e38]
@@ -76,12 +98,23 @@ MAGNITUDES = [1e-42, 1e-30, 1e-20, 2e-8, 1e-4, 0.1, 0.5, 1.0, 2.5, 5.5, 9.0, 17.
 def hard_points(activation, sample) -> list[float]:
     points = [sign * x for x in MAGNITUDES for sign in (-1, 1)]
     special = (*activation.kinks(**sample), *REFERENCES[activation.name].zero_crossings)
-    return points + [point + step for point in special for step in (-1e-7, 1e-7)]
+    points += [point + step for point in special for step in (-1e-6, 1e-6)]
+    # Short numbers, so that products with short parameters are exact; and no kinks, which have no derivative.
+    limit = REFERENCES[activation.name].limit(**sample)
+    points = torch.tensor(points, dtype=torch.float32).tolist()
+    return [x for x in points if x not in activation.kinks(**sample) and abs(x) <= limit]
+
+
+def allowance(activation, point, exact, relative) -> float:
+    """Of a derivative; where it crosses zero it is a difference, and has the error of its terms."""
+    reference = REFERENCES[activation.name]
+    crossing = reference.crosses_anywhere or any(abs(point - zero) < 0.5 for zero in reference.zero_crossings)
+    return abs(exact) * relative + (2.0**-51 if crossing else 1e-300)
 
 
 def by_mpmath(activation, sample, points) -> tuple[list[mpmath.mpf], list[mpmath.mpf]]:
     formula = partial(FORMULAS[activation.name], **sample)
-    with mpmath.workdps(150):
+    with mpmath.workdps(500):
         return [formula(mpmath.mpf(x)) for x in points], [mpmath.diff(formula, mpmath.mpf(x)) for x in points]
 
 
@@ -92,7 +125,8 @@ def test_references_agree_with_mpmath(activation, sample):
     results = reference.forward(x, **sample), reference.derivative(x, **sample)
     for result, truth in zip(results, by_mpmath(activation, sample, points), strict=True):
         for point, value, exact in zip(points, result.tolist(), truth, strict=True):
-            assert abs(value - exact) <= abs(exact) * 2.0**-48 + 1e-300, (point, value, exact)
+            allowed = allowance(activation, point, exact, 2.0**-40)  # 2^-16 ULP of float32
+            assert abs(value - exact) <= allowed, (point, value, exact)
 
 
 @pytest.mark.parametrize(("activation", "sample"), FORMULA_CASES)
@@ -100,13 +134,15 @@ def test_float64_kernels_agree_with_mpmath(activation, sample, on):
     points = hard_points(activation, sample)
     x = torch.tensor(points, dtype=torch.float64, device=on)
     with always_kernels():
-        output, derivative = evaluate(bind(getattr(functional, activation.name), activation, sample, x), x)
+        output, derivative = evaluate(bind(getattr(functional, activation.function), activation, sample, x), x)
     values, slopes = by_mpmath(activation, sample, points)
-    for point, value, exact in zip(points, output.tolist(), values, strict=True):
-        assert abs(value - exact) <= abs(exact) * 2.0**-51 + 1e-300, (point, value, exact)
+    term = REFERENCES[activation.name].term
+    terms = [0.0] * len(points) if term is None else term(x, **sample).abs().tolist()
+    for point, value, exact, size in zip(points, output.tolist(), values, terms, strict=True):
+        assert abs(value - exact) <= max(abs(exact), size) * 2.0**-51 + 1e-300, (point, value, exact)
     for point, value, exact in zip(points, derivative.tolist(), slopes, strict=True):
-        allowed = 2.0**-51 if activation.saved == "output" else abs(exact) * 2.0**-50
-        assert abs(value - exact) <= allowed + 1e-300, (point, value, exact)
+        allowed = 2.0**-51 if activation.saved == "output" else allowance(activation, point, exact, 2.0**-50)
+        assert abs(value - exact) <= allowed, (point, value, exact)
 
 
 OUTPUT_CASES = [case for case in FORMULA_CASES if case.values[0].saved == "output"]
@@ -154,13 +190,18 @@ def test_errors_between_numbers_and_none():
 @pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "sample"), CASES)
 def test_a_wrong_kernel_is_seen(activation, sample, dtype, monkeypatch):
-    right = getattr(functional, activation.name)
+    ours = getattr(functional, activation.function)
 
-    def wrong(input, *args, **kwargs):
-        output = right(input, *args, **kwargs)
-        return torch.where((input > 0.8) & (input < 0.9), output * (1 + 8 * torch.finfo(dtype).eps), output)
+    def wrong(row, function):
+        right = of_one_variable(row, function)
 
-    monkeypatch.setattr(functional, activation.name, wrong)
+        def curve(x, **arguments):
+            output = right(x, **arguments)
+            return torch.where((x > 0.8) & (x < 0.9), output * (1 + 16 * torch.finfo(dtype).eps), output)
+
+        return curve if function is ours else right
+
+    monkeypatch.setattr(accuracy, "of_one_variable", wrong)
     input = torch.linspace(0, 1, 50, dtype=torch.float64).to(dtype)
     for measurement in measure(activation, sample, input):
         assert not measurement.held

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastact.catalogue import ACTIVATIONS, Activation
+
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
@@ -69,6 +71,17 @@ def test_from_end_to_end(demo: ModuleType, tmp_path: Path, capsys: pytest.Captur
     assert max(map(len, lines[:-1])) <= 110  # the last one has a path
     assert sum(line.startswith(("ReLU ", "Sigmoid ")) for line in lines) == 2
     assert (tmp_path / "table.md").read_text().count("\n| ReLU |") == 1
+
+
+@pytest.mark.parametrize("row", ACTIVATIONS.values(), ids=lambda row: row.name)
+def test_both_networks_of_every_activation(demo: ModuleType, row: Activation) -> None:
+    data = demo.Data(*(torch.randn(6, 1, 8, 8), torch.randint(10, (6,))) * 2)
+    ours, stock = demo.start(row, data, demo.options_from([]))
+    assert demo.saved_bytes(ours.net, data.train_images)[2] == 3
+    assert demo.saved_bytes(stock.net, data.train_images)[2] == 0
+    if not row.random:
+        # Three layers of squares or cubes magnify what each rounds.
+        torch.testing.assert_close(ours.net(data.train_images), stock.net(data.train_images), rtol=1e-3, atol=1e-3)
 
 
 def test_only_random_activations_carry_the_mark(demo: ModuleType) -> None:

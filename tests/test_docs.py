@@ -1,16 +1,44 @@
-"""What the documentation says of the activations is what the catalogue says."""
+"""What the documentation says of the activations is what the catalogue says, and what is measured."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_readmes_table_is_the_catalogues() -> None:
+@pytest.fixture(scope="module")
+def make() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make.py")
-    make = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make)
-    readme = make.README.read_text()
-    assert make.with_table(readme) == readme, "run `make docs`"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_table(make: ModuleType) -> None:
+    text = make.README.read_text()
+    assert make.with_block(text, "activations", make.short_table()) == text, "run `make docs`"
+
+
+def test_the_page_of_activations(make: ModuleType) -> None:
+    assert make.PAGE.read_text() == make.page(), "run `make docs`"
+
+
+def test_the_guides_example(make: ModuleType) -> None:
+    text = make.GUIDE.read_text()
+    assert make.with_block(text, "example", make.example()) == text, "run `make docs`"
+    assert re.search("<!-- output:begin -->\n```\nrelu, learning rate .*grad_norm", text, re.DOTALL)
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target

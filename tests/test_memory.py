@@ -28,24 +28,28 @@ def total_bytes(saved: dict[int, Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 1001, 4096])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_saved_bytes(case: Case, dtype: torch.dtype, n: int, device: str, on: str) -> None:
-    input = torch.randn(n, device=on).to(dtype).requires_grad_()
-    weight = case.weight(input)
-    saved = saved_tensors(case.fastact, input, *weight)
-    size = input.element_size()
-    bits = (n + 7) // 8 + (8 if case.activation.random else 0)  # the seed
-    assert total_bytes(saved) == (bits if case.activation.saved == "bits" else n * size)
-    if case.activation.saved == "input" and n > 0:
-        assert list(saved) == [input.untyped_storage().data_ptr()], "the input itself, not a copy"
+def test_saved_bytes(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
+    for n in (0, 1, 7, 8, 1001, 4096):
+        input = case.randn(n, dtype=dtype, device=on).requires_grad_()
+        learned = case.learned(input)
+        saved = saved_tensors(case.fastact, input, *learned)
+        expected = {
+            "bits": (n + 7) // 8 + (8 if case.activation.random else 0),  # the seed
+            "bytes": n,
+            "output": n * input.element_size(),
+            "input": input.nbytes,
+        }
+        assert total_bytes(saved) == expected[case.activation.saved]
+        if case.activation.saved == "input" and n > 0:
+            assert list(saved) == [input.untyped_storage().data_ptr()], "the input itself, not a copy"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_never_more_than_torch_but_for_one_bit(case: Case, device: str, on: str) -> None:
-    input = torch.randn(4, 2048, device=on, requires_grad=True)
-    weight = case.weight(input)
+    input = case.randn(4, 2048, device=on).requires_grad_()
+    weight = case.learned(input)
     ours = total_bytes(saved_tensors(case.fastact, input, *weight))
     theirs = total_bytes(saved_tensors(case.torch, input, *weight))
     assert ours <= theirs + input.numel() // 8
@@ -53,7 +57,7 @@ def test_never_more_than_torch_but_for_one_bit(case: Case, device: str, on: str)
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_saves_nothing_without_gradients(case: Case, device: str, on: str) -> None:
-    input = torch.randn(100, device=on)
+    input = case.randn(100, device=on)
     assert not saved_tensors(case.fastact, input)
     with torch.no_grad():
         assert not saved_tensors(case.fastact, input.clone().requires_grad_())
@@ -62,8 +66,8 @@ def test_saves_nothing_without_gradients(case: Case, device: str, on: str) -> No
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_hooks_on_saved_tensors_see_all_of_it(case: Case, device: str, on: str) -> None:
     """Offloading to the host, as users of saved_tensors_hooks do, gives the same gradients."""
-    input = torch.randn(1000, device=on, requires_grad=True)
-    weight = tuple(w.requires_grad_() for w in case.weight(input))
+    input = case.randn(1000, device=on).requires_grad_()
+    weight = tuple(w.requires_grad_() for w in case.learned(input))
     torch.manual_seed(0)
     plain = torch.autograd.grad(case.fastact(input, *weight).sum(), (input, *weight))
     torch.manual_seed(0)

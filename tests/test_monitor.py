@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastact
-from fastact.monitor import Monitor, Row
+from fastact.catalogue import ACTIVATIONS, Activation, torch_module
+from fastact.monitor import _ROWS, Monitor, Row, _flat_intervals, _row_of
 
 
 def _network(dead_bias: float = 0.0) -> nn.Sequential:
@@ -96,6 +100,68 @@ def test_a_rectifier_is_off_up_to_zero(name: str) -> None:
     (row,) = monitor.report().rows
     assert row.dead == pytest.approx(3 / 5)
     assert row.saturated is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "kinks", "expected"),
+    [
+        (F.hardsigmoid, (-3.0, 3.0), [(-math.inf, -3.0), (3.0, math.inf)]),
+        (F.hardshrink, (-0.5, 0.5), [(-0.5, 0.5)]),
+        (lambda x: F.relu(x).square(), (), [(-math.inf, 0.025)]),  # a derivative of 2 x has no maximum
+        (lambda x: F.leaky_relu(x, 0.3), (0.0,), [(-math.inf, 0.0)]),
+    ],
+)
+def test_where_an_activation_is_flat(reference, kinks: tuple[float, ...], expected: list) -> None:
+    row = replace(ACTIVATIONS["relu"], reference=reference, kinks=lambda: kinks)
+    found, saturates = _flat_intervals(row, nn.Identity())
+    assert [edge for interval in found for edge in interval] == pytest.approx([x for pair in expected for x in pair])
+    assert saturates == (kinks != (0.0,))  # one kink makes two lines
+
+
+@pytest.mark.parametrize("row", ACTIVATIONS.values(), ids=lambda row: row.name)
+def test_every_activation_is_watched(row: Activation) -> None:
+    ours = getattr(fastact, row.module)(**row.arguments(dim=1))
+    for module in (ours, torch_module(row, ours, **row.arguments(dim=1))) if row.stock else (ours,):
+        with Monitor(nn.Sequential(module)) as monitor:
+            output = module(torch.randn(4, 6 * row.divisor, 3, 3, requires_grad=True))
+            output.sum().backward()
+        found = _rows(monitor)["0"]
+        assert found.activation == row.module
+        assert found.mean == pytest.approx(output.mean().item(), abs=1e-6)
+        assert found.grad_norm == 1
+        assert (found.dead is not None) == (row.kind == "pointwise" or row.name == "prelu")
+        assert found.saturated is None or found.dead is not None
+
+
+@pytest.mark.parametrize("module", [nn.Softmax2d(), fastact.Softmax2d()])
+def test_modules_that_share_a_row(module: nn.Module) -> None:
+    with Monitor(module) as monitor:
+        module(torch.ones(2, 4, 3, 3))
+    (row,) = monitor.report().rows
+    assert (row.activation, row.mean, row.dead) == ("Softmax2d", 0.25, None)
+
+
+def test_a_gate_of_its_own_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gated(nn.Module):
+        def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
+            return input * gate
+
+    monkeypatch.setitem(_ROWS, Gated, [replace(ACTIVATIONS["relu"], kind="gated")])
+    module, x = Gated(), torch.ones(3, 4)
+    with Monitor(module) as monitor:
+        module(x, x)
+        module(x, gate=3 * x)
+        module(gate=5 * x, input=x)
+    (row,) = monitor.report().rows
+    assert row.mean == pytest.approx(3)
+    assert row.dead is row.saturated is None
+
+
+def test_the_options_tell_rows_of_one_module_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [replace(ACTIVATIONS["relu"], options=options) for options in ({"approximate": "tanh"}, {})]
+    monkeypatch.setitem(_ROWS, nn.GELU, rows)
+    assert _row_of(nn.GELU()) is rows[1]
+    assert _row_of(nn.GELU("tanh")) is rows[0]
 
 
 def test_statistics_are_those_of_all_elements_of_all_steps() -> None:

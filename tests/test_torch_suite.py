@@ -6,15 +6,14 @@ import itertools
 
 import pytest
 import torch
-from cases import DTYPES
-from torch import nn
+from cases import DTYPES, truth
 from torch.testing._internal.common_methods_invocations import op_db, unary_ufuncs
 from torch.testing._internal.common_modules import module_db
 
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation
 
-ROWS = list(ACTIVATIONS.values())
+ROWS = list({row.function: row for row in reversed(ACTIVATIONS.values())}.values())
 MODULE_INFOS = {info.module_cls: info for info in module_db}
 OP_INFOS = {info.name: info for info in (*unary_ufuncs, *op_db)}
 # In eps of the dtype: torch's own 16-bit kernels round in between.
@@ -46,33 +45,36 @@ def same(ours, theirs, dtype: torch.dtype, what: str) -> None:
         assert str(ours) == str(theirs), what
         return
     assert not isinstance(ours, Exception), (what, ours)
-    # Where the output is NaN, torch's vector and scalar code give different gradients.
+    # Where the output is NaN, torch's vector and scalar code give different gradients; at infinity its gradients can be
+    # NaN where they have a limit.
     numbers = ~theirs[0].isnan()
     for got, expected in zip(ours, theirs, strict=True):
         if got.shape == numbers.shape and got is not ours[0]:
-            got, expected = got[numbers], expected[numbers]
+            judged = numbers & ~(expected.isnan() & theirs[0].isinf())
+            got, expected = got[judged], expected[judged]
         torch.testing.assert_close(got, expected, **TOLERANCE[dtype], equal_nan=True, msg=lambda m: f"{what}: {m}")
 
 
 def described(row: Activation) -> bool:
-    return hasattr(nn, row.module) and getattr(nn, row.module) in MODULE_INFOS
+    return row.stock in MODULE_INFOS
 
 
-def test_torch_describes_every_module_here_but_one() -> None:
-    assert [row.module for row in ROWS if hasattr(nn, row.module) and not described(row)] == ["RReLU"]
+def test_torch_describes_every_module_here_but_two() -> None:
+    undescribed = {row.module for row in ROWS if row.stock and not described(row)}
+    assert undescribed <= {"RReLU", "Hardsigmoid"}
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("row", [r for r in ROWS if described(r)], ids=lambda row: row.module)
 def test_module_inputs(row: Activation, dtype: torch.dtype, training: bool, device: str, on: str) -> None:
-    info = MODULE_INFOS[getattr(nn, row.module)]
+    info = MODULE_INFOS[row.stock]
     tried = 0
     for sample in info.module_inputs_func(info, device=on, dtype=dtype, requires_grad=True, training=training):
         construct, call = sample.constructor_input, sample.forward_input
         ours, theirs = (
-            getattr(library, row.module)(*construct.args, **construct.kwargs).to(on, dtype).train(training)
-            for library in (fastact, nn)
+            module(*construct.args, **construct.kwargs).to(on, dtype).train(training)
+            for module in (getattr(fastact, row.module), row.stock)
         )
         results = [run(module, call.args, call.kwargs) for module in (ours, theirs)]
         same(*results, dtype, f"{row.module}({construct.kwargs})")
@@ -81,36 +83,36 @@ def test_module_inputs(row: Activation, dtype: torch.dtype, training: bool, devi
 
 
 def op_infos(row: Activation) -> list:
-    return [info for info in OP_INFOS.values() if info.name in (row.name, f"nn.functional.{row.name}")]
+    return [info for info in OP_INFOS.values() if info.name in (row.function, f"nn.functional.{row.function}")]
 
 
 def test_torch_describes_every_function_here() -> None:
-    assert all(op_infos(row) for row in ROWS if hasattr(nn.functional, row.name))
+    assert all(op_infos(row) for row in ROWS if row.stock_function)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("row", [r for r in ROWS if hasattr(nn.functional, r.name)], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [r for r in ROWS if r.stock_function], ids=lambda row: row.function)
 def test_op_inputs(row: Activation, dtype: torch.dtype, device: str, on: str) -> None:
     tried = 0
     for info in op_infos(row):
         samples = list(info.sample_inputs(on, dtype, requires_grad=True))
         samples += itertools.islice(info.reference_inputs(on, dtype, requires_grad=True), 60)
         if device == "interpret":  # takes a thousand times as long
-            samples = [sample for sample in samples if sample.input.numel() <= 4096]
+            samples = [sample for sample in samples if sample.input.numel() <= 4096][:15]
         for sample in samples:
             if row.random and sample.kwargs.get("training", False):
                 continue  # torch draws other slopes
             arguments, keywords = (sample.input, *sample.args), sample.kwargs
             ours, theirs = (
                 run(function, arguments, keywords)
-                for function in (getattr(fastact.functional, row.name), row.reference)
+                for function in (getattr(fastact.functional, row.function), truth(row, dtype))
             )
-            same(ours, theirs, dtype, f"{row.name}{tuple(sample.input.shape)} {sample.kwargs}")
+            same(ours, theirs, dtype, f"{row.function}{tuple(sample.input.shape)} {sample.kwargs}")
             tried += 1
     assert tried > 0
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if hasattr(nn.functional, r.name)], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [r for r in ROWS if r.stock_function], ids=lambda row: row.function)
 def test_op_errors(row: Activation, device: str, on: str) -> None:
     for info in op_infos(row):
         if info.error_inputs_func is None:
@@ -118,4 +120,4 @@ def test_op_errors(row: Activation, device: str, on: str) -> None:
         for error in info.error_inputs(on):
             sample = error.sample_input
             with pytest.raises(error.error_type, match=error.error_regex):
-                getattr(fastact.functional, row.name)(sample.input, *sample.args, **sample.kwargs)
+                getattr(fastact.functional, row.function)(sample.input, *sample.args, **sample.kwargs)

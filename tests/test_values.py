@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-import cases
 import pytest
 import torch
-from cases import CASES, DETERMINISTIC, DTYPES, LAYOUTS, SPECIAL, Case
+from cases import CASES, DETERMINISTIC, DTYPES, SPECIAL, Case
 from torch import Tensor
+
+from fastact.accuracy import REFERENCES, is_exact
 
 # In eps of the dtype: 16-bit types round once; the others allow for the ULPs of either side, and absolutely for a
 # derivative from a saved output or, as torch's Softsign, from a difference. Gradients are up to 2.
@@ -23,6 +24,13 @@ TOLERANCE = {
 }
 
 
+def tolerance_of(case: Case, dtype: torch.dtype, input: Tensor) -> dict[str, float]:
+    """Beside torch's float64."""
+    factor = case.torch_error if dtype == torch.float64 else 1
+    tolerance = TOLERANCE[dtype]
+    return {"rtol": factor * tolerance["rtol"], "atol": factor * case.value(input) * tolerance["atol"]}
+
+
 def leaf(tensor: Tensor) -> Tensor:
     """A leaf that requires gradients, with the tensor's strides (which clone() would make dense)."""
     return tensor.detach().requires_grad_()
@@ -35,25 +43,21 @@ def ramp(like: Tensor) -> Tensor:
 
 def gradients(case: Case, function, input: Tensor, grad: Tensor | None = None) -> tuple[Tensor, ...]:
     input = leaf(input)
-    weight = tuple(leaf(w) for w in case.weight(input))
+    weight = tuple(leaf(w) for w in case.learned(input))
     output = function(input, *weight)
-    grad = ramp(input) if grad is None else grad.to(input.dtype)
+    grad = ramp(output) if grad is None else grad
     return (output.detach(), *torch.autograd.grad(output, (input, *weight), grad.to(output.dtype)))
-
-
-def layouts_for(case: Case) -> list[str]:
-    return [name for name, (shape, _) in LAYOUTS.items() if not case.per_channel or len(shape) > 1]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_matches_torch_in_every_layout(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    for layout in layouts_for(case):
-        input = cases.random_input(layout, dtype, on)
+    for layout in case.layouts():
+        input = case.input(layout, dtype, on)
         ours = gradients(case, case.fastact, input)
         # torch's op in float64, rounded: its own 16-bit kernels round in between, and sum in 16 bits.
         theirs = gradients(case, lambda x, *w: case.torch(x.double(), *(v.double() for v in w)), input)
-        tolerance = dict(TOLERANCE[dtype])
+        tolerance = tolerance_of(case, dtype, input)
         for got, expected in zip(ours, theirs, strict=True):
             torch.testing.assert_close(
                 got, expected.to(dtype), **tolerance, msg=lambda text, at=layout: f"{at}: {text}"
@@ -61,49 +65,52 @@ def test_matches_torch_in_every_layout(case: Case, dtype: torch.dtype, device: s
             if case.activation.saved == "output":
                 # The gradients that follow: |grad| <= 2 times a derivative whose slope in y is at most 2, from an
                 # output below 1 that was rounded by eps / 4 at most; and the rounding of the result.
-                tolerance["atol"] = 2 * torch.finfo(dtype).eps
-            if got is ours[1] and case.activation.weight:
-                # The weight's gradient is a sum that may cancel: its error is relative to the size of its terms.
-                tolerance["atol"] = torch.finfo(dtype).eps * (input * ramp(input)).double().abs().sum().item()
+                size = case.gradients_summed(ramp(input)) * (case.torch_error if dtype == torch.float64 else 1)
+                tolerance["atol"] = 2 * torch.finfo(dtype).eps * size
+            if got is ours[1] and case.activation.learned:
+                tolerance["atol"] = torch.finfo(dtype).eps * case.terms(input, ramp(input))
         if torch.empty_like(input).stride() == input.stride():  # dense: the order of dimensions is kept
-            assert ours[0].stride() == input.stride(), layout
+            part = input[..., : ours[0].size(-1)] if input.dim() else input  # as large as the output
+            assert ours[0].stride() == torch.empty_like(part).stride(), layout
             assert ours[1].stride() == input.stride(), layout
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_without_gradients(case: Case, device: str, on: str) -> None:
-    for layout in layouts_for(case):
-        input = cases.random_input(layout, torch.float32, on)
+    for layout in case.layouts():
+        input = case.input(layout, torch.float32, on)
         with torch.no_grad():
-            got = case.fastact(leaf(input), *case.weight(input))
+            got = case.fastact(leaf(input), *case.learned(input))
         assert not got.requires_grad
-        torch.testing.assert_close(got, case.torch(input), **TOLERANCE[torch.float32])
+        torch.testing.assert_close(got, case.torch(input.double()).float(), **TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("layout", ["odd", "channels_last", "expanded", "transposed 4-d"])
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_gradient_in_another_layout_than_the_output(case: Case, layout: str, device: str, on: str) -> None:
-    input = cases.random_input(layout, torch.float64, on)
-    shape = input.shape
+    input = case.input(layout, torch.float64, on)
+    shape = case.torch(input).shape
     generator = torch.Generator().manual_seed(4)
     reversed_order = (
         torch.randn(shape[::-1], dtype=torch.float64, generator=generator).to(on).permute(*reversed(range(len(shape))))
     )
     for grad in (reversed_order, torch.tensor(1.5, dtype=torch.float64).expand(shape)):
         ours, theirs = (gradients(case, function, input, grad) for function in case.both())
+        tolerance = tolerance_of(case, torch.float64, input)
         for got, expected in zip(ours[:2], theirs[:2], strict=True):
-            torch.testing.assert_close(got, expected, **TOLERANCE[torch.float64])
+            torch.testing.assert_close(got, expected, **tolerance)
+            tolerance["atol"] *= case.gradients_summed(grad)
         for got, expected in zip(ours[2:], theirs[2:], strict=True):  # sums that may cancel
             torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_empty_in_any_layout(case: Case, device: str, on: str) -> None:
-    for shape, order in (((0, 8), (0, 1)), ((64, 0), (1, 0)), ((3, 0, 5), (2, 0, 1))):
+    for shape, order in (((0, 24), (0, 1)), ((96, 0), (1, 0)), ((3, 0, 5), (2, 0, 1))):
         input = leaf(torch.randn(shape, device=on).permute(order))
-        weight = tuple(leaf(w) for w in case.weight(input))
+        weight = tuple(leaf(w) for w in case.learned(input))
         output = case.fastact(input, *weight)
-        for grad in (torch.ones((), device=on).expand(output.shape), torch.randn(shape, device=on).permute(order)):
+        for grad in (torch.ones((), device=on).expand(output.shape), torch.randn_like(output)):
             got = torch.autograd.grad(output, (input, *weight), grad, retain_graph=True)
             assert [g.shape for g in got] == [x.shape for x in (input, *weight)]
             assert all(not g.any() for g in got)
@@ -112,44 +119,56 @@ def test_empty_in_any_layout(case: Case, device: str, on: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_special_values(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    kinks = [k + step for k in case.activation.kinks(**dict(case.keywords)) for step in (0.0, -1e-3, 1e-3)]
-    input = torch.tensor([*SPECIAL, *kinks], dtype=torch.float64).to(dtype).to(on)
-    ours, theirs = (gradients(case, function, input, torch.ones_like(input)) for function in case.both())
-    got, expected = ours[0], theirs[0]
-    exact = case.activation.saved == "bits" or case.activation.weight
+    kinks = [k + step for k in case.activation.kinks(**case.sample) for step in (0.0, -1e-3, 1e-3)]
+    # As many as torch's vector code takes: its scalar code differs in the signs of zeros and at NaN.
+    input = torch.tensor([*SPECIAL, *kinks, *[0.0] * 64][:64], dtype=torch.float64).to(dtype).to(on)
+    if case.activation.name in REFERENCES:
+        limit = REFERENCES[case.activation.name].limit(**case.sample, **case.activation.learned_values(1))
+        input = torch.where(input.isfinite() & (input.abs() > limit), 0, input)
+    ones = torch.ones_like(input)
+    our_curve, torchs_curve = case.curves()
+    ours = gradients(case, our_curve, input, ones)
+    exact = is_exact(case.activation)
+    # Where results are not linear by parts torch's own lose digits in the tails, but in float64.
+    theirs = gradients(case, torchs_curve, input if exact else input.double(), ones)
+    got, expected = ours[0], theirs[0].to(dtype)
     if exact:
         assert torch.equal(got.isnan(), expected.isnan())
         assert torch.equal(got.nan_to_num(), expected.nan_to_num())
+        assert torch.equal(got.signbit() & ~got.isnan(), expected.signbit() & ~expected.isnan())
     else:
+        expected = torch.where((input == torch.inf) & expected.isnan(), got, expected)  # torch's GELU, in vector code
         # Where torch's result vanishes or overflows early, ours may still hold the small or large number.
-        torch.testing.assert_close(got, expected, rtol=TOLERANCE[dtype]["rtol"], atol=1.5e-38, equal_nan=True)
-    assert torch.equal(got.signbit() & ~got.isnan(), expected.signbit() & ~expected.isnan())
+        tolerance = {**tolerance_of(case, dtype, ones), "atol": 1.5e-38}
+        torch.testing.assert_close(got, expected, **tolerance, equal_nan=True)
     # At NaN and infinity torch's own gradients differ between its vector and scalar code, and from its GPU's; at
     # numbers they must agree.
     numbers = input.isfinite()
-    torch.testing.assert_close(ours[1][numbers], theirs[1][numbers], **TOLERANCE[dtype])
+    torch.testing.assert_close(ours[1][numbers], theirs[1][numbers].to(dtype), **tolerance_of(case, dtype, ones))
     if exact:
         assert torch.equal(ours[1][~input.isnan()], theirs[1][~input.isnan()])
-    assert not ours[1][~input.isnan()].isnan().any()
+    assert not (ours[1].isnan() & ~theirs[1].isnan() & ~got.isnan()).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [c for c in DETERMINISTIC if c.activation.kinks(**dict(c.keywords))], ids=str)
+@pytest.mark.parametrize("case", [c for c in DETERMINISTIC if c.activation.kinks(**c.sample)], ids=str)
 def test_derivative_at_the_kink_is_torchs(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    kinks = case.activation.kinks(**dict(case.keywords))
+    kinks = case.activation.kinks(**case.sample)
     input = torch.tensor([*kinks, *(-k for k in kinks)], dtype=dtype, device=on)
-    ours, theirs = (gradients(case, function, input, torch.ones_like(input)) for function in case.both())
-    assert torch.equal(ours[1], theirs[1])
+    ours, theirs = (gradients(case, curve, input, torch.ones_like(input)) for curve in case.curves())
+    tolerance = {"rtol": 0, "atol": 0} if is_exact(case.activation) else TOLERANCE[dtype]
+    torch.testing.assert_close(ours[1], theirs[1], **tolerance)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_infinite_gradient_makes_no_nan_where_torch_makes_none(case: Case, device: str, on: str) -> None:
     input = torch.tensor([-2.0, -0.5, 0.5, 2.0], device=on)
     grad = torch.full_like(input, math.inf)
+    our_curve, torchs_curve = case.curves()
     torch.manual_seed(0)
-    ours = gradients(case, case.fastact, input, grad)[1]
+    ours = gradients(case, our_curve, input, grad)[1]
     torch.manual_seed(0)
-    theirs = gradients(case, case.torch, input, grad)[1]
+    theirs = gradients(case, torchs_curve, input, grad)[1]
     numbers = ~theirs.isnan()
     assert torch.equal(ours[numbers], theirs[numbers])
 
@@ -157,11 +176,11 @@ def test_infinite_gradient_makes_no_nan_where_torch_makes_none(case: Case, devic
 @pytest.mark.parametrize("case", [c for c in CASES if c.activation.inplace], ids=str)
 @pytest.mark.parametrize("layout", ["odd", "several blocks", "channels_last", "chunk", "every other", "transposed"])
 def test_inplace(case: Case, layout: str, device: str, on: str) -> None:
-    input = cases.random_input(layout, torch.float32, on)
+    input = case.input(layout, torch.float32, on)
     torch.manual_seed(1)
     expected = case.fastact(input)
 
-    plain = cases.random_input(layout, torch.float32, on)
+    plain = case.input(layout, torch.float32, on)
     version = plain._version
     torch.manual_seed(1)
     assert case.fastact(plain, inplace=True) is plain
@@ -186,9 +205,14 @@ def test_refused_inplace_changes_nothing(case: Case, device: str, on: str) -> No
     before = parameter.detach().clone()
     with pytest.raises(RuntimeError, match="leaf Variable"):
         case.fastact(parameter, inplace=True)
-    overlapping = torch.randn(1, device=on).expand(8)
-    with pytest.raises(RuntimeError, match="single memory location"):
-        case.fastact(overlapping, inplace=True)
+    results = []
+    for function in (case.fastact, case.stock):
+        try:
+            results.append(function(torch.ones(1, device=on).expand(8), inplace=True))
+        except RuntimeError as error:
+            results.append(str(error))
+    assert type(results[0]) is type(results[1])
+    assert isinstance(results[0], Tensor) or results[0] == results[1]
     assert torch.equal(parameter.detach(), before)
 
 
@@ -233,19 +257,20 @@ def test_value_depends_on_neither_place_nor_size_nor_threads(case: Case, device:
     numbers = torch.randn(n, dtype=torch.float32, device=on) * 4
     if case.per_channel:
         numbers = numbers.view(n // 5, 5)
-    whole = case.fastact(numbers)
-    weight = case.weight(numbers)
+    curve, _ = case.curves()
+    weight = case.learned(numbers)
+    whole = curve(numbers, *weight)
     for start, end in ((1, n), (17, 81), (3, 4), (2047, 2049)):
-        piece = case.fastact(numbers[start:end], *weight)
+        piece = curve(numbers[start:end], *weight)
         assert torch.equal(piece, whole[start:end])
     if device != "cpu":
         return
     threads = torch.get_num_threads()
     big = numbers.repeat(20, *([1] * (numbers.dim() - 1)))
-    many = gradients(case, case.fastact, big)
+    many = gradients(case, curve, big)
     torch.set_num_threads(1)
     try:
-        one = gradients(case, case.fastact, big)
+        one = gradients(case, curve, big)
     finally:
         torch.set_num_threads(threads)
     for a, b in zip(many, one, strict=True):

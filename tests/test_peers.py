@@ -1,0 +1,97 @@
+"""The cases that liger-kernel and attorch publish for what they share, with closer tolerances but for bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fastact
+from fastact import composites
+
+# attorch's shapes up to 300,000 elements, which it takes with and without autocast.
+ATTORCH_SHAPES = [
+    (96,), (128,), (196,), (384,), (768,), (1024,), (3200,), (4800,), (8000,), (12288,), (1, 8000), (4, 2000),
+    (8, 1024), (32, 1024), (128, 1024), (8096, 32), (12288, 1), (1, 3, 224, 224),
+]  # fmt: skip
+ATTORCH = ["Sigmoid", "Tanh", "ReLU", "GELU", "SiLU", "ReLU6", "Hardsigmoid", "Hardswish", "SELU", "Mish", "LeakyReLU"]
+LIGER_ROWS = [(2, 8), (4, 16), (1, 1023), (3, 7, 256), (1, 4096), (1, 2, 4096), (2, 70000), (1, 3, 70000)]
+LIGER_SQUARES = [(2, 8, 4096), (4, 16, 2048), (1, 1, 1023), (3, 7, 256), (2, 8), (1, 4096)]
+MLPS = [(2, 256, 256, 512), (6, 42, 123, 431)]
+TOLERANCE = {
+    torch.float32: {"rtol": 2e-6, "atol": 1e-6},
+    torch.float16: {"rtol": 2e-3, "atol": 1e-3},
+    torch.bfloat16: {"rtol": 5e-2, "atol": 5e-2},  # liger-kernel's own: LogSoftmax's gradient magnifies a last digit
+}
+
+
+def same(ours: nn.Module, theirs: nn.Module, input: torch.Tensor, autocast: bool = False) -> None:
+    results = []
+    for module in (ours, theirs):
+        x = input.clone().requires_grad_()
+        with torch.autocast(input.device.type, enabled=autocast, dtype=torch.bfloat16):
+            output = module(x)
+        torch.manual_seed(1)
+        results.append((output.detach(), *torch.autograd.grad(output, x, torch.randn_like(output))))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, **TOLERANCE[input.dtype])
+
+
+@pytest.mark.only("cpu", "cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ATTORCH)
+def test_attorchs_activations(name: str, dtype: torch.dtype, device: str, on: str) -> None:
+    for shape in ATTORCH_SHAPES:
+        input = torch.randn(shape, device=on).to(dtype)
+        for autocast in (False, True):
+            same(getattr(fastact, name)(), getattr(nn, name)(), input, autocast)
+
+
+@pytest.mark.only("cpu", "cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax", "Softmin"])
+def test_rows_of_both(name: str, dtype: torch.dtype, device: str, on: str) -> None:
+    for shape in (*ATTORCH_SHAPES, *LIGER_ROWS):
+        input = torch.randn(shape, device=on).to(dtype)
+        same(getattr(fastact, name)(dim=-1), getattr(nn, name)(dim=-1), input)
+
+
+class Reference(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.function(input)
+
+
+@pytest.mark.only("cpu", "cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_ligers_squared_relu(dtype: torch.dtype, device: str, on: str) -> None:
+    for shape in LIGER_SQUARES:
+        same(fastact.SquaredReLU(), Reference(composites.squared_relu), torch.randn(shape, device=on).to(dtype))
+
+
+@pytest.mark.only("cpu", "cuda")
+@pytest.mark.parametrize(("batch", "length", "hidden", "intermediate"), MLPS)
+def test_ligers_feed_forward_layers(
+    batch: int, length: int, hidden: int, intermediate: int, device: str, on: str
+) -> None:
+    """LLaMA's, with two projections, and Phi-3's, whose packed projection has the gate first; all gradients."""
+    swiglu = fastact.SwiGLU(gate_first=True)
+    input = torch.randn(batch, length, hidden, device=on, requires_grad=True)
+    gate_up = (torch.randn(2 * intermediate, hidden, device=on) / hidden**0.5).requires_grad_()
+    down = (torch.randn(hidden, intermediate, device=on) / intermediate**0.5).requires_grad_()
+    linear = nn.functional.linear
+    gate, up = gate_up.chunk(2)
+    outputs = [
+        linear(swiglu(linear(input, up), linear(input, gate)), down),
+        linear(swiglu(linear(input, gate_up)), down),
+        linear(nn.functional.silu(linear(input, gate)) * linear(input, up), down),
+    ]
+    grad = torch.randn_like(outputs[0])
+    *ours, theirs = ((y.detach(), *torch.autograd.grad(y, (input, gate_up, down), grad)) for y in outputs)
+    for results in ours:
+        for got, expected in zip(results, theirs, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
