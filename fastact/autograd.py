@@ -10,6 +10,7 @@ gradient is not a plain tensor (batched gradients), it is composed of torch ops 
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.autograd import Function
 
 from . import cpu
 from .catalogue import ACTIVATIONS, Activation
+from .composites import value_and_gate
 from .path import runs_on_gpu_kernels
 
 
@@ -143,20 +145,12 @@ class _Learned(Function):
         return None, None, *backend(grad).learned_backward(activation, grad, input, learned, ctx.parameters)
 
 
-def _value_and_gate(inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> tuple[Tensor, ...]:
-    """The two tensors, or the halves of the one."""
-    if len(inputs) == 2:
-        return inputs
-    first, second = inputs[0].chunk(2, dim)
-    return (second, first) if gate_first else (first, second)
-
-
 class _Gated(Function):
     @staticmethod
     def forward(ctx: Any, activation: Activation, dim: int, gate_first: bool, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.activation, ctx.dim, ctx.gate_first = activation, dim, gate_first
-        return backend(inputs[0]).gated_forward(activation, *_value_and_gate(inputs, dim, gate_first))
+        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -165,8 +159,8 @@ class _Gated(Function):
             named = {"dim": ctx.dim, "gate_first": True} if ctx.gate_first else {"dim": ctx.dim}
             return None, None, None, *_torch_gradient(activation, grad, inputs, named)
         gradients = tuple(map(torch.empty_like, inputs))
-        operands, results = (_value_and_gate(each, ctx.dim, ctx.gate_first) for each in (inputs, gradients))
-        backend(grad).gated_backward(activation, grad, *operands, *results)
+        halves = partial(value_and_gate, dim=ctx.dim, gate_first=ctx.gate_first)
+        backend(grad).gated_backward(activation, grad, *halves(*inputs), *halves(*gradients))
         return None, None, None, *gradients
 
 
@@ -273,7 +267,7 @@ def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: boo
     activation = ACTIVATIONS[name]
     if _need_gradients(*inputs):
         return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
-    return backend(inputs[0]).gated_forward(activation, *_value_and_gate(inputs, dim, gate_first))
+    return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
 
 
 def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:

@@ -41,33 +41,37 @@ def snake(input: Tensor, alpha: Tensor) -> Tensor:
     return input + torch.sin(alpha * input).square() / alpha
 
 
-def _value_and_gate(input: Tensor, gate: Tensor | None, dim: int, gate_first: bool) -> tuple[Tensor, Tensor]:
+def value_and_gate(
+    input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The two tensors, or the halves of the one."""
     if gate is not None:
         return input, gate
-    # Not chunk, which would cut an odd size into unequal parts.
-    first, second = input.unflatten(dim, (2, -1)).unbind(dim - 1 if dim < 0 else dim)
+    # Not chunk, which would cut an odd size into unequal parts; this refuses it.
+    half = input.size(dim) // 2
+    first, second = torch.split_with_sizes(input, [half, half], dim)
     return (second, first) if gate_first else (first, second)
 
 
 def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    value, gate = _value_and_gate(input, gate, dim, gate_first)
+    value, gate = value_and_gate(input, gate, dim, gate_first)
     return value * F.relu(gate)
 
 
 def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    value, gate = _value_and_gate(input, gate, dim, gate_first)
+    value, gate = value_and_gate(input, gate, dim, gate_first)
     return value * gate
 
 
 def geglu(
     input: Tensor, gate: Tensor | None = None, dim: int = -1, approximate: str = "none", gate_first: bool = False
 ) -> Tensor:
-    value, gate = _value_and_gate(input, gate, dim, gate_first)
+    value, gate = value_and_gate(input, gate, dim, gate_first)
     return value * F.gelu(gate, approximate=approximate)
 
 
 def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    value, gate = _value_and_gate(input, gate, dim, gate_first)
+    value, gate = value_and_gate(input, gate, dim, gate_first)
     return value * F.silu(gate)
 
 
