@@ -178,12 +178,18 @@ def group_by_pieces(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tenso
     return input, input.new_empty_strided(shape, strides), inner
 
 
+def _maxout_forward(activation: Activation, input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The input as `group_by_pieces` returns it, the output, the numbers of the winners, and the pieces' distance."""
+    input, output, inner = group_by_pieces(input, pieces, dim)
+    indices = torch.empty_like(output, dtype=torch.uint8)
+    backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
+    return input, output, indices, inner
+
+
 class _Maxout(Function):
     @staticmethod
     def forward(ctx: Any, activation: Activation, input: Tensor, pieces: int, dim: int) -> Tensor:
-        input, output, inner = group_by_pieces(input, pieces, dim)
-        indices = torch.empty_like(output, dtype=torch.uint8)
-        backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
+        input, output, indices, inner = _maxout_forward(activation, input, pieces, dim)
         ctx.save_for_backward(indices)
         ctx.activation, ctx.pieces, ctx.inner = activation, pieces, inner
         ctx.dim = dim % input.dim()
@@ -275,9 +281,7 @@ def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:
     activation = ACTIVATIONS[name]
     if _need_gradients(input):
         return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
-    input, output, inner = group_by_pieces(input, pieces, dim)
-    indices = torch.empty_like(output, dtype=torch.uint8)
-    backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
+    _, output, _, _ = _maxout_forward(activation, input, pieces, dim)
     return output
 
 
