@@ -62,16 +62,8 @@ def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, n
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(
-        (stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1
-    ):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    # The op's dispatch takes a microsecond; is_contiguous takes a tenth of that.
+    return tensor.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(tensor)
 
 
 def _row_strided(tensor: Tensor) -> tuple[int, int] | None:
