@@ -30,8 +30,8 @@ def convert(model: M) -> M:
     """Make every torch.nn activation in `model` (itself included) fastact's, in place, and return the model.
 
     Subclasses of torch.nn's activations are left alone. `revert` undoes it: do that before `torch.fx` or quantisation
-    take the model apart, which know torch's modules by their exact class. ELU saves its output (torch its input), so a
-    model that overwrites an ELU's output in place gets autograd's error for that.
+    take the model apart, which know torch's modules by their exact class. ELU, SELU, CELU and LogSigmoid save their
+    output (torch their input), so a model that overwrites it in place gets autograd's error for that.
     """
     return _swap(model, _TWINS)
 
