@@ -117,7 +117,11 @@ class Activation:
     @property
     def divisor(self) -> int:
         """How many times as long as its output the input is, with the first sample's arguments."""
-        return {"gated": 2, "maxout": self.samples[0].get("pieces")}.get(self.kind, 1)
+        return self.divisor_with(self.samples[0])
+
+    def divisor_with(self, sample: Mapping[str, Any]) -> int:
+        """The same with other arguments."""
+        return {"gated": 2, "maxout": sample.get("pieces", 1)}.get(self.kind, 1)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717

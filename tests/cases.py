@@ -69,11 +69,6 @@ class Case:
         return f"{self.activation.name}({label}{'per channel' if self.per_channel else ''})"
 
     @property
-    def pointwise(self) -> bool:
-        """Whether each output belongs to one input."""
-        return self.activation.kind in ("pointwise", "learned")
-
-    @property
     def deterministic(self) -> bool:
         """Whether torch draws the same: not random, or random between equal bounds."""
         return not self.activation.random or self.sample["lower"] == self.sample["upper"]
@@ -91,7 +86,7 @@ class Case:
     @property
     def divisor(self) -> int:
         """By how much the output is shorter than the input."""
-        return {"gated": 2, "maxout": self.sample.get("pieces", 1)}.get(self.activation.kind, 1)
+        return self.activation.divisor_with(self.sample)
 
     def shape(self, *shape: int) -> tuple[int, ...]:
         return (*shape[:-1], shape[-1] * self.divisor) if shape else shape
@@ -108,7 +103,7 @@ class Case:
 
     def layouts(self) -> list[str]:
         """The layouts that suit the activation."""
-        if self.pointwise:
+        if self.activation.pointwise:
             return [name for name, (shape, _) in LAYOUTS.items() if not self.per_channel or len(shape) > 1]
         shapes = {name: self.input(name, torch.float32, "cpu").shape for name in LAYOUTS}
         return [name for name, shape in shapes.items() if shape and shape[-1] % self.divisor == 0]

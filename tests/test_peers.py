@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastact
-from fastact import composites
+from fastact.catalogue import ACTIVATIONS, torch_module
 
 # attorch's shapes up to 300,000 elements, which it takes with and without autocast.
 ATTORCH_SHAPES = [
@@ -57,20 +57,13 @@ def test_rows_of_both(name: str, dtype: torch.dtype, device: str, on: str) -> No
         same(getattr(fastact, name)(dim=-1), getattr(nn, name)(dim=-1), input)
 
 
-class Reference(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.function(input)
-
-
 @pytest.mark.only("cpu", "cuda")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_ligers_squared_relu(dtype: torch.dtype, device: str, on: str) -> None:
+    ours = fastact.SquaredReLU()
+    theirs = torch_module(ACTIVATIONS["squared_relu"], ours)
     for shape in LIGER_SQUARES:
-        same(fastact.SquaredReLU(), Reference(composites.squared_relu), torch.randn(shape, device=on).to(dtype))
+        same(ours, theirs, torch.randn(shape, device=on).to(dtype))
 
 
 @pytest.mark.only("cpu", "cuda")
