@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 import fastact.functional as F
+from fastact.accuracy import REFERENCES
 from fastact.autograd import group_by_pieces
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Of rows, where torch takes the logarithm of a rounded sum."""
     input = input if dtype is None else input.to(dtype)
     if input.numel() == 0:
         return nn.functional.log_softmax(input, dim)
@@ -30,12 +31,10 @@ def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
 
 
 TRUTH: dict[str, Callable[..., Tensor]] = {
-    "hardsigmoid": lambda input: nn.functional.relu6(input + 3) / 6,
-    "celu": lambda input, alpha=1.0: torch.where(input > 0, input, alpha * torch.expm1(input.clamp(max=0) / alpha)),
-    "gelu_tanh": lambda input, approximate: (
-        input * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (input + 0.044715 * input**3))
-    ),
-    "log_softmax": _log_softmax,
+    "hardsigmoid": REFERENCES["hardsigmoid"].forward,
+    "celu": lambda input, alpha=1.0: REFERENCES["celu"].forward(input, alpha),
+    "gelu_tanh": lambda input, approximate: REFERENCES["gelu_tanh"].forward(input),
+    "log_softmax": log_softmax,
 }
 """Where torch's own function will not do in float64: the first two compute their gradients with a float32 constant,
 Hardsigmoid has no second derivative, GELU's approximation cancels, and LogSoftmax takes the logarithm of a rounded
