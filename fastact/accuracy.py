@@ -87,7 +87,8 @@ def _tanhshrink(x: Tensor) -> Tensor:
 
 
 def _gated(x: Tensor, v: Tensor) -> Tensor:
-    return x * v.sigmoid()
+    """x times the sigmoid of v, written so that autograd's derivative keeps the digits of sigmoid(-v)."""
+    return x * F.logsigmoid(v).exp()
 
 
 def _gated_derivative(v: Tensor, slope: Tensor) -> Tensor:
