@@ -17,6 +17,8 @@ import torch
 
 from fastact.catalogue import ACTIVATIONS, Activation
 
+EPS = torch.finfo(torch.float32).eps
+
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
@@ -56,7 +58,8 @@ def test_from_end_to_end(demo: ModuleType, tmp_path: Path, capsys: pytest.Captur
     for result in results.values():
         ours, stock = result["fastact"], result["torch"]
         assert len(ours["losses"]) == len(stock["losses"]) == 1437 // 128
-        np.testing.assert_allclose(ours["losses"], stock["losses"], rtol=1e-4)
+        # Each step may add an ULP of difference: a loss is a mean of 128, whose own roundings differ either way.
+        np.testing.assert_allclose(ours["losses"], stock["losses"], rtol=len(ours["losses"]) * EPS)
         assert ours["step_ms"] > 0
         assert [layer["layer"] for layer in result["monitor"]] == ["1", "4", "8"]
         assert result["kernels_ran"] == 3
@@ -80,8 +83,9 @@ def test_both_networks_of_every_activation(demo: ModuleType, row: Activation) ->
     assert demo.saved_bytes(ours.net, data.train_images)[2] == 3
     assert demo.saved_bytes(stock.net, data.train_images)[2] == 0
     if not row.random:
-        # Three layers of squares or cubes magnify what each rounds.
-        torch.testing.assert_close(ours.net(data.train_images), stock.net(data.train_images), rtol=1e-3, atol=1e-3)
+        # In float64: in float32 three layers of squares or cubes magnify what each rounds.
+        images = data.train_images.double()
+        torch.testing.assert_close(ours.net.double()(images), stock.net.double()(images))
 
 
 def test_only_random_activations_carry_the_mark(demo: ModuleType) -> None:
@@ -113,8 +117,9 @@ def test_mnist_files(demo: ModuleType, tmp_path: Path, ending: str, folder: str)
     assert torch.equal(data.test_images, data.train_images[:3])
     assert data.test_labels.tolist() == [0, 1, 2]
     normalised = demo.load("mnist", tmp_path, 0, torch.device("cpu")).train_images
-    assert normalised.mean().item() == pytest.approx(0, abs=1e-5)
-    assert normalised.std().item() == pytest.approx(1, rel=1e-5)
+    # The mean, 1.7 times the deviation, and the quotients are rounded by half an eps; so is what is taken here.
+    assert normalised.mean().item() == pytest.approx(0, abs=2 * EPS)
+    assert normalised.std().item() == pytest.approx(1, rel=2 * EPS)
 
 
 def test_cifar10_files(demo: ModuleType, tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_third_derivative(case: Case, device: str, on: str) -> None:
                 value = torch.zeros_like(input)
                 break
         results.append(value.detach())
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+    # Sums of about a dozen terms with coefficients up to 12, of which either side rounds each by half an eps.
+    few = 32 * torch.finfo(torch.float64).eps
+    torch.testing.assert_close(*results, rtol=few, atol=few)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -173,7 +175,7 @@ def test_prelu_weight_gradient_keeps_its_digits(device: str, on: str) -> None:
     weight = torch.full((1,), 0.25, device=on, requires_grad=True)
     F.prelu(input, weight).backward(torch.ones_like(input))
     expected = input.double().sum()
-    assert abs(weight.grad.double() - expected).item() < 2e-7 * abs(expected).item()
+    assert abs(weight.grad.double() - expected).item() <= torch.finfo(torch.float32).eps * abs(expected).item()
 
 
 def test_shared_weight_with_create_graph(device: str, on: str) -> None:
