@@ -54,9 +54,10 @@ struct XIELU : Learned<2> {
   }
   T derivative(T x) const {
     // -1 in twice the precision is reached at twice the argument
-    auto e = exp_parts(at_least(2 * ExpConstants<T>::expm1_lowest, x), ExpConstants<T>::exponent_bias);
-    T scale = from_exponent<T>(e.biased), below = scale - 1, expm1 = fma(scale, e.m, below), curve = alpha_n * expm1;
-    T expm1_low = fma(scale, e.m, below - expm1) + (scale - (below + 1));
+    auto reduced = reduce(at_least(2 * ExpConstants<T>::expm1_lowest, x), ExpConstants<T>::exponent_bias);
+    T scale = from_exponent<T>(reduced.biased), m = small_expm1(reduced.r), below = scale - 1;
+    T expm1 = fma(scale, m, below), curve = alpha_n * expm1;
+    T expm1_low = fma(scale, m, below - expm1) + (scale - (below + 1));
     T low = fma(alpha_n, expm1_low, product_error(alpha_n, expm1, curve));
     return x > 0 ? fma(2 * alpha_p, x, beta) : curve + beta + low;
   }

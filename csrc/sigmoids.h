@@ -6,12 +6,12 @@
 namespace fastact {
 namespace {
 
-// e^-|x| never overflows, so the left tail keeps all its digits down to the subnormals.
 template <class T>
 struct Sigmoid : SavesOutput {
   T forward(T x) const {
-    T e = exp_of_minus(at_most(ExpConstants<T>::highest, abs(x))).value(), sum = 1 + e;
-    return divide(x < 0 ? e : T(1), sum, e - (sum - 1));
+    using K = ExpConstants<T>;
+    T y = K::unit / logistic(clamp_number(K::least, K::most, x)).sum;
+    return x == x ? y : x;
   }
   T derivative(T y) const { return fma(-y, y, y); }
 };

@@ -27,9 +27,9 @@ template <class T>
 inline T raised_exp(T x, T peak) {
   constexpr T zero_below = sizeof(T) == 4 ? T(-104) : T(-746);
   T difference = x - peak;
-  auto e = exp_parts(difference, ExpConstants<T>::exponent_bias + 64, sum_error(x, -peak, difference));
-  T scale = from_exponent<T>(e.biased);
-  return difference <= zero_below ? T(0) : fma(scale, e.m, scale);
+  auto reduced = reduce(difference, ExpConstants<T>::exponent_bias + 64, sum_error(x, -peak, difference));
+  T scale = from_exponent<T>(reduced.biased);
+  return difference <= zero_below ? T(0) : fma(scale, small_exp_less_1(reduced.r), scale);
 }
 
 // What peaks start from. From -infinity all differences would be NaN until a number is met.

@@ -6,29 +6,13 @@
 namespace fastact {
 namespace {
 
-// e^z = outer * inner (1 + m) for z <= 0. outer and inner are powers of two, half the exponent each, so that what is
-// multiplied by outer last is rounded once, however far below the smallest normal number it falls. Where neither half
-// can hold the exponent any more, from z = -176 (float) or -1418 (double) on, they are 0.
+// log(1 + e^-x) 2^lift in two parts. All of it but a power of two or ln 2 is small.
 template <class T>
-struct SmallExp {
-  T outer, inner, m;
-  T value() const { return outer * fma(inner, m, inner); }
-};
-
-template <class T>
-inline SmallExp<T> small_exp(T z) {
-  using K = ExpConstants<T>;
-  auto e = exp_parts(at_least(-2 * K::exponent_bias * K::ln2_high, z), 2 * K::exponent_bias);
-  auto half = e.biased >> 1;
-  return {from_exponent<T>(e.biased - half), from_exponent<T>(half), e.m};
-}
-
-// log(1 + e^z) / outer: inner (1 + m) (1 + ratio), of which all but inner is small, or, where it is not, outer is 1.
-template <class T>
-inline Pair<T> log1p_over_outer(const SmallExp<T>& e) {
+inline Pair<T> lifted_log1p(ScaledExp<T> e) {
   auto log = log1p_parts(e.value());
-  T lower = e.inner * fma(log.ratio, 1 + e.m, e.m), upper = fma(log.f, log.ratio, log.f);
-  return {log.upper() ? T(0x1.62e42fefa39efp-1) : e.inner, log.upper() ? upper : lower};
+  constexpr T scale = 1 / ScaledExp<T>::drop;
+  T lower = e.lifted * fma(log.ratio, 1 + e.m, e.m), upper = scale * fma(log.f, log.ratio, log.f);
+  return {log.upper() ? scale * T(0x1.62e42fefa39efp-1) : e.lifted, log.upper() ? upper : lower};
 }
 
 // log(1 + e^z) / beta with z = beta x, which for z > 0 is x + log(1 + e^-z) / beta. The exponential magnifies what
@@ -39,37 +23,29 @@ struct Softplus : SavesInput {
   T beta, threshold;
 
   T forward(T x) const {
-    auto e = exp_of_minus_abs_product(x);
-    auto log = log1p_over_outer(e);
-    T lift = abs(beta) < T(0x1p-64) ? T(0x1p64) : T(1), divisor = beta * lift,
-      inverse = 1 / divisor;  // finite for any beta
+    T z = beta * x, size = at_most(ExpConstants<T>::highest, abs(z));
+    T size_low = size == abs(z) ? copysign(T(1), z) * product_error(beta, x, z) : T(0);
+    auto log = lifted_log1p(exp_of_minus(size, size_low));
+    // The inverse is finite for any beta.
+    T lift = abs(beta) < T(0x1p-32) ? 1 / ScaledExp<T>::drop : T(1), divisor = beta * lift, inverse = 1 / divisor;
     T sum = log.high + log.low, quotient = sum * inverse;
     quotient = fma(log.high - sum + log.low - product_error(quotient, divisor, sum), inverse, quotient);
-    T z = beta * x, y = fma(e.outer * lift, quotient, z > 0 ? x : beta * 0);  // the sign of the zero is beta's
+    T y = fma(ScaledExp<T>::drop * lift, quotient, z > 0 ? x : beta * 0);  // the sign of the zero is beta's
     return z > threshold ? x : y;
   }
   T derivative(T x) const {
-    T e = exp_of_minus_abs_product(x).value(), sum = 1 + e, z = beta * x;
-    T sigmoid = divide(z < 0 ? e : T(1), sum, e - (sum - 1));
-    return z > threshold ? T(1) : sigmoid;
-  }
-
- private:
-  SmallExp<T> exp_of_minus_abs_product(T x) const {
-    T factor = copysign(beta, T(-1)), size = abs(x), z = factor * size;
-    auto e = small_exp(z);
-    T z_low = z > -2048 ? product_error(factor, size, z) : T(0);  // e^z is 0 long before; infinity has no error
-    e.m = fma(z_low, 1 + e.m, e.m);
-    return e;
+    using K = ExpConstants<T>;
+    T z = beta * x, t = clamp_number(K::least, K::most, z), low = t == z ? product_error(beta, x, z) : T(0);
+    T sigmoid = K::unit / logistic(t, low).sum;
+    return z > threshold ? T(1) : z == z ? sigmoid : z;
   }
 };
 
 template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const {
-    auto e = small_exp(copysign(x, T(-1)));
-    auto log = log1p_over_outer(e);
-    return fma(-e.outer, log.high + log.low, at_most(T(0), x));
+    auto log = lifted_log1p(exp_of_minus(at_most(ExpConstants<T>::highest, abs(x))));
+    return fma(-ScaledExp<T>::drop, log.high + log.low, at_most(T(0), x));
   }
   T derivative(T y) const { return 0 - expm1(y); }  // -0 would be torch's 0 with the wrong sign
 };

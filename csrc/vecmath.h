@@ -90,6 +90,17 @@ inline float at_most_number(float high, float x) {
 }
 inline double at_most_number(double high, double x) { return at_most(high, x); }
 
+// x between low < 0 and high > 0, in the same way: as signed integers positive numbers are in order, as unsigned ones
+// negative numbers are beyond them, the larger the further.
+template <class T>
+inline T clamp_number(T low, T high, T x) {
+  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Unsigned = std::make_unsigned_t<Int>;
+  auto bits = bit_cast<Unsigned>(x), least = bit_cast<Unsigned>(low);
+  auto bounded = static_cast<Int>(bits < least ? bits : least), most = bit_cast<Int>(high);
+  return bit_cast<T>(bounded < most ? bounded : most);
+}
+
 // All ones where x has a minus sign. Where a formula asks several times on which side of zero x lies, it asks the bits:
 // compilers would turn comparisons into one branch with a copy of the whole formula on either side, and compute both.
 template <class T>
@@ -135,6 +146,10 @@ struct ExpConstants<float> {
   static constexpr int lift = 64;                                             // of a ScaledExp
   static constexpr float highest = 132.4f;                                    // e^-x is 2^-191 (1 + m)
   static constexpr float expm1_lowest = -18.f;                                // e^x - 1 rounds to -1 below
+  static constexpr float unit = 0x1p-48f, least = -112.f, most = 40.f;        // of a Logistic
+  // fpminimax(exp(x), [|2,...,6|], [|SG...|], [-0.34658;0.34658], relative, floating, 1+x): 3.3e-9
+  static constexpr float polynomial[] = {0x1.fffffap-2f, 0x1.555492p-3f, 0x1.555a26p-5f, 0x1.12397cp-7f,
+                                         0x1.694c82p-10f};
   // fpminimax((expm1(x)-x)/x^2, 5, [|SG...|], [-0.34658;0.34658], relative): 6.8e-10 of expm1
   static constexpr float expm1_polynomial[] = {0x1p-1f,        0x1.555556p-3f, 0x1.555502p-5f,
                                                0x1.110ff2p-7f, 0x1.6d2ep-10f,  0x1.a2675cp-13f};
@@ -150,6 +165,12 @@ struct ExpConstants<double> {
   static constexpr int lift = 512;
   static constexpr double highest = 1064;
   static constexpr double expm1_lowest = -38.;
+  static constexpr double unit = 0x1p-96, least = -760, most = 60;
+  // fpminimax(exp(x), [|2,...,11|], [|D...|], [-0.34658;0.34658], relative, floating, 1+x): 3.8e-18
+  static constexpr double polynomial[] = {
+      0x1.000000000000ap-1,  0x1.55555555554fep-3,  0x1.55555555506bfp-5,  0x1.1111111126b36p-7,  0x1.6c16c18475fabp-10,
+      0x1.a01a012fed2f7p-13, 0x1.a019996298ecdp-16, 0x1.71df18f7a1dd8p-19, 0x1.28adf8e81298cp-22, 0x1.ad92d1e47a0d8p-26,
+  };
   // fpminimax((expm1(x)-x)/x^2, 10, [|D...|], [-0.34658;0.34658], relative): 5e-19 of expm1
   static constexpr double expm1_polynomial[] = {
       0x1p-1,
@@ -166,34 +187,41 @@ struct ExpConstants<double> {
   };
 };
 
-// x = n ln2 + r with integer n and |r| <= ln2 / 2: m = e^r - 1, so that e^x = 2^n (1 + m). `biased` holds n + bias in
-// its low bits, ready to be shifted into an exponent; what stands above them falls off there.
+// x = n ln2 + r with integer n and |r| <= ln2 / 2, so that e^x = 2^n e^r. `biased` holds n + bias in its low bits,
+// ready to be shifted into an exponent; what stands above them falls off there.
 template <class T>
-struct ExpParts {
+struct Reduced {
   std::make_unsigned_t<typename ExpConstants<T>::Int> biased;
-  T m;
+  T r;
 };
 
-// Of e^x for sign 1 and of e^-x for -1. `low`, if given, is what rounding took from x.
+// Of x for sign 1 and of -x for -1. `low`, if given, is what rounding took from x.
 template <int sign = 1, class T, class... Low>
-inline ExpParts<T> exp_parts(T x, int bias, Low... low) {
+inline Reduced<T> reduce(T x, int bias, Low... low) {
   using K = ExpConstants<T>;
   const T shift = K::round_to_integer + static_cast<T>(bias);
-  T shifted = fma(x, sign * K::log2_e, shift);
-  T n = shifted - shift;
-  T r = fma(n, -sign * K::ln2_high, x);
+  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift, r = fma(n, -K::ln2_high, sign * x);
   if constexpr (sizeof...(low) > 0) {
-    r += fma(n, -sign * K::ln2_low, low...);
+    r += fma(n, -K::ln2_low, (sign * low)...);
   } else {
-    r = fma(n, -sign * K::ln2_low, r);
+    r = fma(n, -K::ln2_low, r);
   }
-  r *= sign;
-  return {bit_cast<decltype(ExpParts<T>::biased)>(shifted), fma(r * r, polynomial(r, K::expm1_polynomial), r)};
+  return {bit_cast<decltype(Reduced<T>::biased)>(shifted), r};
+}
+
+// e^r - 1 for |r| <= ln2 / 2: to an ULP of its own, and to one of e^r.
+template <class T>
+inline T small_expm1(T r) {
+  return fma(r * r, polynomial(r, ExpConstants<T>::expm1_polynomial), r);
+}
+template <class T>
+inline T small_exp_less_1(T r) {
+  return fma(r * r, polynomial(r, ExpConstants<T>::polynomial), r);
 }
 
 // The number whose biased exponent the integer's low bits hold.
 template <class T>
-inline T from_exponent(decltype(ExpParts<T>::biased) biased) {
+inline T from_exponent(decltype(Reduced<T>::biased) biased) {
   return bit_cast<T>(biased << ExpConstants<T>::mantissa_bits);
 }
 
@@ -211,16 +239,35 @@ struct ScaledExp {
 // took from x.
 template <class T, class... Low>
 inline ScaledExp<T> exp_of_minus(T x, Low... low) {
-  auto e = exp_parts<-1>(x, ExpConstants<T>::exponent_bias + ExpConstants<T>::lift, low...);
-  return {from_exponent<T>(e.biased), e.m};
+  auto reduced = reduce<-1>(x, ExpConstants<T>::exponent_bias + ExpConstants<T>::lift, low...);
+  return {from_exponent<T>(reduced.biased), small_exp_less_1(reduced.r)};
+}
+
+// e^-v and 1 + e^-v, both times ExpConstants<T>::unit: neither overflows nor vanishes, nor does a quotient by the sum,
+// however far left it lies; multiplying by `unit` at the end rounds it once.
+template <class T>
+struct Logistic {
+  T exp, sum, sum_low;  // of the sum, what rounding took from it
+};
+
+// For v from `least` to `most`, or what rounding may add to them. `low`, if given, is what rounding took from v.
+template <class T, class... Low>
+inline Logistic<T> logistic(T v, Low... low) {
+  using K = ExpConstants<T>;
+  constexpr int unit_exponent = sizeof(T) == 4 ? -48 : -96;
+  auto reduced = reduce<-1>(v, K::exponent_bias + unit_exponent, low...);
+  T scale = from_exponent<T>(reduced.biased), m = small_exp_less_1(reduced.r);
+  T base = scale + K::unit, base_low = K::unit - (base - scale);
+  T rest = fma(scale, m, base_low), sum = base + rest;
+  return {fma(scale, m, scale), sum, rest - (sum - base)};
 }
 
 // e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.
 template <class T>
 inline T expm1_in_range(T x) {
-  auto e = exp_parts(x, ExpConstants<T>::exponent_bias);
-  T scale = from_exponent<T>(e.biased);
-  return fma(scale, e.m, scale - 1);
+  auto reduced = reduce(x, ExpConstants<T>::exponent_bias);
+  T scale = from_exponent<T>(reduced.biased);
+  return fma(scale, small_expm1(reduced.r), scale - 1);
 }
 
 // e^x - 1 for x <= 80. -0 gives 0.
@@ -240,6 +287,13 @@ inline T divide(T a, T b, T b_low, Low... a_low) {
 #endif
   T inverse = 1 / b, quotient = a * inverse;
   return fma((fma(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
+}
+
+// 1 / (b + b_low): 0.51 ULP, by one step of Newton's.
+template <class T>
+inline T corrected_inverse(T b, T b_low) {
+  T inverse = 1 / b;
+  return fma(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
 }
 
 // A number in twice the precision, high + low, where low is small beside high.
