@@ -19,6 +19,12 @@
 namespace fastact {
 
 struct SavesBits {};
+// The gradient passes or does not: bits are all that has to be known of it.
+template <class T>
+struct AllOrNothing : SavesBits {
+  T kept(T grad) const { return grad; }
+  T dropped(T) const { return 0; }
+};
 struct SavesOutput {};
 struct SavesInput {};
 struct Random {};

@@ -87,6 +87,9 @@ inline uint16_t pack(const int32_t* flags) { return _mm512_movepi32_mask(_mm512_
 inline uint16_t pack(const int64_t* flags) {
   return _mm512_movepi64_mask(_mm512_load_si512(flags)) | _mm512_movepi64_mask(_mm512_load_si512(flags + 8)) << 8;
 }
+inline void unpack(uint16_t bits, int16_t* flags) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(flags), _mm256_movm_epi16(bits));
+}
 inline void unpack(uint16_t bits, int32_t* flags) { _mm512_store_si512(flags, _mm512_movm_epi32(bits)); }
 inline void unpack(uint16_t bits, int64_t* flags) {
   _mm512_store_si512(flags, _mm512_movm_epi64(bits));
@@ -102,6 +105,11 @@ inline uint16_t pack(const int64_t* flags) {
   int bits = 0;
   for (int j = 0; j < 16; j += 4) bits |= _mm256_movemask_pd(_mm256_load_pd(lanes + j)) << j;
   return bits;
+}
+inline void unpack(uint16_t bits, int16_t* flags) {
+  const __m256i power = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+  __m256i selected = _mm256_and_si256(_mm256_set1_epi16(static_cast<int16_t>(bits)), power);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(flags), _mm256_cmpeq_epi16(selected, power));
 }
 inline void unpack(uint16_t bits, int32_t* flags) {
   const __m256i power = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -196,6 +204,15 @@ FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_
     auto* saved = static_cast<const T*>(saved_);
     FASTACT_FOR_EACH(i, n) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
   }
+}
+
+// The same for numbers of 16 bits, where the gradient passes or does not.
+void backward_16_bit(const void* grad_, const void* bits, void* grad_input_, int64_t n, int64_t, const Call&) {
+  auto* grad = static_cast<const int16_t*>(grad_);
+  auto* grad_input = static_cast<int16_t*>(grad_input_);
+  alignas(64) int16_t flags[kBlock];
+  unpack_all(static_cast<const uint8_t*>(bits), flags, n);
+  FASTACT_FOR_EACH(i, n) grad_input[i] = grad[i] & flags[i];
 }
 
 // The formula with the learned numbers of element i.
@@ -483,7 +500,9 @@ void narrow_float16s(const float* from, uint16_t* to, int64_t n) {
 }  // namespace
 
 #define FASTACT_FORWARD(Formula, name, parameters) {forward<Formula, float>, forward<Formula, double>},
-#define FASTACT_BACKWARD(Formula, name, parameters) {backward<Formula, float>, backward<Formula, double>},
+#define FASTACT_BACKWARD(Formula, name, parameters)     \
+  {backward<Formula, float>, backward<Formula, double>, \
+   derives<AllOrNothing<float>, Formula<float>> ? backward_16_bit : nullptr},
 #define FASTACT_LEARNED_FORWARD(Formula, name, learned, parameters) \
   {learned_forward<Formula, float>, learned_forward<Formula, double>},
 #define FASTACT_LEARNED_BACKWARD(Formula, name, learned, parameters) \

@@ -91,10 +91,11 @@ using WidenBlock = void (*)(const uint16_t* from, float* to, int64_t n);
 using NarrowBlock = void (*)(const float* from, uint16_t* to, int64_t n);
 
 // Indexed by compute type (0 float, 1 double), by 16-bit type (0 float16, 1 bfloat16), or by all four in this order.
+// Backward has a third: for either 16-bit type as it is, or null where the numbers must be widened.
 struct InstructionSet {
   const char* name;
   ForwardBlock forward[kPointwiseCount][2];
-  BackwardBlock backward[kPointwiseCount][2];
+  BackwardBlock backward[kPointwiseCount][3];
   LearnedForwardBlock learned_forward[kLearnedCount][2];
   LearnedBackwardBlock learned_backward[kLearnedCount][2];
   GatedForwardBlock gated_forward[kGatedCount][2];

@@ -66,7 +66,9 @@ struct Operand {
   char* data;
   int64_t row_stride;  // in elements
   ScalarType type;
+  bool as_it_is = false;  // not to be widened for the block functions
 
+  bool widened() const { return is_16_bit(type) && !as_it_is; }
   int64_t element_size() const { return is_16_bit(type) ? 2 : compute_size(type); }
   char* at(int64_t row, int64_t column) const { return data + (row * row_stride + column) * element_size(); }
 };
@@ -252,7 +254,7 @@ inline int64_t round_up(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
 inline const void* load(const Operand& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
   const char* source = operand.at(row, column);
   int64_t padded = round_up(n), size = operand.element_size();
-  if (!is_16_bit(operand.type)) {
+  if (!operand.widened()) {
     if (n == padded) return source;
     std::memcpy(buffer, source, n * size);
     std::memset(static_cast<char*>(buffer) + n * size, 0, (padded - n) * size);
@@ -271,13 +273,13 @@ inline const void* load(const Operand& operand, int64_t row, int64_t column, int
 }
 
 inline void* destination(const Operand& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
-  return is_16_bit(operand.type) || n % kStep != 0 ? buffer : operand.at(row, column);
+  return operand.widened() || n % kStep != 0 ? buffer : operand.at(row, column);
 }
 
 inline void store(const Operand& operand, int64_t row, int64_t column, int64_t n, const void* buffer) {
   char* target = operand.at(row, column);
   if (buffer == target) return;
-  if (!is_16_bit(operand.type)) {
+  if (!operand.widened()) {
     std::memcpy(target, buffer, n * operand.element_size());
     return;
   }
@@ -343,8 +345,10 @@ inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const 
 
 // grad_input = grad * f'(saved). The walk's tensors are grad, saved (unless `bits` is given in its place), grad_input.
 inline void run_backward(Pointwise which, const Walk& walk, const uint8_t* bits, const Call& call) {
-  const Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
-  auto block = instruction_set().backward[which][compute_index(grad.type)];
+  Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
+  auto& blocks = instruction_set().backward[which];
+  grad.as_it_is = grad_input.as_it_is = is_16_bit(grad.type) && blocks[2] != nullptr;
+  auto block = blocks[grad.as_it_is ? 2 : compute_index(grad.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer grad_buffer, saved_buffer;
     int64_t padded = round_up(n);

@@ -8,11 +8,9 @@ namespace {
 
 // x < 0 ? 0 : x keeps NaN and -0, as torch does; so does its derivative, which is 1 at NaN and 0 at both zeros.
 template <class T>
-struct ReLU : SavesBits {
+struct ReLU : AllOrNothing<T> {
   T forward(T x) const { return x < 0 ? T(0) : x; }
   bool keep(T x) const { return !(x <= 0); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 template <class T>
@@ -36,29 +34,23 @@ struct RReLU : SavesBits, Random {
 };
 
 template <class T>
-struct Threshold : SavesBits {
+struct Threshold : AllOrNothing<T> {
   T threshold, value;
   T forward(T x) const { return x <= threshold ? value : x; }
   bool keep(T x) const { return !(x <= threshold); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 template <class T>
-struct Hardtanh : SavesBits {
+struct Hardtanh : AllOrNothing<T> {
   T min_val, max_val;
   T forward(T x) const { return at_most(max_val, at_least(min_val, x)); }
   bool keep(T x) const { return !((x <= min_val) | (x >= max_val)); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 template <class T>
-struct ReLU6 : SavesBits {
+struct ReLU6 : AllOrNothing<T> {
   T forward(T x) const { return Hardtanh<T>{{}, 0, 6}.forward(x); }
   bool keep(T x) const { return Hardtanh<T>{{}, 0, 6}.keep(x); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 template <class T>

@@ -7,22 +7,18 @@ namespace fastact {
 namespace {
 
 template <class T>
-struct Hardshrink : SavesBits {
+struct Hardshrink : AllOrNothing<T> {
   T lambd;
   T forward(T x) const { return keep(x) ? x : T(0); }
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 // x * 0 keeps NaN. The zero's sign is that of torch's vector code.
 template <class T>
-struct Softshrink : SavesBits {
+struct Softshrink : AllOrNothing<T> {
   T lambd;
   T forward(T x) const { return x > lambd ? x - lambd : x < -lambd ? x + lambd : abs(x * 0); }
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
-  T kept(T grad) const { return grad; }
-  T dropped(T) const { return 0; }
 };
 
 template <class T>
@@ -65,18 +61,15 @@ struct Tanhshrink : SavesInput {
   }
 
  private:
-  // Both factors in twice the precision: each rounding of either would be one of the result.
   static T below_1(T x) {
     using K = TanhshrinkConstants<T>;
     T square = x * x, cube = square * x;
     T cube_low = fma(product_error(x, x, square), x, product_error(square, x, cube));
-    T tail = fma(square, polynomial(square, K::polynomial), K::third_low);
-    T factor = K::third + tail, factor_low = K::third - factor + tail;
-    return fma(cube, factor, fma(cube, factor_low, cube_low * factor));
+    T factor = K::third + fma(square, polynomial(square, K::polynomial), K::third_low);
+    return fma(cube, factor, cube_low * factor);
   }
   static T one_less_tanh(T size) {  // from 20 on nothing beside 1, let alone beside size
-    T t = expm1_in_range(2 * at_most(T(20), size)), sum = t + 2;
-    return divide(T(2), sum, t - (sum - 2));
+    return 2 * ExpConstants<T>::unit / logistic(-2 * at_most(T(20), size)).sum;
   }
 };
 
