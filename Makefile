@@ -1,4 +1,4 @@
-# make demo | test | bench | validate | docs | lint | wheel-check | clean. Each sets up what it needs in .venv first.
+# make demo | test | bench | exhaustive | validate | docs | lint | wheel-check | clean. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
@@ -6,7 +6,7 @@ SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-interpret test-gpu bench crossover validate lint wheel-check clean
+.PHONY: docs demo test test-cpu test-interpret test-gpu bench exhaustive crossover validate lint wheel-check clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -22,6 +22,10 @@ test-interpret: .venv/built
 
 test-gpu: .venv/built
 	$(RUN) -m pytest -q --device cuda $(ARGS)
+
+# The largest errors over all 2^32 float32 inputs: hours for all activations, minutes for ARGS="silu gelu".
+exhaustive: .venv/built
+	$(RUN) bench/exhaustive.py $(ARGS)
 
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)

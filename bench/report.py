@@ -122,7 +122,7 @@ def _is_torch(row: Row) -> bool:
 # Text
 
 
-def _table(headings: list[str], lines: Iterable[Iterable[str]], numbers_from: int = 1) -> str:
+def table(headings: list[str], lines: Iterable[Iterable[str]], numbers_from: int = 1) -> str:
     rule = ["---" if i < numbers_from else "---:" for i in range(len(headings))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *lines))
 
@@ -177,7 +177,7 @@ def short_table(summary: dict[str, Any]) -> str:
     headings = ["activation", *(heading for heading, _ in columns), "bytes saved per element, fastact / torch"]
     means = [_ratio(geometric_mean(row["ratio"] for row in found.values())) for _, found in columns]
     lines = ([name, *(_ratio(found.get(name, {}).get("ratio")) for _, found in columns), saved(name)] for name in names)
-    return _table(headings, [["*geometric mean*", *means, ""], *lines])
+    return table(headings, [["*geometric mean*", *means, ""], *lines])
 
 
 def readme_block(summary: dict[str, Any]) -> str:
@@ -208,7 +208,7 @@ def _means(rows: list[Row]) -> str:
         cells = [level, what, dtype, _count(numel), layout, str(threads), peer, str(len(members))]
         lines.append([*cells, _ratio(mean), f"{_ratio(worst['ratio'])} {worst['activation']}"])
     headings = ["level", "direction", "dtype", "elements", "layout", "threads", "peer", "activations"]
-    return _table([*headings, "geometric mean", "worst"], lines, numbers_from=7)
+    return table([*headings, "geometric mean", "worst"], lines, numbers_from=7)
 
 
 def _full_table(rows: list[Row]) -> str:
@@ -237,7 +237,7 @@ def _full_table(rows: list[Row]) -> str:
 
     headings = ["activation", "level", "direction", "dtype", "elements", "layout", "threads", "peer", "fastact"]
     headings += ["peer's", "ratio", "quartiles", "of copy", "of stream", "saved B/element", "peak MiB"]
-    return _table(headings, map(line, rows), numbers_from=8)
+    return table(headings, map(line, rows), numbers_from=8)
 
 
 def report(summary: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def test_progress_without_tqdm(monkeypatch, capsys):
 
 def test_exhaustive_inputs_are_all_of_float32():
     activation = ACTIVATIONS["tanh"]
-    chunks = list(validate._inputs(activation, {}, torch.float32, exhaustive=True))
+    chunks = list(validate.inputs(activation, {}, torch.float32, exhaustive=True))
     ends = [chunk.args[1:] for chunk in chunks]
     assert ends[0][0] == 0
     assert ends[-1][1] == 1 << 32
