@@ -3,6 +3,7 @@
 The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on.
 """
 
+import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11, the oldest torch that the b
 # -fno-trapping-math, -fno-math-errno: let selects and square roots be vectorised; no value changes.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 FLAGS += ["-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS += os.environ.get("CXXFLAGS", "").split()
 
 # kernels.cpp is compiled once for each; the widest that the CPU has is chosen when the library is loaded.
 INSTRUCTION_SETS = {"Baseline": []}
@@ -75,7 +77,7 @@ class BuildLibrary(build_ext):
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         # torch has opened its libraries by the time ours is loaded, so no search path is recorded.
-        self.run([compiler[0], "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-o", str(output)])
+        self.run([compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-o", str(output)])
 
     def run(self, command=None):
         if command is None:

@@ -1,0 +1,132 @@
+// Writes what the block functions give for many inputs, with one NaN for all: for comparing processors without torch.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "../csrc/kernels.h"
+
+namespace fastact {
+namespace {
+
+constexpr int64_t kCount = kBlock;
+
+// Of all magnitudes, most of them where curves bend, and special values.
+template <class T>
+std::vector<T> inputs() {
+  using Limits = std::numeric_limits<T>;
+  std::vector<T> x = {T(0),          -T(0),  Limits::infinity(), -Limits::infinity(), Limits::quiet_NaN(),
+                      Limits::max(), T(0.5), -Limits::max(),     Limits::min(),       Limits::denorm_min()};
+  uint64_t state = 1;
+  while (x.size() < kCount) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    auto mantissa = static_cast<double>(state >> 40) / (1 << 24);
+    int exponent = static_cast<int>(state >> 20 & 63) - 48;
+    x.push_back(
+        static_cast<T>(std::ldexp(state & 1 ? 1 + mantissa : -1 - mantissa, x.size() % 3 ? exponent / 8 : exponent)));
+  }
+  return x;
+}
+
+template <class T>
+void write(const char* name, std::vector<T> y) {
+  for (T& each : y)
+    if (std::isnan(each)) each = std::fabs(std::numeric_limits<T>::quiet_NaN());
+  std::printf("%s %d\n", name, static_cast<int>(sizeof(T)));
+  std::fwrite(y.data(), sizeof(T), y.size(), stdout);
+}
+
+template <class T>
+void run(const InstructionSet& set) {
+  constexpr int type = sizeof(T) == 8;
+  const double parameters[] = {0.5, 1.5, 0.75, 1.25};
+  const Call call = {parameters, 12345};
+  const std::vector<T> x = inputs<T>(), grad(x.rbegin(), x.rend());
+  std::vector<T> y(kCount), other(kCount), first(kCount), second(kCount);
+  std::vector<uint8_t> saved(kCount * sizeof(T));
+#define FASTACT_RUN(Formula, name, arguments)                                               \
+  std::memcpy(saved.data(), x.data(), kCount * sizeof(T)); /* bits, if any, go over it */   \
+  set.forward[k##Formula][type](x.data(), y.data(), saved.data(), kCount, 0, call);         \
+  write(#name, y);                                                                          \
+  set.backward[k##Formula][type](grad.data(), saved.data(), other.data(), kCount, 0, call); \
+  write(#name " backward", other);
+  FASTACT_POINTWISE(FASTACT_RUN)
+#undef FASTACT_RUN
+  const T ones[] = {T(1.25), T(0.75)};
+  const void* learned[] = {&ones[0], &ones[1]};
+  void* terms[] = {first.data(), second.data()};
+#define FASTACT_RUN(Formula, name, count, arguments)                                                                \
+  set.learned_forward[k##Formula][type](x.data(), learned, false, y.data(), kCount, call);                          \
+  write(#name, y);                                                                                                  \
+  set.learned_backward[k##Formula][type](grad.data(), x.data(), learned, false, other.data(), terms, kCount, call); \
+  write(#name " backward", other);                                                                                  \
+  write(#name " learned", first);
+  FASTACT_LEARNED(FASTACT_RUN)
+#undef FASTACT_RUN
+#define FASTACT_RUN(Formula, name)                                                                            \
+  set.gated_forward[k##Formula][type](grad.data(), x.data(), y.data(), kCount);                               \
+  write(#name, y);                                                                                            \
+  set.gated_backward[k##Formula][type](y.data(), grad.data(), x.data(), first.data(), second.data(), kCount); \
+  write(#name " value", first);                                                                               \
+  write(#name " gate", second);
+  FASTACT_GATED(FASTACT_RUN)
+#undef FASTACT_RUN
+}
+
+template <class T>
+void run_softmax(const InstructionSet& set) {
+  constexpr int64_t steps = kCount / kLanes;
+  for (int which = 0; which < kSoftmaxCount; ++which) {
+    const SoftmaxBlocks& blocks = set.softmax[which][sizeof(T) == 8];
+    std::vector<T> x = inputs<T>(), y(kCount), e(kCount), peaks(kLanes), high(kLanes), low(kLanes);
+    std::vector<double> sums(2 * kLanes);
+    for (T& each : x)
+      if (!std::isfinite(each)) each = 0;
+    const Panel from = {x.data(), kLanes}, raised = {e.data(), kLanes}, to = {y.data(), kLanes};
+    const Lanes lanes = {kLanes, kLanes};
+    blocks.peaks(from, steps, lanes, true, peaks.data());
+    blocks.exponentials(from, steps, peaks.data(), raised, true, sums.data());
+    blocks.finish(sums.data(), peaks.data(), lanes, high.data(), low.data());
+    blocks.write(blocks.log ? from : raised, steps, high.data(), low.data(), to);
+    write("softmax", y);
+    blocks.terms(from, to, steps, true, sums.data());
+    blocks.finish_terms(sums.data(), lanes, low.data());
+    blocks.gradient(from, to, steps, low.data(), raised);
+    write("softmax backward", e);
+  }
+}
+
+void convert(const InstructionSet& set) {
+  std::vector<uint16_t> halves(1 << 16);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+  for (int type = 0; type < 2; ++type) {
+    std::vector<float> wide(halves.size()), again(halves.size());
+    std::vector<uint16_t> narrow(halves.size());
+    set.widen[type](halves.data(), wide.data(), halves.size());
+    write("widened", wide);
+    // Between two neighbours, exactly half way, and on either side of that.
+    for (uint32_t part : {0x1000u, 0xfffu, 0x1001u, 0x8000u, 0x7fffu, 0x8001u}) {
+      for (size_t i = 0; i < wide.size(); ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, &wide[i], 4);
+        bits = std::isfinite(wide[i]) ? bits | part : bits;
+        std::memcpy(&again[i], &bits, 4);
+      }
+      set.narrow[type](again.data(), narrow.data(), again.size());
+      set.widen[type](narrow.data(), again.data(), again.size());
+      write("narrowed", again);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastact
+
+int main() {
+  fastact::convert(fastact::kBaseline);
+  fastact::run_softmax<float>(fastact::kBaseline);
+  fastact::run_softmax<double>(fastact::kBaseline);
+  fastact::run<float>(fastact::kBaseline);
+  fastact::run<double>(fastact::kBaseline);
+}
