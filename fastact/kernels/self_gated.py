@@ -22,6 +22,7 @@ from .vecmath import (
     reciprocal,
     scalar,
     scaled_exp_of_minus,
+    scaled_sigmoid,
     times_power,
     unscaled,
 )
@@ -116,8 +117,7 @@ def _one_plus_exp(lifted, m):
 @triton.jit
 def _sigmoid_gated(x, t, most: tl.constexpr, v, v_low):
     """x sigma(v), given v in two parts; t is x or, far left, a bound. -infinity gives NaN, as torch has it."""
-    _, sum, _ = logistic(v, v_low)
-    y = tl.fma(t * reciprocal(sum), by_type(UNIT, x), x * 0.0)
+    y = tl.fma(t * scaled_sigmoid(v, v_low), by_type(UNIT, x), x * 0.0)
     return tl.where(x > by_type(most, x), x, y)
 
 

@@ -13,16 +13,14 @@ from .vecmath import (
     copysign,
     divide,
     expm1_in_range,
-    logistic,
-    reciprocal,
     scalar,
+    scaled_sigmoid,
 )
 
 
 @triton.jit
 def sigmoid_forward(x, p):
-    _, sum, _ = logistic(at_most(by_type(MOST, x), at_least(by_type(LEAST, x), x)))
-    return by_type(UNIT, x) * reciprocal(sum)
+    return by_type(UNIT, x) * scaled_sigmoid(at_most(by_type(MOST, x), at_least(by_type(LEAST, x), x)))
 
 
 @triton.jit

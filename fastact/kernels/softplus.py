@@ -14,11 +14,10 @@ from .vecmath import (
     expm1,
     highest_exponent,
     log1p_parts,
-    logistic,
     product_error,
-    reciprocal,
     scalar,
     scaled_exp_of_minus,
+    scaled_sigmoid,
     unscaled,
 )
 
@@ -58,8 +57,8 @@ def softplus_forward(x, p):
 def softplus_derivative(x, p):
     z = p[0] * x
     t = at_most(by_type(MOST, x), at_least(by_type(LEAST, x), z))
-    _, sum, _ = logistic(t, tl.where(t == z, product_error(p[0], x, z), 0.0))
-    return tl.where(z > p[1], 1.0, by_type(UNIT, x) * reciprocal(sum))
+    t_low = tl.where(t == z, product_error(p[0], x, z), 0.0)
+    return tl.where(z > p[1], 1.0, by_type(UNIT, x) * scaled_sigmoid(t, t_low))
 
 
 @triton.jit

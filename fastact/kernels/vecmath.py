@@ -306,11 +306,21 @@ def divide(a, b, b_low, a_low=None):
 
 
 @triton.jit
-def corrected_inverse(b, b_low):
+def corrected_inverse(b, b_low=None):
     """1 / (b + b_low), by one step of Newton's."""
     inverse = reciprocal(b)
-    error = product_error(inverse, b, tl.full((), 1.0, b.dtype)) + inverse * b_low
+    error = product_error(inverse, b, scalar(1.0, b))
+    if b_low is not None:
+        error += inverse * b_low
     return tl.fma(inverse, -error, inverse)
+
+
+@triton.jit
+def scaled_sigmoid(v, low=None):
+    """sigma(v) / UNIT, for v as in `logistic`. Newton's step is for the digit that `reciprocal` may miss, where the CPU
+    divides exactly; what rounding took from the sum is left out, which the GPU's wider bounds allow."""
+    e, _, _ = logistic(v, low)
+    return corrected_inverse(e + by_type(UNIT, v))
 
 
 _LOG1P_FLOAT32 = tl.constexpr(
