@@ -11,6 +11,7 @@ from .vecmath import (
     at_least,
     at_most,
     by_type,
+    clamp,
     constant,
     corrected_inverse,
     divide,
@@ -39,8 +40,6 @@ _LEAST_QUICK = tl.constexpr((-112 / 1.702, -760 / 1.702))
 _MOST_QUICK = tl.constexpr((40 / 1.702, 60 / 1.702))
 _LEAST_GELU_TANH = tl.constexpr((-11.0, -21.7))
 _MOST_GELU_TANH = tl.constexpr((7.4, 8.7))
-_HIGHEST_QUICK = tl.constexpr((132.4 / 1.702, 1064 / 1.702))  # |x| at the highest exponent, also of the next two
-_HIGHEST_GELU_TANH = tl.constexpr((11.682, 24.3106))
 _HIGHEST_GELU = tl.constexpr((16.272, 46.13))
 _TAIL_A = tl.constexpr((1.4375, 1.34375))
 _TAIL_B = tl.constexpr((float.fromhex("0x1.a9c72ap+1"), float.fromhex("0x1.2c3a66e93293bp+2")))
@@ -107,45 +106,34 @@ def _over_square(x, a, b, b_low, lifted, m):
 
 
 @triton.jit
-def _one_plus_exp(lifted, m):
-    """e itself, 1 + e, and what rounding took from that."""
-    e = unscaled(lifted, m)
-    sum = 1.0 + e
-    return e, sum, e - (sum - 1.0)
-
-
-@triton.jit
 def _sigmoid_gated(x, t, most: tl.constexpr, v, v_low):
-    """x sigma(v), given v in two parts; t is x or, far left, a bound. -infinity gives NaN, as torch has it."""
+    """x sigma(v), given v in two parts; t is x or, far from zero, a bound. -infinity gives NaN, as torch has it."""
     y = tl.fma(t * scaled_sigmoid(v, v_low), by_type(UNIT, x), x * 0.0)
     return tl.where(x > by_type(most, x), x, y)
 
 
 @triton.jit
-def _sigmoid_gated_derivative(x, v, v_low, slope, slope_low):
-    """sigma(v) (1 + x v' sigma(-v)), given |v| and |x| v' in two parts each."""
-    lifted, m = scaled_exp_of_minus(v, v_low)
-    e, sum, sum_low = _one_plus_exp(lifted, m)
-    numerator = tl.where(x < 0, sum - slope + (sum_low - slope_low), tl.fma(slope, e, sum))
-    return _over_square(x, numerator, sum, sum_low, lifted, m)
+def _sigmoid_gated_derivative(v, v_low, slope, slope_low):
+    """sigma(v) (1 + x v' sigma(-v)) = (1 + (1 + x v') e^-v) / (1 + e^-v)^2, given v and x v' in two parts each."""
+    e, sum, sum_low = logistic(v, v_low)
+    unit = by_type(UNIT, v)
+    numerator = tl.fma(e, 1.0 + slope + slope_low, unit)
+    inverse = corrected_inverse(sum, sum_low)
+    quotient = numerator * inverse
+    quotient_low = product_error(numerator, inverse, quotient)
+    return tl.fma(quotient, inverse, quotient_low * inverse) * unit
 
 
 @triton.jit
 def silu_forward(x, p):
-    t = at_least(by_type(LEAST, x), x)
+    t = clamp(x, LEAST, MOST)
     return _sigmoid_gated(x, t, MOST, t, None)
 
 
 @triton.jit
 def silu_derivative(x, p):
-    """(1 + (1 + x) e^-x) / (1 + e^-x)^2"""
-    t = at_most(by_type(MOST, x), at_least(by_type(LEAST, x), x))
-    e, sum, sum_low = logistic(t)
-    numerator = tl.fma(e, 1.0 + t, by_type(UNIT, x))
-    inverse = corrected_inverse(sum, sum_low)
-    quotient = numerator * inverse
-    quotient_low = product_error(numerator, inverse, quotient)
-    return tl.fma(quotient, inverse, quotient_low * inverse) * by_type(UNIT, x)
+    t = clamp(x, LEAST, MOST)
+    return _sigmoid_gated_derivative(t, None, t, 0.0)
 
 
 @triton.jit
@@ -158,15 +146,15 @@ def _quick_gelu_exponent(x):
 
 @triton.jit
 def quick_gelu_forward(x, p):
-    t = at_least(by_type(_LEAST_QUICK, x), x)
+    t = clamp(x, _LEAST_QUICK, _MOST_QUICK)
     v, v_low = _quick_gelu_exponent(t)
     return _sigmoid_gated(x, t, _MOST_QUICK, v, v_low)
 
 
 @triton.jit
 def quick_gelu_derivative(x, p):
-    v, v_low = _quick_gelu_exponent(at_most(by_type(_HIGHEST_QUICK, x), tl.abs(x)))
-    return _sigmoid_gated_derivative(x, v, v_low, v, v_low)
+    v, v_low = _quick_gelu_exponent(clamp(x, _LEAST_QUICK, _MOST_QUICK))
+    return _sigmoid_gated_derivative(v, v_low, v, v_low)
 
 
 @triton.jit
@@ -187,18 +175,18 @@ def _gelu_tanh_exponent(x):
 
 @triton.jit
 def gelu_tanh_forward(x, p):
-    t = at_least(by_type(_LEAST_GELU_TANH, x), x)
+    t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
     v, v_low, _ = _gelu_tanh_exponent(t)
     return _sigmoid_gated(x, t, _MOST_GELU_TANH, v, v_low)
 
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
-    t = at_most(by_type(_HIGHEST_GELU_TANH, x), tl.abs(x))
+    t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
     v, v_low, cubic = _gelu_tanh_exponent(t)
     bend = 2.0 * t * cubic
     slope = v + bend
-    return _sigmoid_gated_derivative(x, v, v_low, slope, bend - (slope - v) + v_low)
+    return _sigmoid_gated_derivative(v, v_low, slope, bend - (slope - v) + v_low)
 
 
 @triton.jit

@@ -7,9 +7,9 @@ from .vecmath import (
     LEAST,
     MOST,
     UNIT,
-    at_least,
     at_most,
     by_type,
+    clamp,
     copysign,
     divide,
     expm1_in_range,
@@ -20,7 +20,7 @@ from .vecmath import (
 
 @triton.jit
 def sigmoid_forward(x, p):
-    return by_type(UNIT, x) * scaled_sigmoid(at_most(by_type(MOST, x), at_least(by_type(LEAST, x), x)))
+    return by_type(UNIT, x) * scaled_sigmoid(clamp(x, LEAST, MOST))
 
 
 @triton.jit

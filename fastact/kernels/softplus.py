@@ -8,9 +8,9 @@ from .vecmath import (
     LEAST,
     MOST,
     UNIT,
-    at_least,
     at_most,
     by_type,
+    clamp,
     expm1,
     highest_exponent,
     log1p_parts,
@@ -56,7 +56,7 @@ def softplus_forward(x, p):
 @triton.jit
 def softplus_derivative(x, p):
     z = p[0] * x
-    t = at_most(by_type(MOST, x), at_least(by_type(LEAST, x), z))
+    t = clamp(z, LEAST, MOST)
     t_low = tl.where(t == z, product_error(p[0], x, z), 0.0)
     return tl.where(z > p[1], 1.0, by_type(UNIT, x) * scaled_sigmoid(t, t_low))
 

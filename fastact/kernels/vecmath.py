@@ -126,6 +126,12 @@ def at_least(low, x):
 
 
 @triton.jit
+def clamp(x, low: tl.constexpr, high: tl.constexpr):
+    """x between constants for float32 and for float64. NaN passes."""
+    return at_most(by_type(high, x), at_least(by_type(low, x), x))
+
+
+@triton.jit
 def product_error(a, b, product):
     """What rounding took from a product: a * b less the product rounded, or less something else near it."""
     if not _INTERPRETED:
