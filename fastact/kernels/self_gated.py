@@ -117,7 +117,11 @@ def _sigmoid_gated_derivative(v, v_low, slope, slope_low):
     """sigma(v) (1 + x v' sigma(-v)) = (1 + (1 + x v') e^-v) / (1 + e^-v)^2, given v and x v' in two parts each."""
     e, sum, sum_low = logistic(v, v_low)
     unit = by_type(UNIT, v)
-    numerator = tl.fma(e, 1.0 + slope + slope_low, unit)
+    factor = 1.0 + slope
+    if slope_low is None:
+        numerator = tl.fma(e, factor, unit)
+    else:
+        numerator = tl.fma(e, factor, tl.fma(e, 1.0 - (factor - slope) + slope_low, unit))
     inverse = corrected_inverse(sum, sum_low)
     quotient = numerator * inverse
     quotient_low = product_error(numerator, inverse, quotient)
@@ -133,7 +137,7 @@ def silu_forward(x, p):
 @triton.jit
 def silu_derivative(x, p):
     t = clamp(x, LEAST, MOST)
-    return _sigmoid_gated_derivative(t, None, t, 0.0)
+    return _sigmoid_gated_derivative(t, None, t, None)
 
 
 @triton.jit
@@ -159,7 +163,7 @@ def quick_gelu_derivative(x, p):
 
 @triton.jit
 def _gelu_tanh_exponent(x):
-    """v in two parts, and its cubic term over x."""
+    """v and its cubic term over x, in two parts each."""
     a, a_low = high_and_low(_LINEAR, x)
     b, b_low = high_and_low(_CUBIC, x)
     square = x * x
@@ -170,23 +174,25 @@ def _gelu_tanh_exponent(x):
     rounded = sum - a
     sum_low = a - (sum - rounded) + (cubic - rounded) + (cubic_low + a_low)  # Knuth 1969
     v = x * sum
-    return v, tl.fma(x, sum_low, product_error(x, sum, v)), cubic
+    return v, tl.fma(x, sum_low, product_error(x, sum, v)), cubic, cubic_low
 
 
 @triton.jit
 def gelu_tanh_forward(x, p):
     t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
-    v, v_low, _ = _gelu_tanh_exponent(t)
+    v, v_low, _, _ = _gelu_tanh_exponent(t)
     return _sigmoid_gated(x, t, _MOST_GELU_TANH, v, v_low)
 
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
     t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
-    v, v_low, cubic = _gelu_tanh_exponent(t)
-    bend = 2.0 * t * cubic
+    v, v_low, cubic, cubic_low = _gelu_tanh_exponent(t)
+    twice = 2.0 * t
+    bend = twice * cubic
+    bend_low = tl.fma(twice, cubic_low, product_error(twice, cubic, bend))
     slope = v + bend
-    return _sigmoid_gated_derivative(v, v_low, slope, bend - (slope - v) + v_low)
+    return _sigmoid_gated_derivative(v, v_low, slope, bend - (slope - v) + (v_low + bend_low))
 
 
 @triton.jit
