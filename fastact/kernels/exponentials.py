@@ -4,7 +4,19 @@ the learned values."""
 import triton
 import triton.language as tl
 
-from .vecmath import copysign, exp_parts, expm1, expm1_minus_x, from_exponent, product_error, scalar
+from .vecmath import (
+    EXPM1_LOWEST,
+    at_least,
+    by_type,
+    copysign,
+    expm1,
+    expm1_minus_x,
+    from_exponent,
+    product_error,
+    reduce,
+    scalar,
+    small_expm1,
+)
 
 
 @triton.jit
@@ -35,7 +47,7 @@ def selu_derivative(y, p):
 def celu_forward(x, p):
     v = x / p[0]
     e = expm1(v)
-    rest = tl.where(v > -38.0, -product_error(v, p[0], x), 0.0)
+    rest = tl.where(v > by_type(EXPM1_LOWEST, v), -product_error(v, p[0], x), 0.0)
     return tl.where(x <= 0, copysign(tl.fma(p[0] + tl.zeros_like(e), e, rest * (e + 1.0)), x), x)
 
 
@@ -59,11 +71,14 @@ def xielu_forward(x, w, p):
 
 @triton.jit
 def xielu_derivative(x, w, p):
+    # -1 in twice the precision is reached at twice the argument
+    bounded = at_least(2.0 * by_type(EXPM1_LOWEST, x), x)
     if x.dtype == tl.float64:
-        biased, m = exp_parts(tl.where(x < -76.0, -76.0, x), 1023)
+        biased, r = reduce(bounded, 1023)
     else:
-        biased, m = exp_parts(tl.where(x < -36.0, -36.0, x), 127)
+        biased, r = reduce(bounded, 127)
     scale = from_exponent(biased, x)
+    m = small_expm1(r)
     below = scale - 1.0
     expm1 = tl.fma(scale, m, below)
     curve = w[1] * expm1

@@ -5,16 +5,25 @@ import triton.language as tl
 
 from .sigmoids import sigmoid_forward
 from .vecmath import (
+    LEAST,
+    MOST,
+    UNIT,
     at_least,
     at_most,
+    by_type,
+    clamp,
     constant,
+    corrected_inverse,
     divide,
     high_and_low,
     highest_exponent,
+    logistic,
     polynomial,
     product_error,
+    reciprocal,
     scalar,
     scaled_exp_of_minus,
+    scaled_sigmoid,
     times_power,
     unscaled,
 )
@@ -27,69 +36,61 @@ _SIXTH = constant(1 / 6, float.fromhex("0x1.5555555555555p-57"))
 
 # For float32 and for float64.
 _LARGEST = tl.constexpr((float.fromhex("0x1.fffffep127"), float.fromhex("0x1.fffffffffffffp1023")))
-_HIGHEST_QUICK = tl.constexpr((132.4 / 1.702, 1064 / 1.702))  # |x| at the highest exponent, also of the next two
-_HIGHEST_GELU_TANH = tl.constexpr((11.682, 24.3106))
+_LEAST_QUICK = tl.constexpr((-112 / 1.702, -760 / 1.702))
+_MOST_QUICK = tl.constexpr((40 / 1.702, 60 / 1.702))
+_LEAST_GELU_TANH = tl.constexpr((-11.0, -21.7))
+_MOST_GELU_TANH = tl.constexpr((7.4, 8.7))
 _HIGHEST_GELU = tl.constexpr((16.272, 46.13))
-_TAIL_K = tl.constexpr((2.34375, 3.5))
+_TAIL_A = tl.constexpr((1.4375, 1.34375))
+_TAIL_B = tl.constexpr((float.fromhex("0x1.a9c72ap+1"), float.fromhex("0x1.2c3a66e93293bp+2")))
 _TAIL_FLOAT32 = tl.constexpr(
     (
-        float.fromhex("0x1.6523p-1"),
-        float.fromhex("-0x1.9eaf7cp-2"),
-        float.fromhex("0x1.982a16p-4"),
-        float.fromhex("0x1.663f78p-6"),
-        float.fromhex("-0x1.b5d5cp-7"),
-        float.fromhex("-0x1.1db564p-8"),
-        float.fromhex("0x1.b02e94p-10"),
-        float.fromhex("0x1.402bap-10"),
-        float.fromhex("0x1.48943ep-18"),
-        float.fromhex("-0x1.e72b4ep-13"),
-        float.fromhex("-0x1.2625p-14"),
+        float.fromhex("-0x1.25ccb4p-1"),
+        float.fromhex("0x1.13258p-3"),
+        float.fromhex("0x1.19741p-5"),
+        float.fromhex("-0x1.278c08p-6"),
+        float.fromhex("-0x1.c4d782p-8"),
+        float.fromhex("0x1.09c22cp-9"),
+        float.fromhex("0x1.e646c6p-10"),
+        float.fromhex("0x1.d0f1bp-14"),
+        float.fromhex("-0x1.63f98ap-12"),
+        float.fromhex("-0x1.ee6b18p-14"),
     )
 )
 _TAIL_FLOAT64 = tl.constexpr(
     (
-        float.fromhex("0x1.7d241a953a614p-1"),
-        float.fromhex("-0x1.2191517fa27b8p-1"),
-        float.fromhex("0x1.42fec3680acaap-2"),
-        float.fromhex("-0x1.db5837f7f5579p-4"),
-        float.fromhex("0x1.1d35bdee16f5dp-6"),
-        float.fromhex("0x1.a86cec7672c2ep-8"),
-        float.fromhex("-0x1.a200796aa01abp-9"),
-        float.fromhex("-0x1.d2a141162bc5bp-12"),
-        float.fromhex("0x1.f3cfaaea54c7p-12"),
-        float.fromhex("0x1.192862e5fe31ap-14"),
-        float.fromhex("-0x1.3d066e5b44bb5p-14"),
-        float.fromhex("-0x1.3b39ba6833f3ep-16"),
-        float.fromhex("0x1.8219a1ae17918p-17"),
-        float.fromhex("0x1.7b4b7bca2d21fp-18"),
-        float.fromhex("-0x1.38c0d48a8f266p-20"),
-        float.fromhex("-0x1.8d12d84465d3ap-20"),
-        float.fromhex("-0x1.336f6ca823eb2p-23"),
-        float.fromhex("0x1.3c3226974789p-22"),
-        float.fromhex("0x1.0a1e2d8853ca8p-23"),
-        float.fromhex("-0x1.0343bb41d7189p-25"),
-        float.fromhex("-0x1.3868ac7efff6p-25"),
-        float.fromhex("-0x1.0772c73d4b114p-28"),
-        float.fromhex("0x1.5251a9339eb86p-28"),
-        float.fromhex("0x1.98d4284db90a7p-30"),
+        float.fromhex("-0x1.848183ed6ead4p-1"),
+        float.fromhex("0x1.b015752440f47p-2"),
+        float.fromhex("-0x1.3bdeb6b686a0cp-3"),
+        float.fromhex("0x1.70cba03c358cep-6"),
+        float.fromhex("0x1.22b0b5326628dp-7"),
+        float.fromhex("-0x1.13afc3f008504p-8"),
+        float.fromhex("-0x1.5088644ac38ep-11"),
+        float.fromhex("0x1.4b78e0070f959p-11"),
+        float.fromhex("0x1.9d904c580b51ep-14"),
+        float.fromhex("-0x1.a2d5f867f27d7p-14"),
+        float.fromhex("-0x1.c2d0327172bp-16"),
+        float.fromhex("0x1.f45c5d06f2bd5p-17"),
+        float.fromhex("0x1.07e78325cec14p-17"),
+        float.fromhex("-0x1.7403252212876p-20"),
+        float.fromhex("-0x1.0dae02c58616cp-19"),
+        float.fromhex("-0x1.044a7f0c31e02p-22"),
+        float.fromhex("0x1.9f51b8a08cb0ep-22"),
+        float.fromhex("0x1.7c64ddef55ac8p-23"),
+        float.fromhex("-0x1.2fb3033efac6fp-25"),
+        float.fromhex("-0x1.b01566734c7fep-25"),
+        float.fromhex("-0x1.be26aa32248c4p-28"),
+        float.fromhex("0x1.cbd5afa425fdfp-28"),
+        float.fromhex("0x1.276ac69cdc1a6p-29"),
     )
 )
-
-
-@triton.jit
-def _by_type(constants: tl.constexpr, like):
-    """The constant for float32, or the one for float64."""
-    if like.dtype == tl.float64:
-        return scalar(constants[1], like)
-    else:
-        return scalar(constants[0], like)
 
 
 @triton.jit
 def _quotient(x, a, m, b, b_low, lifted):
     """(a + a m) / (b + b_low), for negative x times the power of two in `lifted`. Where a is infinite or NaN, only the
     correction is: the remainder of an infinite quotient would be NaN."""
-    finite = tl.minimum(_by_type(_LARGEST, a), a)
+    finite = tl.minimum(by_type(_LARGEST, a), a)
     product = tl.fma(finite, m, finite)
     product_low = tl.fma(finite, m, a - product)
     y = divide(product, b, b_low, product_low)
@@ -105,134 +106,144 @@ def _over_square(x, a, b, b_low, lifted, m):
 
 
 @triton.jit
-def _one_plus_exp(lifted, m):
-    """e itself, 1 + e, and what rounding took from that."""
-    e = unscaled(lifted, m)
-    sum = 1.0 + e
-    return e, sum, e - (sum - 1.0)
+def _sigmoid_gated(x, t, most: tl.constexpr, v, v_low):
+    """x sigma(v), given v in two parts; t is x or, far from zero, a bound. -infinity gives NaN, as torch has it."""
+    y = tl.fma(t * scaled_sigmoid(v, v_low), by_type(UNIT, x), x * 0.0)
+    return tl.where(x > by_type(most, x), x, y)
 
 
 @triton.jit
-def _sigmoid_gated(x, v, v_low):
-    """x sigma(v), given |v| in two parts."""
-    lifted, m = scaled_exp_of_minus(v, v_low)
-    _, sum, sum_low = _one_plus_exp(lifted, m)
-    return _quotient(x, x, tl.where(x < 0, m, 0.0), sum, sum_low, lifted)
-
-
-@triton.jit
-def _sigmoid_gated_derivative(x, v, v_low, slope, slope_low):
-    """sigma(v) (1 + x v' sigma(-v)), given |v| and |x| v' in two parts each."""
-    lifted, m = scaled_exp_of_minus(v, v_low)
-    e, sum, sum_low = _one_plus_exp(lifted, m)
-    numerator = tl.where(x < 0, sum - slope + (sum_low - slope_low), tl.fma(slope, e, sum))
-    return _over_square(x, numerator, sum, sum_low, lifted, m)
+def _sigmoid_gated_derivative(v, v_low, slope, slope_low):
+    """sigma(v) (1 + x v' sigma(-v)) = (1 + (1 + x v') e^-v) / (1 + e^-v)^2, given v and x v' in two parts each."""
+    e, sum, sum_low = logistic(v, v_low)
+    unit = by_type(UNIT, v)
+    factor = 1.0 + slope
+    if slope_low is None:
+        numerator = tl.fma(e, factor, unit)
+    else:
+        numerator = tl.fma(e, factor, tl.fma(e, 1.0 - (factor - slope) + slope_low, unit))
+    inverse = corrected_inverse(sum, sum_low)
+    quotient = numerator * inverse
+    quotient_low = product_error(numerator, inverse, quotient)
+    return tl.fma(quotient, inverse, quotient_low * inverse) * unit
 
 
 @triton.jit
 def silu_forward(x, p):
-    return _sigmoid_gated(x, tl.minimum(highest_exponent(x), tl.abs(x)), None)
+    t = clamp(x, LEAST, MOST)
+    return _sigmoid_gated(x, t, MOST, t, None)
 
 
 @triton.jit
 def silu_derivative(x, p):
-    t = at_most(highest_exponent(x), tl.abs(x))
-    return _sigmoid_gated_derivative(x, t, None, t, 0.0)
+    t = clamp(x, LEAST, MOST)
+    return _sigmoid_gated_derivative(t, None, t, None)
 
 
 @triton.jit
 def _quick_gelu_exponent(x):
+    """1.702 x in two parts."""
     scale, scale_low = high_and_low(_QUICK_SCALE, x)
-    t = at_most(_by_type(_HIGHEST_QUICK, x), tl.abs(x))
-    v = scale * t
-    return v, tl.fma(scale_low, t, product_error(scale, t, v))
+    v = scale * x
+    return v, tl.fma(scale_low, x, product_error(scale, x, v))
 
 
 @triton.jit
 def quick_gelu_forward(x, p):
-    v, v_low = _quick_gelu_exponent(x)
-    return _sigmoid_gated(x, v, v_low)
+    t = clamp(x, _LEAST_QUICK, _MOST_QUICK)
+    v, v_low = _quick_gelu_exponent(t)
+    return _sigmoid_gated(x, t, _MOST_QUICK, v, v_low)
 
 
 @triton.jit
 def quick_gelu_derivative(x, p):
-    v, v_low = _quick_gelu_exponent(x)
-    return _sigmoid_gated_derivative(x, v, v_low, v, v_low)
+    v, v_low = _quick_gelu_exponent(clamp(x, _LEAST_QUICK, _MOST_QUICK))
+    return _sigmoid_gated_derivative(v, v_low, v, v_low)
 
 
 @triton.jit
 def _gelu_tanh_exponent(x):
-    """t = |x|, |v| in two parts, and its cubic term over t."""
-    t = at_most(_by_type(_HIGHEST_GELU_TANH, x), tl.abs(x))
+    """v and its cubic term over x, in two parts each."""
     a, a_low = high_and_low(_LINEAR, x)
     b, b_low = high_and_low(_CUBIC, x)
-    square = t * t
-    square_low = product_error(t, t, square)
+    square = x * x
+    square_low = product_error(x, x, square)
     cubic = b * square
     cubic_low = product_error(b, square, cubic) + tl.fma(b, square_low, b_low * square)
     sum = a + cubic
     rounded = sum - a
     sum_low = a - (sum - rounded) + (cubic - rounded) + (cubic_low + a_low)  # Knuth 1969
-    v = t * sum
-    return t, v, tl.fma(t, sum_low, product_error(t, sum, v)), cubic
+    v = x * sum
+    return v, tl.fma(x, sum_low, product_error(x, sum, v)), cubic, cubic_low
 
 
 @triton.jit
 def gelu_tanh_forward(x, p):
-    _, v, v_low, _ = _gelu_tanh_exponent(x)
-    return _sigmoid_gated(x, v, v_low)
+    t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
+    v, v_low, _, _ = _gelu_tanh_exponent(t)
+    return _sigmoid_gated(x, t, _MOST_GELU_TANH, v, v_low)
 
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
-    t, v, v_low, cubic = _gelu_tanh_exponent(x)
-    more = 2.0 * t * cubic
-    slope = v + more
-    return _sigmoid_gated_derivative(x, v, v_low, slope, more - (slope - v) + v_low)
+    t = clamp(x, _LEAST_GELU_TANH, _MOST_GELU_TANH)
+    v, v_low, cubic, cubic_low = _gelu_tanh_exponent(t)
+    twice = 2.0 * t
+    bend = twice * cubic
+    bend_low = tl.fma(twice, cubic_low, product_error(twice, cubic, bend))
+    slope = v + bend
+    return _sigmoid_gated_derivative(v, v_low, slope, bend - (slope - v) + (v_low + bend_low))
 
 
 @triton.jit
 def _gaussian_tail(x):
-    """t = |x| and Phi(-t) = e^(-t^2 / 2) (ratio + ratio_low) / (sum + sum_low), the exponential as `lifted` and m. The
-    polynomial and its variable: csrc/self_gated.h."""
-    t = at_most(_by_type(_HIGHEST_GELU, x), tl.abs(x))
+    """t = |x|, e^(-t^2 / 2) as `lifted` and m, and a t + b as sum and what rounding took from it."""
+    t = at_most(by_type(_HIGHEST_GELU, x), tl.abs(x))
     half = 0.5 * t
     exponent = half * t
     lifted, m = scaled_exp_of_minus(exponent, product_error(half, t, exponent))
-    k = _by_type(_TAIL_K, x)
-    sum = t + k
-    sum_low = t - (sum - k)
-    z = divide(t - k, sum, sum_low)
-    if x.dtype == tl.float64:
-        first = scalar(_TAIL_FLOAT64[0], x)
-        others = polynomial(z, _TAIL_FLOAT64, 23, 1)
+    a = by_type(_TAIL_A, x)
+    b = by_type(_TAIL_B, x)
+    sum = tl.fma(a, t, b)
+    return t, lifted, m, sum, product_error(a, t, sum - b)
+
+
+@triton.jit
+def _tail_curve(z):
+    """(R - 1) / z, as in csrc/self_gated.h."""
+    if z.dtype == tl.float64:
+        return polynomial(z, _TAIL_FLOAT64, 22)
     else:
-        first = scalar(_TAIL_FLOAT32[0], x)
-        others = polynomial(z, _TAIL_FLOAT32, 10, 1)
-    ratio = tl.fma(z, others, first)
-    return t, ratio, tl.fma(z, others, first - ratio), sum, sum_low, lifted, m
+        return polynomial(z, _TAIL_FLOAT32, 9)
 
 
 @triton.jit
 def gelu_forward(x, p):
-    _, ratio, ratio_low, sum, sum_low, lifted, m = _gaussian_tail(x)
-    scaled = tl.fma(ratio, m, ratio)
-    scaled_low = tl.fma(ratio, m, ratio - scaled) + ratio_low
-    bounded = tl.minimum(_by_type(_HIGHEST_GELU, x), x)
-    product = bounded * scaled
-    product_low = tl.fma(bounded, scaled_low, product_error(bounded, scaled, product))
-    part = times_power(divide(product, sum, sum_low, product_low), lifted)
-    return tl.where(x > 0, x - part, part)
+    """x Phi(-|x|), which on the right is what x has too much."""
+    t, lifted, m, sum, sum_low = _gaussian_tail(x)
+    inverse = reciprocal(sum)
+    u = t * inverse
+    u_low = -tl.fma(u, sum_low, product_error(u, sum, t)) * inverse  # what rounding took from u
+    one = scalar(1.0, x)
+    twice = 2.0 * by_type(_TAIL_A, x)
+    z = tl.fma(twice, u_low, tl.fma(twice, u, -one))
+    bend = _tail_curve(z)
+    w = tl.fma(u * z, bend, u_low * tl.fma(z, bend, one))
+    excess = times_power(u + tl.fma(u + w, m, w), lifted)
+    return tl.where(x < 0, x * 0.0, x) - excess
 
 
 @triton.jit
 def gelu_derivative(x, p):
-    t, ratio, ratio_low, sum, sum_low, lifted, m = _gaussian_tail(x)
+    """Phi(x) + x phi(x), which is 1 less the same at -x."""
+    t, lifted, m, sum, sum_low = _gaussian_tail(x)
     density, density_low = high_and_low(_DENSITY, x)
     slope = density * t
     slope_low = tl.fma(density_low, t, product_error(density, t, slope))
-    left = divide(ratio, sum, sum_low, ratio_low) - slope - slope_low
-    left = times_power(tl.fma(left, m, left), lifted)
+    inverse = corrected_inverse(sum, sum_low)
+    z = tl.fma(-2.0 * by_type(_TAIL_B, x), inverse, scalar(1.0, x))
+    v = tl.fma(inverse * z, _tail_curve(z), inverse) - slope - slope_low
+    left = times_power(tl.fma(v, m, v), lifted)
     return tl.where(x < 0, left, 1.0 - left)
 
 
@@ -286,6 +297,6 @@ def sigmoid_gate_forward(x, p):
 
 @triton.jit
 def sigmoid_gate_derivative(x, p):
-    lifted, m = scaled_exp_of_minus(at_most(highest_exponent(x), tl.abs(x)))
-    _, sum, sum_low = _one_plus_exp(lifted, m)
-    return _over_square(-1.0, scalar(1.0, x), sum, sum_low, lifted, m)
+    e, sum, sum_low = logistic(at_least(by_type(LEAST, x), -tl.abs(x)))
+    inverse = corrected_inverse(sum, sum_low)
+    return e * inverse * inverse * by_type(UNIT, x)

@@ -3,14 +3,24 @@
 import triton
 import triton.language as tl
 
-from .vecmath import copysign, divide, exp_of_minus, expm1_in_range, scalar
+from .vecmath import (
+    LEAST,
+    MOST,
+    UNIT,
+    at_most,
+    by_type,
+    clamp,
+    copysign,
+    divide,
+    expm1_in_range,
+    scalar,
+    scaled_sigmoid,
+)
 
 
 @triton.jit
 def sigmoid_forward(x, p):
-    e = exp_of_minus(tl.abs(x))
-    sum = 1.0 + e
-    return divide(tl.where(x < 0, e, 1.0), sum, e - (sum - 1.0))
+    return by_type(UNIT, x) * scaled_sigmoid(clamp(x, LEAST, MOST))
 
 
 @triton.jit
@@ -20,8 +30,7 @@ def sigmoid_derivative(y, p):
 
 @triton.jit
 def tanh_forward(x, p):
-    magnitude = tl.abs(x)
-    t = expm1_in_range(2.0 * tl.where(magnitude > 20.0, 20.0, magnitude))
+    t = expm1_in_range(2.0 * at_most(20.0, tl.abs(x)))
     sum = t + 2.0
     return copysign(divide(t, sum, t - (sum - 2.0)), x)
 

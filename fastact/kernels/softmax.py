@@ -9,7 +9,16 @@ import triton
 import triton.language as tl
 
 from .loops import _narrow, _widen
-from .vecmath import exp_parts, expm1, from_exponent, log1p_of_sum, scalar
+from .vecmath import (
+    at_most,
+    from_exponent,
+    highest_exponent,
+    log1p_of_sum,
+    reduce,
+    scaled_exp_of_minus,
+    small_exp_less_1,
+    unscaled,
+)
 
 _LOWEST_FLOAT32 = tl.constexpr(float.fromhex("-0x1.fffffep127"))
 _LOWEST_FLOAT64 = tl.constexpr(float.fromhex("-0x1.fffffffffffffp1023"))
@@ -52,13 +61,13 @@ def _raised_exp(x, peak, EXACT: tl.constexpr):
     difference = x - peak
     low = None if EXACT else _sum_error(x, -peak, difference)
     if x.dtype == tl.float64:
-        biased, m = exp_parts(difference, 1023 + 64, low=low)
+        biased, r = reduce(difference, 1023 + 64, low=low)
         vanishes = difference <= -746.0
     else:
-        biased, m = exp_parts(difference, 127 + 64, low=low)
+        biased, r = reduce(difference, 127 + 64, low=low)
         vanishes = difference <= -104.0
     scale = from_exponent(biased, x)
-    return tl.where(vanishes, 0.0, tl.fma(scale, m, scale))
+    return tl.where(vanishes, 0.0, tl.fma(scale, small_exp_less_1(r), scale))
 
 
 @triton.jit
@@ -176,8 +185,8 @@ def _sum_of_terms(grad, y, ACTIVATION: tl.constexpr):
 @triton.jit
 def _write_gradient(out_ptr, offsets, mask, grad, y, sum, ACTIVATION: tl.constexpr):
     if ACTIVATION == "log_softmax":
-        e = _raised_exp(y, scalar(0.0, y), True) * (1.0 / _RAISED)
-        out = tl.where(y > -0.34, tl.fma(-expm1(y), sum, grad - sum), tl.fma(-e, sum, grad))
+        lifted, m = scaled_exp_of_minus(at_most(highest_exponent(y), -y))
+        out = tl.where(y > -0.34, tl.fma(-m, sum, grad - sum), tl.fma(-unscaled(lifted, m), sum, grad))
     elif ACTIVATION == "softmin":
         out = y * (sum - grad)
     else:

@@ -10,6 +10,29 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+_EXP_FLOAT32 = tl.constexpr(
+    (
+        float.fromhex("0x1.fffffap-2"),
+        float.fromhex("0x1.555492p-3"),
+        float.fromhex("0x1.555a26p-5"),
+        float.fromhex("0x1.12397cp-7"),
+        float.fromhex("0x1.694c82p-10"),
+    )
+)
+_EXP_FLOAT64 = tl.constexpr(
+    (
+        float.fromhex("0x1.000000000000ap-1"),
+        float.fromhex("0x1.55555555554fep-3"),
+        float.fromhex("0x1.55555555506bfp-5"),
+        float.fromhex("0x1.1111111126b36p-7"),
+        float.fromhex("0x1.6c16c18475fabp-10"),
+        float.fromhex("0x1.a01a012fed2f7p-13"),
+        float.fromhex("0x1.a019996298ecdp-16"),
+        float.fromhex("0x1.71df18f7a1dd8p-19"),
+        float.fromhex("0x1.28adf8e81298cp-22"),
+        float.fromhex("0x1.ad92d1e47a0d8p-26"),
+    )
+)
 _EXPM1_FLOAT32 = tl.constexpr(
     (
         float.fromhex("0x1p-1"),
@@ -41,6 +64,13 @@ _LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
 _LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
 _LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 
+# For float32 and for float64. e^x - 1 rounds to -1 below:
+EXPM1_LOWEST = tl.constexpr((-18.0, -38.0))
+# Of a logistic:
+UNIT = tl.constexpr((2.0**-48, 2.0**-96))
+LEAST = tl.constexpr((-112.0, -760.0))
+MOST = tl.constexpr((40.0, 60.0))
+
 # The interpreter of older versions of Triton computes a fused multiply-add in two roundings.
 _INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
@@ -57,10 +87,19 @@ def scalar(value: tl.constexpr, x):
 
 
 @triton.jit
-def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr, first: tl.constexpr = 0):
-    """c[first] + c[first + 1] x + ... by Horner's rule."""
+def by_type(constants: tl.constexpr, like):
+    """The constant for float32, or the one for float64."""
+    if like.dtype == tl.float64:
+        return scalar(constants[1], like)
+    else:
+        return scalar(constants[0], like)
+
+
+@triton.jit
+def polynomial(x, coefficients: tl.constexpr, degree: tl.constexpr):
+    """c[0] + c[1] x + ... by Horner's rule."""
     sum = tl.fma(x, scalar(coefficients[degree], x), scalar(coefficients[degree - 1], x))
-    for i in tl.static_range(degree - 1 - first):
+    for i in tl.static_range(degree - 1):
         sum = tl.fma(sum, x, scalar(coefficients[degree - 2 - i], x))
     return sum
 
@@ -77,13 +116,19 @@ def high_and_low(constant: tl.constexpr, x):
 @triton.jit
 def at_most(high, x):
     """NaN passes."""
-    return tl.where(x > high, high, x)
+    return tl.minimum(high, x, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def at_least(low, x):
     """NaN passes."""
-    return tl.where(x < low, low, x)
+    return tl.maximum(low, x, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def clamp(x, low: tl.constexpr, high: tl.constexpr):
+    """x between constants for float32 and for float64. NaN passes."""
+    return at_most(by_type(high, x), at_least(by_type(low, x), x))
 
 
 @triton.jit
@@ -103,28 +148,44 @@ def product_error(a, b, product):
 
 
 @triton.jit
-def exp_parts(x, bias: tl.constexpr, sign: tl.constexpr = 1, low=None):
-    """x = sign (n ln2 + r): n + bias in the low bits of an integer, and e^r - 1. `low`, if given, is what rounding took
-    from x."""
+def reduce(x, bias: tl.constexpr, sign: tl.constexpr = 1, low=None):
+    """sign x = n ln2 + r with integer n and |r| <= ln2 / 2: n + bias in the low bits of an integer, and r. `low`, if
+    given, is what rounding took from x."""
     if x.dtype == tl.float64:
-        shift = scalar(1.5 * 2.0**52 + bias, x)
-        shifted = tl.fma(x, scalar(sign * _LOG2_E, x), shift)
-        r = sign * _reduced(x, shifted - shift, -sign * _LN2_HIGH_FLOAT64, -sign * _LN2_LOW_FLOAT64, low)
-        return shifted.to(tl.int64, bitcast=True), tl.fma(r * r, polynomial(r, _EXPM1_FLOAT64, 10), r)
+        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**52 + bias, _LN2_HIGH_FLOAT64, _LN2_LOW_FLOAT64)
+        return shifted.to(tl.int64, bitcast=True), r
     else:
-        shift = scalar(1.5 * 2.0**23 + bias, x)
-        shifted = tl.fma(x, scalar(sign * _LOG2_E, x), shift)
-        r = sign * _reduced(x, shifted - shift, -sign * _LN2_HIGH_FLOAT32, -sign * _LN2_LOW_FLOAT32, low)
-        return shifted.to(tl.int32, bitcast=True), tl.fma(r * r, polynomial(r, _EXPM1_FLOAT32, 5), r)
+        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**23 + bias, _LN2_HIGH_FLOAT32, _LN2_LOW_FLOAT32)
+        return shifted.to(tl.int32, bitcast=True), r
 
 
 @triton.jit
-def _reduced(x, n, ln2_high: tl.constexpr, ln2_low: tl.constexpr, low):
-    r = tl.fma(n, scalar(ln2_high, x), x)
+def _reduced(x, sign: tl.constexpr, low, shift: tl.constexpr, ln2_high: tl.constexpr, ln2_low: tl.constexpr):
+    shifted = tl.fma(x, scalar(sign * _LOG2_E, x), scalar(shift, x))
+    n = shifted - scalar(shift, x)
+    r = tl.fma(n, scalar(-ln2_high, x), sign * x)
     if low is None:
-        return tl.fma(n, scalar(ln2_low, x), r)
+        return shifted, tl.fma(n, scalar(-ln2_low, x), r)
     else:
-        return r + tl.fma(n, scalar(ln2_low, x), low)
+        return shifted, r + tl.fma(n, scalar(-ln2_low, x), sign * low)
+
+
+@triton.jit
+def small_expm1(r):
+    """e^r - 1 for |r| <= ln2 / 2, to an ULP of its own."""
+    if r.dtype == tl.float64:
+        return tl.fma(r * r, polynomial(r, _EXPM1_FLOAT64, 10), r)
+    else:
+        return tl.fma(r * r, polynomial(r, _EXPM1_FLOAT32, 5), r)
+
+
+@triton.jit
+def small_exp_less_1(r):
+    """e^r - 1 for |r| <= ln2 / 2, to an ULP of e^r."""
+    if r.dtype == tl.float64:
+        return tl.fma(r * r, polynomial(r, _EXP_FLOAT64, 9), r)
+    else:
+        return tl.fma(r * r, polynomial(r, _EXP_FLOAT32, 4), r)
 
 
 @triton.jit
@@ -149,10 +210,10 @@ def scaled_exp_of_minus(x, low=None):
     """e^-x as `lifted` and m for 0 <= x <= highest_exponent; see `times_power`. `lifted` is within range, though e^-x
     may be far below the smallest number, and 0 for the highest x."""
     if x.dtype == tl.float64:
-        biased, m = exp_parts(x, 1023 + 512, -1, low)
+        biased, r = reduce(x, 1023 + 512, -1, low)
     else:
-        biased, m = exp_parts(x, 127 + 64, -1, low)
-    return from_exponent(biased, x), m
+        biased, r = reduce(x, 127 + 64, -1, low)
+    return from_exponent(biased, x), small_exp_less_1(r)
 
 
 @triton.jit
@@ -181,6 +242,24 @@ def exp_of_minus(x):
 
 
 @triton.jit
+def logistic(v, low=None):
+    """e^-v and 1 + e^-v, both times UNIT, and what rounding took from the latter, for v from LEAST to MOST, or what
+    rounding may add to them. `low`, if given, is what rounding took from v. Neither overflows nor vanishes, nor does a
+    quotient by the sum; multiplying by UNIT at the end rounds it once."""
+    if v.dtype == tl.float64:
+        biased, r = reduce(v, 1023 - 96, -1, low)
+    else:
+        biased, r = reduce(v, 127 - 48, -1, low)
+    scale = from_exponent(biased, v)
+    m = small_exp_less_1(r)
+    unit = by_type(UNIT, v)
+    base = scale + unit
+    rest = tl.fma(scale, m, unit - (base - scale))
+    sum = base + rest
+    return tl.fma(scale, m, scale), sum, rest - (sum - base)
+
+
+@triton.jit
 def copysign(x, sign):
     if x.dtype == tl.float64:
         low: tl.constexpr = 0x7FFFFFFFFFFFFFFF
@@ -196,31 +275,58 @@ def copysign(x, sign):
 def expm1_in_range(x):
     """e^x - 1 for -18 (float32) or -38 (float64) <= x <= 80. -0 gives 0."""
     if x.dtype == tl.float64:
-        biased, m = exp_parts(x, 1023)
+        biased, r = reduce(x, 1023)
     else:
-        biased, m = exp_parts(x, 127)
+        biased, r = reduce(x, 127)
     scale = from_exponent(biased, x)
-    return tl.fma(scale, m, scale - 1.0)
+    return tl.fma(scale, small_expm1(r), scale - 1.0)
 
 
 @triton.jit
 def expm1(x):
     """e^x - 1 for x <= 80. -0 gives 0."""
-    if x.dtype == tl.float64:
-        return expm1_in_range(tl.where(x < -38.0, -38.0, x))
+    return expm1_in_range(at_least(by_type(EXPM1_LOWEST, x), x))
+
+
+@triton.jit
+def reciprocal(x):
+    """1 / x to an ULP, for x from 2^-126 to 2^126 in size: in float32 one instruction, where Triton's division takes
+    nine, to scale what lies outside."""
+    if _INTERPRETED or x.dtype == tl.float64:
+        return 1.0 / x
     else:
-        return expm1_in_range(tl.where(x < -18.0, -18.0, x))
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
 
 
 @triton.jit
 def divide(a, b, b_low, a_low=None):
     """(a + a_low) / (b + b_low) for 1 <= b < 2^60, where the low parts are what rounding took from the true ones."""
-    inverse = 1.0 / b
+    inverse = reciprocal(b)
     quotient = a * inverse
     remainder = tl.fma(quotient, b_low, product_error(quotient, b, a))
     if a_low is not None:
         remainder -= a_low
     return tl.fma(remainder, -inverse, quotient)
+
+
+@triton.jit
+def corrected_inverse(b, b_low=None):
+    """1 / (b + b_low), by one step of Newton's."""
+    inverse = reciprocal(b)
+    error = product_error(inverse, b, scalar(1.0, b))
+    if b_low is not None:
+        error += inverse * b_low
+    return tl.fma(inverse, -error, inverse)
+
+
+@triton.jit
+def scaled_sigmoid(v, low=None):
+    """sigma(v) / UNIT, for v as in `logistic`. Newton's step is for the digit that `reciprocal` may miss, where the CPU
+    divides exactly; what rounding took from the sum is left out, which the GPU's wider bounds allow."""
+    e, _, _ = logistic(v, low)
+    return corrected_inverse(e + by_type(UNIT, v))
 
 
 _LOG1P_FLOAT32 = tl.constexpr(
@@ -446,9 +552,8 @@ def _expm1_minus_x(x, bounded, bias: tl.constexpr, round_to_integer: tl.constexp
 @triton.jit
 def expm1_minus_x(x):
     """e^x - 1 - x for x <= 0: high, low. The latter is NaN where the whole is infinite."""
+    bounded = at_least(by_type(EXPM1_LOWEST, x), x)
     if x.dtype == tl.float64:
-        bounded = tl.where(x < -38.0, -38.0, x)
         return _expm1_minus_x(x, bounded, 1023, 1.5 * 2.0**52, _LN2_HIGH_FLOAT64, _LN2_LOW_FLOAT64, _EXPM1_FLOAT64, 10)
     else:
-        bounded = tl.where(x < -18.0, -18.0, x)
         return _expm1_minus_x(x, bounded, 127, 1.5 * 2.0**23, _LN2_HIGH_FLOAT32, _LN2_LOW_FLOAT32, _EXPM1_FLOAT32, 5)
