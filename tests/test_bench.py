@@ -14,6 +14,8 @@ BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 
 import crossover  # noqa: E402
+import environment  # noqa: E402
+import exhaustive  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
@@ -167,3 +169,24 @@ def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert row["ns"] > 0
     assert row["ratio"] == pytest.approx(row["peer_ns"] / row["ns"])
     assert "| leaky_relu |" in capsys.readouterr().out
+
+
+def test_exhaustive_errors_and_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def around_minus_one(*arguments: Any, **keywords: Any) -> list[Any]:
+        return [lambda: torch.linspace(-1.5, -0.5, 999)]
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(exhaustive, "inputs", around_minus_one)
+    found = dict(exhaustive.measured(name) for name in ("relu", "silu"))
+    torch.set_num_threads(threads)
+    assert [(row["direction"], row["dtype"], row["held"]) for row in found["silu"]] == [
+        ("forward", "float32", True),
+        ("derivative", "float32", True),
+    ]
+    assert -1.5 <= found["silu"][0]["input"] <= -0.5
+    found["silu"][0] |= {"error": 7.0, "held": False}
+    where = environment.environment("cpu")
+    text = exhaustive.report({name: {"environment": where, "measurements": rows} for name, rows in found.items()})
+    lines = [line for line in text.splitlines() if line.startswith(("| silu", "| relu"))]
+    assert lines[0].startswith("| silu() | forward | 7.000 (!) | 2 ulp |")
+    assert lines[2] == "| relu() | forward | exact | torch's bits |  |"
