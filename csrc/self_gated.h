@@ -166,11 +166,12 @@ struct GELU : SavesInput {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
     Tail tail(x);
-    T u = tail.t / tail.sum, z = fma(2 * K::a, u, T(-1)), inverse = fma(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T u = tail.t / tail.sum, z = fma_rounded_once(2 * K::a, u, T(-1)), inverse = fma(z, T(-0.5) / K::b, T(0.5) / K::b);
     T u_low = -(product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding took from u
     z = fma(2 * K::a, u_low, z);
-    T bend = polynomial(z, K::polynomial), w = fma(u * z, bend, u_low * fma(z, bend, T(1))), v = u + w;
-    T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
+    T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
+    T w = fma_rounded_once(u, rest, fma(u, rest_low, u_low * (1 + rest))), v = u + w;
+    T excess = tail.bell.times_power(u + fma_rounded_once(v, tail.bell.m, w));
     return (x < 0 ? x * 0 : x) - excess;
   }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
