@@ -63,9 +63,9 @@ struct SiLU : SavesInput {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
     auto e = logistic(t);
-    T numerator = fma(e.exp, 1 + t, K::unit), inverse = corrected_inverse(e.sum, e.sum_low);
+    T numerator = fma_rounded_once(e.exp, 1 + t, K::unit), inverse = corrected_inverse(e.sum, e.sum_low);
     T quotient = numerator * inverse, quotient_low = product_error(numerator, inverse, quotient);
-    T slope = fma(quotient, inverse, quotient_low * inverse) * K::unit;
+    T slope = fma_rounded_once(quotient, inverse, quotient_low * inverse) * K::unit;
     return x == x ? slope : x;
   }
 };
@@ -180,8 +180,8 @@ struct GELU : SavesInput {
     Tail tail(x);
     T slope = density.high * tail.t;
     T slope_low = fma(density.low, tail.t, product_error(density.high, tail.t, slope));
-    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma(-2 * K::b, inverse, T(1));
-    T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
+    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma_rounded_once(-2 * K::b, inverse, T(1));
+    T v = fma_rounded_once(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
     T left = tail.bell.times_power(fma(v, tail.bell.m, v));
     left = x < 0 ? left : 1 - left;
     return x == x ? left : x;
