@@ -35,8 +35,11 @@ def _compiler() -> str | None:
 
 def _commit() -> str | None:
     """Of the sources; FASTACT_COMMIT says it where they were copied without their history."""
-    commit = os.environ.get("FASTACT_COMMIT") or _output("git", "describe", "--always", "--dirty", "--abbrev=40")
-    return commit and commit.strip()
+    if said := os.environ.get("FASTACT_COMMIT"):
+        return said
+    commit = _output("git", "rev-parse", "HEAD")
+    changed = _output("git", "status", "--porcelain", "--", ":(top)", ":(top,exclude)bench/results")
+    return commit and commit.strip() + ("-dirty" if changed else "")
 
 
 def _version(package: str) -> str | None:

@@ -310,16 +310,16 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     panels = [(title, matching(rows, wanted)) for title, wanted in PANELS[summary["environment"]["device"]]]
     panels = [panel for panel in panels if panel[1]]
     sweep = [row for row in rows if row["level"] == "kernels" and row["direction"] == "both"]
+    names = sorted({row["activation"] for _, found in panels for row in found}, reverse=True)
     plots: list[Callable[[Any], None]] = [
-        lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, labelled=first)
+        lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, names, labelled=first)
         for index, panel in enumerate(panels)
     ]
     if sweep:
         plots.append(lambda axes: _draw_sweep(axes, sweep))
     if not plots:
         return
-    most = max((len(found) for _, found in panels), default=8)
-    size = (1.2 + 3.1 * len(plots), max(3.2, 1.7 + 0.28 * most))
+    size = (1.2 + 3.1 * len(plots), max(3.2, 1.7 + 0.28 * (len(names) or 8)))
     figure, grid = plt.subplots(1, len(plots), figsize=size, squeeze=False, layout="constrained")
     for axes, plot in zip(grid[0], plots, strict=True):
         plot(axes)
@@ -332,14 +332,15 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_times(axes: Any, title: str, rows: list[Row], labelled: bool) -> None:
+def _draw_times(axes: Any, title: str, rows: list[Row], names: list[str], labelled: bool) -> None:
+    """Each activation on the same height in all panels, whether or not it is in this one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    rows = sorted({row["activation"]: row for row in rows}.values(), key=lambda row: row["activation"], reverse=True)
+    rows = list({row["activation"]: row for row in rows}.values())
     ours = [row["ns"] / row["numel"] for row in rows]
     theirs = [row["peer_ns"] / row["numel"] for row in rows]
     limit = median(row["ns"] * row["fraction_of_copy"] / row["numel"] for row in rows)
-    places = range(len(rows))
+    places = [names.index(row["activation"]) for row in rows]
     axes.hlines(places, ours, theirs, color=LINE, linewidth=1.5, zorder=1)
     axes.scatter(theirs, places, color=THEIRS, s=34, label="torch", zorder=2)
     axes.scatter(ours, places, color=OURS, s=34, label="fastact", zorder=3)
@@ -350,7 +351,8 @@ def _draw_times(axes: Any, title: str, rows: list[Row], labelled: bool) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if span[1] / span[0] > 100 else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yticks(places, [row["activation"] for row in rows] if labelled else [""] * len(rows))
+    axes.set_yticks(range(len(names)), names if labelled else [""] * len(names))
+    axes.set_ylim(-1, len(names))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e5e5", zorder=0)
     axes.set_axisbelow(True)
