@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -122,9 +122,10 @@ def _is_torch(row: Row) -> bool:
 # Text
 
 
-def table(headings: list[str], lines: Iterable[Iterable[str]], numbers_from: int = 1) -> str:
+def table(headings: Sequence[str], lines: Iterable[Iterable[str]], numbers_from: int = 1) -> str:
     rule = ["---" if i < numbers_from else "---:" for i in range(len(headings))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *lines))
+    cells = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headings, rule, *cells))
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -3,9 +3,6 @@
 
 #include "sigmoids.h"
 
-// For constructors that compilers find too large to inline: a call would keep the loop from being vectorised.
-#define FASTACT_INLINE __attribute__((always_inline))
-
 namespace fastact {
 namespace {
 
@@ -88,9 +85,7 @@ struct QuickGELU : SavesInput {
   // 1.702 x in two parts, since e^-v magnifies an error |v| times.
   struct Exponent {
     T high, low;
-    FASTACT_INLINE explicit Exponent(T x) : high(scale.high * x) {
-      low = fma(scale.low, x, product_error(scale.high, x, high));
-    }
+    explicit Exponent(T x) : high(scale.high * x) { low = fma(scale.low, x, product_error(scale.high, x, high)); }
   };
 };
 
@@ -115,7 +110,7 @@ struct GELUTanh : SavesInput {
   // v in two parts.
   struct Exponent {
     T cubic, high, low;
-    FASTACT_INLINE explicit Exponent(T x) {
+    explicit Exponent(T x) {
       constexpr Constant<T> a(0x1.9884533d43651p+0, -0x1.cbc0d30ebfd15p-54);
       constexpr Constant<T> b(0x1.2444f2a4d8b4bp-4, -0x1.6c843a29d1c70p-61);
       T square = x * x, square_low = product_error(x, x, square);
@@ -193,7 +188,7 @@ struct GELU : SavesInput {
   struct Tail {
     T t, sum, sum_low;
     ScaledExp<T> bell;
-    FASTACT_INLINE explicit Tail(T x) {
+    explicit Tail(T x) {
       t = at_most_number(K::highest, abs(x));
       T half = T(0.5) * t, exponent = half * t;
       bell = exp_of_minus(exponent, product_error(half, t, exponent));
@@ -231,8 +226,7 @@ struct Mish : SavesInput {
   struct Parts {
     Sides<T> sides;
     T e, a, sum, sum_low;  // 1 + b
-    FASTACT_INLINE explicit Parts(T x)
-        : sides(x, exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x)))), e(sides.e.value()) {
+    explicit Parts(T x) : sides(x, exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x)))), e(sides.e.value()) {
       a = select(sides.left, e / 2, 2 * e);
       T first = select(sides.left, e, a), b = fma(e, a, first);
       sum = 1 + b;

@@ -254,8 +254,8 @@ struct Logistic {
 template <class T, class... Low>
 inline Logistic<T> logistic(T v, Low... low) {
   using K = ExpConstants<T>;
-  constexpr int unit_exponent = sizeof(T) == 4 ? -48 : -96;
-  auto reduced = reduce<-1>(v, K::exponent_bias + unit_exponent, low...);
+  const auto biased_unit = bit_cast<typename K::Int>(K::unit) >> K::mantissa_bits;
+  auto reduced = reduce<-1>(v, static_cast<int>(biased_unit), low...);
   T scale = from_exponent<T>(reduced.biased), m = small_exp_less_1(reduced.r);
   T base = scale + K::unit, base_low = K::unit - (base - scale);
   T rest = fma(scale, m, base_low), sum = base + rest;

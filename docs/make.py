@@ -23,9 +23,10 @@ _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not 
 
 
 def table(header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
-    """In Markdown."""
-    lines = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """Of words, a line by itself."""
+    from report import table as markdown
+
+    return markdown(header, rows, numbers_from=len(header)) + "\n"
 
 
 def name_of(row: Activation) -> str:
