@@ -44,8 +44,8 @@ DERIVATIVE_ULPS = 4.0
 DERIVATIVE_FROM_OUTPUT = 2.0**-23
 ROUNDED_ULPS = 0.51
 
-_NEAR_ZERO_CROSSING = 0.5  # how far from it cancellation is allowed for
-_LEAST_ULP_THERE = 2.0**-24
+NEAR_ZERO_CROSSING = 0.5  # how far from it cancellation is allowed for
+LEAST_ULP_THERE = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,14 @@ def bind(
 def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tuple[Measurement, Measurement]:
     """The largest errors of the kernels' forward and derivative at the inputs."""
     with always_kernels():
-        output, derivative = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
+        results = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
+    return judge(activation, sample, input, *results)
+
+
+def judge(
+    activation: Activation, sample: dict[str, Any], input: Tensor, output: Tensor, derivative: Tensor
+) -> tuple[Measurement, Measurement]:
+    """The largest errors of these outputs and derivatives, in the units and bounds of the input's dtype."""
 
     def worst(direction: str, result: Tensor, truth: Tensor, error: Tensor, bound: float, unit: str) -> Measurement:
         at = error.argmax()
@@ -397,9 +404,9 @@ def _formula_truth(
         unit, size = "ulp+y", size + ulp(true_output, dtype) * _slope(activation, true_output, parameters)
     elif dtype is torch.float32:
         if reference.crosses_anywhere:
-            size = size.clamp(min=_LEAST_ULP_THERE)
+            size = size.clamp(min=LEAST_ULP_THERE)
         for point in reference.zero_crossings:
-            size = torch.where((x - point).abs() < _NEAR_ZERO_CROSSING, size.clamp(min=_LEAST_ULP_THERE), size)
+            size = torch.where((x - point).abs() < NEAR_ZERO_CROSSING, size.clamp(min=LEAST_ULP_THERE), size)
     forward_errors = errors(output, true_output, ulp(largest, dtype))
     derivative_errors = errors(derivative, true_derivative, size)
     limit = reference.limit(**parameters)

@@ -21,6 +21,7 @@ import report  # noqa: E402
 import run  # noqa: E402
 
 import fastact  # noqa: E402
+from fastact import accuracy, cpu  # noqa: E402
 from fastact.catalogue import ACTIVATIONS  # noqa: E402
 
 
@@ -171,22 +172,41 @@ def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "| leaky_relu |" in capsys.readouterr().out
 
 
-def test_exhaustive_errors_and_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    def around_minus_one(*arguments: Any, **keywords: Any) -> list[Any]:
-        return [lambda: torch.linspace(-1.5, -0.5, 999)]
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXXFLAGS", "-O0")  # compiles in a third of the time
+        return exhaustive.build(tmp_path_factory.mktemp("exhaustive"))
 
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(exhaustive, "inputs", around_minus_one)
-    found = dict(exhaustive.measured(name) for name in ("relu", "silu"))
-    torch.set_num_threads(threads)
-    assert [(row["direction"], row["dtype"], row["held"]) for row in found["silu"]] == [
-        ("forward", "float32", True),
-        ("derivative", "float32", True),
-    ]
-    assert -1.5 <= found["silu"][0]["input"] <= -0.5
-    found["silu"][0] |= {"error": 7.0, "held": False}
+
+# Around 1, where tails begin, and the last finite numbers, infinity and NaN.
+PATTERNS = [(0x3F800000, 0x3F802000), (0xC1900000, 0xC1902000), (0x7F7FF000, 0x7F801000)]
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=[hex(first) for first, _ in PATTERNS])
+@pytest.mark.parametrize("name", ["hardsigmoid", "gelu", "softplus", "elu", "celu", "star_relu", "xielu", "geglu"])
+def test_exhaustive_errors_are_those_of_the_tests(program: Path, name: str, patterns: tuple[int, int]) -> None:
+    activation = ACTIVATIONS[name]
+    rows = exhaustive.of_formula(program, name, patterns)
+    x = accuracy.bit_patterns(torch.float32, *patterns)
+    expected = [each for sample in accuracy.samples(activation) for each in accuracy.measure(activation, sample, x)]
+    for row, each in zip(rows, expected, strict=True):
+        assert (row["direction"], row["bound"], row["sample"]) == (each.direction, each.bound, each.sample)
+        # Two truths: they differ by some 2^-27 of an ULP.
+        assert row["errors"][cpu.instruction_set()] == pytest.approx(each.error, abs=1e-6)
+        assert row["error_of_truth"] < 1e-6
+
+
+def test_exhaustive_errors_and_their_table(program: Path) -> None:
+    found = {
+        "relu": exhaustive.of_torch("relu", PATTERNS[2]),
+        "silu": exhaustive.of_formula(program, "silu", PATTERNS[0]),
+    }
+    found["silu"][0]["errors"][cpu.instruction_set()] = 7.0
+    found["silu"][0]["held"] = False
     where = environment.environment("cpu")
-    text = exhaustive.report({name: {"environment": where, "measurements": rows} for name, rows in found.items()})
-    lines = [line for line in text.splitlines() if line.startswith(("| silu", "| relu"))]
-    assert lines[0].startswith("| silu() | forward | 7.000 (!) | 2 ulp |")
-    assert lines[2] == "| relu() | forward | exact | torch's bits |  |"
+    text = exhaustive.report({name: {"environment": where, "rows": rows} for name, rows in found.items()})
+    (line,) = [line for line in text.splitlines() if line.startswith("| silu() | forward")]
+    assert "| 7.000 |" in line
+    assert "| 2 ulp (!) |" in line
+    assert text.endswith("in: relu() forward, relu() derivative.\n")

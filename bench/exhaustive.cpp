@@ -1,0 +1,213 @@
+// The largest errors of the float32 kernels over a range of bit patterns, those of all instruction sets at once, with
+// the float64 kernels as the truth: a few nanoseconds for each pattern. bench/exhaustive.py builds and calls it:
+//
+//     exhaustive NAME forward|derivative SAVED key=number,number… …
+//
+// and writes a line for each instruction set: its name, the largest error, the pattern where it is, the result there
+// and the true one, and the largest difference from the widest set's results.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "../csrc/kernels.h"
+
+namespace fastact {
+namespace {
+
+constexpr int64_t kCount = kBlock;
+constexpr const InstructionSet* kSets[] = {
+#if defined(__x86_64__)
+    &kAvx512, &kAvx2,
+#endif
+    &kBaseline};
+
+bool runs_here(const InstructionSet* set) {
+#if defined(__x86_64__)
+  if (set == &kAvx512)
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+  if (set == &kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return set == &kBaseline;
+}
+
+struct Arguments {
+  std::map<std::string, std::vector<double>> given;
+  std::vector<double> list(const char* key) const { return given.count(key) ? given.at(key) : std::vector<double>(); }
+  double number(const char* key, double otherwise) const { return given.count(key) ? given.at(key)[0] : otherwise; }
+};
+
+// One activation in one direction, as a function of one variable: gated units have a value of 1.
+struct Function {
+  enum Kind { kPointwise, kLearned, kGated } kind = kPointwise;
+  int index = -1;
+  bool derivative;
+  std::string saved;
+  std::vector<double> parameters, learned;
+
+  Function(const std::string& name, bool derivative, const std::string& saved, const Arguments& arguments)
+      : derivative(derivative),
+        saved(saved),
+        parameters(arguments.list("parameters")),
+        learned(arguments.list("learned")) {
+#define FASTACT_FIND(Formula, its_name, ...) \
+  if (name == #its_name) index = k##Formula;
+    FASTACT_POINTWISE(FASTACT_FIND)
+    if (index >= 0) return;
+    kind = kLearned;
+    FASTACT_LEARNED(FASTACT_FIND)
+    if (index >= 0) return;
+    kind = kGated;
+    FASTACT_GATED(FASTACT_FIND)
+#undef FASTACT_FIND
+  }
+
+  template <class T>
+  void operator()(const InstructionSet& set, const std::vector<T>& x, std::vector<T>& result) const {
+    constexpr int type = sizeof(T) == 8;
+    static const std::vector<T> ones(kCount, 1);
+    static std::vector<T> y(kCount), other(kCount);
+    static std::vector<uint8_t> bits(kCount / 8);
+    const Call call = {parameters.data(), 0};
+    T numbers[kMostLearned] = {};
+    const void* each[kMostLearned];
+    for (size_t i = 0; i < kMostLearned; ++i) {
+      if (i < learned.size()) numbers[i] = static_cast<T>(learned[i]);
+      each[i] = &numbers[i];
+    }
+    if (kind == kPointwise) {
+      set.forward[index][type](x.data(), derivative ? y.data() : result.data(), bits.data(), kCount, 0, call);
+      if (!derivative) return;
+      const void* kept =
+          saved == "bits" ? static_cast<const void*>(bits.data()) : (saved == "output" ? y.data() : x.data());
+      set.backward[index][type](ones.data(), kept, result.data(), kCount, 0, call);
+    } else if (kind == kLearned) {
+      void* terms[] = {y.data(), other.data()};
+      if (derivative)
+        set.learned_backward[index][type](ones.data(), x.data(), each, false, result.data(), terms, kCount, call);
+      else
+        set.learned_forward[index][type](x.data(), each, false, result.data(), kCount, call);
+    } else if (derivative) {
+      set.gated_backward[index][type](ones.data(), ones.data(), x.data(), y.data(), result.data(), kCount);
+    } else {
+      set.gated_forward[index][type](ones.data(), x.data(), result.data(), kCount);
+    }
+  }
+};
+
+// What errors are divided by; see fastact/accuracy.py, whose rules these numbers are.
+struct Unit {
+  double absolute, least, term_at_0, term_at_1, limit, radius;
+  std::vector<double> points;
+
+  explicit Unit(const Arguments& arguments)
+      : absolute(arguments.number("absolute", 0)),
+        least(arguments.number("least", 0)),
+        term_at_0(arguments.number("term_at_0", 0)),
+        term_at_1(arguments.number("term_at_1", 0)),
+        limit(arguments.number("limit", std::numeric_limits<double>::infinity())),
+        radius(arguments.number("radius", 0)),
+        points(arguments.list("points")) {}
+
+  void operator()(const std::vector<double>& x, const std::vector<double>& truth, std::vector<double>& unit) const {
+    for (int64_t i = 0; i < kCount; ++i) {
+      double term = std::fabs(term_at_0 + (term_at_1 - term_at_0) * x[i]), size = std::fabs(truth[i]);
+      size = term > size ? term : size;
+      int64_t bits;
+      std::memcpy(&bits, &size, 8);
+      bits &= 0x7ff0000000000000;
+      std::memcpy(&size, &bits, 8);
+      size = size > 0x1p-126 ? size : 0x1p-126;
+      size = absolute > 0 ? absolute : size * 0x1p-23;
+      unit[i] = std::fabs(x[i]) > limit ? std::numeric_limits<double>::infinity() : size;
+    }
+    for (double point : points)
+      for (int64_t i = 0; i < kCount; ++i) {
+        double raised = unit[i] > least ? unit[i] : least;
+        unit[i] = std::fabs(x[i] - point) < radius ? raised : unit[i];
+      }
+  }
+};
+
+bool any_above(double bound, const std::vector<float>& result, const std::vector<double>& truth,
+               const std::vector<double>& unit) {
+  int64_t any = 0;
+  for (int64_t i = 0; i < kCount; ++i) any |= !(std::fabs(result[i] - truth[i]) <= bound * unit[i]);
+  return any;
+}
+
+double error(float result, double truth, double unit) {
+  if (std::isinf(unit) || result == truth || (std::isnan(result) && std::isnan(truth))) return 0;
+  if (std::isinf(result) && result == static_cast<float>(truth)) return 0;
+  double wrong = std::fabs(result - truth) / unit;
+  return std::isnan(wrong) ? std::numeric_limits<double>::infinity() : wrong;
+}
+
+struct Worst {
+  const InstructionSet* set;
+  double error = 0, difference = 0;
+  uint32_t pattern = 0;
+  float result = 0;
+  double truth = 0;
+};
+
+void run(const Function& function, const Unit& unit_of, uint64_t first, uint64_t last) {
+  std::vector<Worst> worst;
+  for (const InstructionSet* set : kSets)
+    if (runs_here(set)) worst.push_back({set});
+  const InstructionSet& widest = *worst[0].set;
+  std::vector<float> x(kCount), result(kCount);
+  std::vector<double> wide(kCount), truth(kCount), unit(kCount), widest_result(kCount);
+  for (uint64_t start = first; start < last; start += kCount) {
+    for (int64_t i = 0; i < kCount; ++i) {
+      auto pattern = static_cast<uint32_t>(start + i);
+      std::memcpy(&x[i], &pattern, 4);
+      wide[i] = x[i];
+    }
+    function(widest, wide, truth);
+    unit_of(wide, truth, unit);
+    for (Worst& each : worst) {
+      function(*each.set, x, result);
+      if (any_above(each.error, result, truth, unit))
+        for (int64_t i = 0; i < kCount; ++i)
+          if (double found = error(result[i], truth[i], unit[i]); found > each.error) {
+            auto pattern = static_cast<uint32_t>(start + i);
+            each = {each.set, found, each.difference, pattern, result[i], truth[i]};
+          }
+      if (each.set == &widest)
+        widest_result.assign(result.begin(), result.end());
+      else if (any_above(each.difference, result, widest_result, unit))
+        for (int64_t i = 0; i < kCount; ++i)
+          each.difference = std::fmax(each.difference, error(result[i], widest_result[i], unit[i]));
+    }
+  }
+  for (const Worst& each : worst)
+    std::printf("%s %.17g %u %.9g %.17g %.17g\n", each.set->name, each.error, each.pattern, each.result, each.truth,
+                each.difference);
+}
+
+}  // namespace
+}  // namespace fastact
+
+int main(int count, char** arguments) {
+  using namespace fastact;
+  if (count < 4) return 2;
+  Arguments given;
+  for (int i = 4; i < count; ++i) {
+    std::string text = arguments[i];
+    size_t end = text.find('=');
+    std::vector<double>& numbers = given.given[text.substr(0, end)];
+    while (end != std::string::npos) {
+      numbers.push_back(std::stod(text.substr(end + 1)));
+      end = text.find(',', end + 1);
+    }
+  }
+  Function function(arguments[1], std::string(arguments[2]) == "derivative", arguments[3], given);
+  if (function.index < 0) return 2;
+  run(function, Unit(given), static_cast<uint64_t>(given.number("first", 0)),
+      static_cast<uint64_t>(given.number("last", 0x1p32)));
+}
