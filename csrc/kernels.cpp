@@ -28,8 +28,9 @@
 // Every call in a function's body is inlined, however often the callee is used: one call left in a loop, and it is not
 // vectorised.
 #define FASTACT_FLATTEN __attribute__((flatten))
+#define FASTACT_FOR_EACH_IN(i, step) FASTACT_VECTORIZE for (int64_t i = step; i < step + kStep; ++i)
 #define FASTACT_FOR_EACH(i, n) \
-  for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
+  for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_FOR_EACH_IN(i, step_)
 
 #include "maxout.h"  // has loops of its own, with these
 
@@ -79,100 +80,102 @@ inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
 template <class T>
 using Flag = typename ExpConstants<T>::Int;
 
-// Flags, -1 or 0, are as wide as the numbers they belong to, so that a comparison's result is stored and a select's
-// condition is loaded without conversion. They become bits, and bits become flags, sixteen at a time: compilers find
-// none of these instructions by themselves.
+// Flags, -1 or 0, are as wide as the numbers they belong to, so that a comparison's result is a flag and a select's
+// condition is one, without conversion. Those of a step become bits, and bits become flags, with instructions that
+// compilers do not find by themselves, and all stay in registers: through memory, bits cost ReLU's forward as much as
+// its output does.
 #if defined(__AVX512DQ__)
-inline uint16_t pack(const int32_t* flags) { return _mm512_movepi32_mask(_mm512_load_si512(flags)); }
-inline uint16_t pack(const int64_t* flags) {
-  return _mm512_movepi64_mask(_mm512_load_si512(flags)) | _mm512_movepi64_mask(_mm512_load_si512(flags + 8)) << 8;
-}
-inline void unpack(uint16_t bits, int16_t* flags) {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(flags), _mm256_movm_epi16(bits));
-}
-inline void unpack(uint16_t bits, int32_t* flags) { _mm512_store_si512(flags, _mm512_movm_epi32(bits)); }
-inline void unpack(uint16_t bits, int64_t* flags) {
-  _mm512_store_si512(flags, _mm512_movm_epi64(bits));
-  _mm512_store_si512(flags + 8, _mm512_movm_epi64(bits >> 8));
-}
+inline uint64_t sixteen_or_less(const int32_t* flags) { return _mm512_movepi32_mask(_mm512_load_si512(flags)); }
+inline uint64_t sixteen_or_less(const int64_t* flags) { return _mm512_movepi64_mask(_mm512_load_si512(flags)); }
+constexpr int kVector = 64;
 #elif defined(__AVX2__)
-inline uint16_t pack(const int32_t* flags) {
-  auto* lanes = reinterpret_cast<const float*>(flags);
-  return _mm256_movemask_ps(_mm256_load_ps(lanes)) | _mm256_movemask_ps(_mm256_load_ps(lanes + 8)) << 8;
+inline uint64_t sixteen_or_less(const int32_t* flags) {
+  return _mm256_movemask_ps(_mm256_load_ps(reinterpret_cast<const float*>(flags)));
 }
-inline uint16_t pack(const int64_t* flags) {
-  auto* lanes = reinterpret_cast<const double*>(flags);
-  int bits = 0;
-  for (int j = 0; j < 16; j += 4) bits |= _mm256_movemask_pd(_mm256_load_pd(lanes + j)) << j;
-  return bits;
+inline uint64_t sixteen_or_less(const int64_t* flags) {
+  return _mm256_movemask_pd(_mm256_load_pd(reinterpret_cast<const double*>(flags)));
 }
-inline void unpack(uint16_t bits, int16_t* flags) {
-  const __m256i power = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
-  __m256i selected = _mm256_and_si256(_mm256_set1_epi16(static_cast<int16_t>(bits)), power);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(flags), _mm256_cmpeq_epi16(selected, power));
+constexpr int kVector = 32;
+#else
+constexpr int kVector = 16;
+#if defined(__SSE2__)
+inline uint64_t sixteen_or_less(const int32_t* flags) {
+  return _mm_movemask_ps(_mm_load_ps(reinterpret_cast<const float*>(flags)));
 }
-inline void unpack(uint16_t bits, int32_t* flags) {
-  const __m256i power = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  for (int j = 0; j < 16; j += 8) {
-    __m256i selected = _mm256_and_si256(_mm256_set1_epi32(bits >> j), power);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(flags + j), _mm256_cmpeq_epi32(selected, power));
-  }
-}
-inline void unpack(uint16_t bits, int64_t* flags) {
-  const __m256i power = _mm256_setr_epi64x(1, 2, 4, 8);
-  for (int j = 0; j < 16; j += 4) {
-    __m256i selected = _mm256_and_si256(_mm256_set1_epi64x(bits >> j), power);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(flags + j), _mm256_cmpeq_epi64(selected, power));
-  }
+inline uint64_t sixteen_or_less(const int64_t* flags) {
+  return _mm_movemask_pd(_mm_load_pd(reinterpret_cast<const double*>(flags)));
 }
 #else
 template <class Flag>
-inline uint16_t pack(const Flag* flags) {
-  Flag bits = 0;
-  for (int j = 0; j < 16; ++j) bits |= flags[j] & (Flag{1} << j);
-  return static_cast<uint16_t>(bits);
+inline uint64_t sixteen_or_less(const Flag* flags) {
+  uint64_t bits = 0;
+  for (unsigned j = 0; j < kVector / sizeof(Flag); ++j) bits |= static_cast<uint64_t>(flags[j] & 1) << j;
+  return bits;
 }
-template <class Flag>
-inline void unpack(uint16_t bits, Flag* flags) {
-  for (int j = 0; j < 16; ++j) flags[j] = -static_cast<Flag>(bits >> j & 1);
-}
+#endif
 #endif
 
 template <class Flag>
-void pack_all(const Flag* flags, uint8_t* bytes, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) {
-    uint16_t bits = pack(flags + i);
-    __builtin_memcpy(bytes + i / 8, &bits, 2);
-  }
+inline uint64_t pack(const Flag* flags) {
+  constexpr int lanes = kVector / sizeof(Flag);
+  uint64_t bits = 0;
+  for (int j = 0; j < kStep; j += lanes) bits |= sixteen_or_less(flags + j) << j;
+  return bits;
 }
+
+#if defined(__AVX512DQ__)
+inline void unpack(uint64_t bits, int16_t* flags) {
+  for (int j = 0; j < kStep; j += 32)
+    _mm512_store_si512(flags + j, _mm512_movm_epi16(static_cast<uint32_t>(bits >> j)));
+}
+inline void unpack(uint64_t bits, int32_t* flags) {
+  for (int j = 0; j < kStep; j += 16)
+    _mm512_store_si512(flags + j, _mm512_movm_epi32(static_cast<uint16_t>(bits >> j)));
+}
+inline void unpack(uint64_t bits, int64_t* flags) {
+  for (int j = 0; j < kStep; j += 8) _mm512_store_si512(flags + j, _mm512_movm_epi64(static_cast<uint8_t>(bits >> j)));
+}
+#else
 template <class Flag>
-void unpack_all(const uint8_t* bytes, Flag* flags, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) {
-    uint16_t bits;
-    __builtin_memcpy(&bits, bytes + i / 8, 2);
-    unpack(bits, flags + i);
+inline void unpack(uint64_t bits, Flag* flags) {
+  constexpr int lanes = kVector / sizeof(Flag);
+  typedef Flag Vector __attribute__((vector_size(kVector)));
+  constexpr Flag powers[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768};
+  Vector power;
+  __builtin_memcpy(&power, powers, kVector);
+  for (int j = 0; j < kStep; j += lanes) {
+    Vector set = ((Vector{} + static_cast<Flag>(bits >> j)) & power) != 0;
+    __builtin_memcpy(flags + j, &set, kVector);
   }
 }
+#endif
 
 template <template <class> class Formula, class T>
 FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
   auto* x = static_cast<const T*>(x_);
   auto* y = static_cast<T*>(y_);
   const auto formula = make_formula<Formula, T>(call);
+  alignas(64) float u[kBlock];
+  if constexpr (derives<Random, Formula<T>>) uniforms(call.seed, first, u, n);
+  auto write = [&](int64_t i) {
+    if constexpr (derives<Random, Formula<T>>)
+      y[i] = formula.forward(x[i], u[i]);
+    else
+      y[i] = formula.forward(x[i]);
+  };
   if constexpr (derives<SavesBits, Formula<T>>) {
     if (bits) {
-      alignas(64) Flag<T> flags[kBlock];
-      FASTACT_FOR_EACH(i, n) flags[i] = formula.keep(x[i]) ? -1 : 0;
-      pack_all(flags, bits, n);
+      for (int64_t step = 0; step < n; step += kStep) {
+        alignas(64) Flag<T> flags[kStep];
+        FASTACT_FOR_EACH_IN(i, step) flags[i - step] = formula.keep(x[i]) ? -1 : 0;
+        FASTACT_FOR_EACH_IN(i, step) write(i);
+        uint64_t packed = pack(flags);
+        __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
+      }
+      return;
     }
   }
-  if constexpr (derives<Random, Formula<T>>) {
-    alignas(64) float u[kBlock];
-    uniforms(call.seed, first, u, n);
-    FASTACT_FOR_EACH(i, n) y[i] = formula.forward(x[i], u[i]);
-  } else {
-    FASTACT_FOR_EACH(i, n) y[i] = formula.forward(x[i]);
-  }
+  FASTACT_FOR_EACH(i, n) write(i);
 }
 
 template <class Formula, class T>
@@ -184,6 +187,12 @@ inline T gradient(const Formula& formula, T grad, T saved, long) {
   return grad * formula.derivative(saved);
 }
 
+// One of two numbers by a flag. Without AVX-512, compilers would branch on it.
+template <class T>
+inline T either(Flag<T> flag, T set, T unset) {
+  return bit_cast<T>((bit_cast<Flag<T>>(set) & flag) | (bit_cast<Flag<T>>(unset) & ~flag));
+}
+
 template <template <class> class Formula, class T>
 FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first,
                               const Call& call) {
@@ -191,14 +200,21 @@ FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_
   auto* grad_input = static_cast<T*>(grad_input_);
   const auto formula = make_formula<Formula, T>(call);
   if constexpr (derives<SavesBits, Formula<T>>) {
-    alignas(64) Flag<T> flags[kBlock];
-    unpack_all(static_cast<const uint8_t*>(saved_), flags, n);
-    if constexpr (derives<Random, Formula<T>>) {
-      alignas(64) float u[kBlock];
-      uniforms(call.seed, first, u, n);
-      FASTACT_FOR_EACH(i, n) grad_input[i] = flags[i] ? formula.kept(grad[i]) : formula.dropped(grad[i], u[i]);
-    } else {
-      FASTACT_FOR_EACH(i, n) grad_input[i] = flags[i] ? formula.kept(grad[i]) : formula.dropped(grad[i]);
+    auto* bits = static_cast<const uint8_t*>(saved_);
+    alignas(64) float u[kBlock];
+    if constexpr (derives<Random, Formula<T>>) uniforms(call.seed, first, u, n);
+    auto dropped = [&](int64_t i) {
+      if constexpr (derives<Random, Formula<T>>)
+        return formula.dropped(grad[i], u[i]);
+      else
+        return formula.dropped(grad[i]);
+    };
+    for (int64_t step = 0; step < n; step += kStep) {
+      alignas(64) Flag<T> flags[kStep];
+      uint64_t packed;
+      __builtin_memcpy(&packed, bits + step / 8, sizeof(packed));
+      unpack(packed, flags);
+      FASTACT_FOR_EACH_IN(i, step) grad_input[i] = either(flags[i - step], formula.kept(grad[i]), dropped(i));
     }
   } else {
     auto* saved = static_cast<const T*>(saved_);
@@ -207,12 +223,17 @@ FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_
 }
 
 // The same for numbers of 16 bits, where the gradient passes or does not.
-void backward_16_bit(const void* grad_, const void* bits, void* grad_input_, int64_t n, int64_t, const Call&) {
+void backward_16_bit(const void* grad_, const void* bits_, void* grad_input_, int64_t n, int64_t, const Call&) {
   auto* grad = static_cast<const int16_t*>(grad_);
+  auto* bits = static_cast<const uint8_t*>(bits_);
   auto* grad_input = static_cast<int16_t*>(grad_input_);
-  alignas(64) int16_t flags[kBlock];
-  unpack_all(static_cast<const uint8_t*>(bits), flags, n);
-  FASTACT_FOR_EACH(i, n) grad_input[i] = grad[i] & flags[i];
+  for (int64_t step = 0; step < n; step += kStep) {
+    alignas(64) int16_t flags[kStep];
+    uint64_t packed;
+    __builtin_memcpy(&packed, bits + step / 8, sizeof(packed));
+    unpack(packed, flags);
+    FASTACT_FOR_EACH_IN(i, step) grad_input[i] = grad[i] & flags[i - step];
+  }
 }
 
 // The formula with the learned numbers of element i.
