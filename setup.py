@@ -1,6 +1,7 @@
 """Builds csrc/ into fastact/libfastact.so; everything else about the package stands in pyproject.toml.
 
-The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on.
+The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. A second
+one, csrc/autograd.cpp, is for the very torch it is compiled with, whose version is in its name; others do without it.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11, the oldest torch that the binary runs with
 
@@ -47,11 +49,20 @@ def torch_paths():
     return root / "include", root / "lib"
 
 
-class BuildLibrary(build_ext):
-    """A plain shared library, which torch.ops.load_library opens: no Python symbol in it."""
+class BuildLibraries(build_ext):
+    """Plain shared libraries, which torch.ops.load_library opens: no Python symbol in them."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or len(self.extensions)
 
     def get_ext_filename(self, fullname):
-        return fullname.replace(".", "/") + ".so"
+        version = ""
+        if fullname.endswith("_autograd"):
+            import torch
+
+            version = f"-{torch.__version__}"
+        return fullname.replace(".", "/") + version + ".so"
 
     def build_extension(self, ext):
         include, lib = torch_paths()
@@ -62,29 +73,35 @@ class BuildLibrary(build_ext):
             )
         build = Path(self.build_temp)
         build.mkdir(parents=True, exist_ok=True)
-        jobs = [("library.cpp", "library", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-isystem{include}"])]
-        for name, flags in INSTRUCTION_SETS.items():
-            jobs.append(("kernels.cpp", f"kernels_{name}", [f"-DFASTACT_INSTRUCTION_SET={name}", *flags]))
+        headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
+        jobs = {
+            "csrc/library.cpp": [("library", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
+            "csrc/kernels.cpp": [
+                (f"kernels_{name}", [f"-DFASTACT_INSTRUCTION_SET={name}", *flags])
+                for name, flags in INSTRUCTION_SETS.items()
+            ],
+            "csrc/autograd.cpp": [("autograd", headers)],
+        }
 
         def compile_one(job):
-            source, stem, flags = job
+            source, (stem, flags) = job
             target = build / f"{stem}.o"
-            self.run([compiler[0], *FLAGS, *flags, "-c", f"csrc/{source}", "-o", str(target)])
+            self.run([compiler[0], *FLAGS, *flags, "-c", source, "-o", str(target)])
             return str(target)
 
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(compile_one, jobs))
+            objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        # torch has opened its libraries by the time ours is loaded, so no search path is recorded.
-        self.run([compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-o", str(output)])
+        # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
+        self.run([compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-lc10", "-o", str(output)])
 
     def run(self, command=None):
         if command is None:
             return super().run()
         print(" ".join(command))
         if subprocess.run(command).returncode != 0:
-            raise SystemExit("fastact: the C++ build failed; the compiler's message stands above.")
+            raise CompileError("fastact: the C++ build failed; the compiler's message stands above.")
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -96,6 +113,10 @@ class AnyPythonWheel(bdist_wheel):
 
 sources = sorted(str(path) for path in Path("csrc").iterdir())
 setup(
-    ext_modules=[Extension("fastact.libfastact", sources=["csrc/library.cpp", "csrc/kernels.cpp"], depends=sources)],
-    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPythonWheel},
+    ext_modules=[
+        Extension("fastact.libfastact", sources=["csrc/library.cpp", "csrc/kernels.cpp"], depends=sources),
+        # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
+        Extension("fastact.libfastact_autograd", sources=["csrc/autograd.cpp"], depends=sources, optional=True),
+    ],
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": AnyPythonWheel},
 )

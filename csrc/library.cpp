@@ -17,36 +17,15 @@
 // Those of rows along a dimension; `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
 //   name(Tensor input, int dim, ScalarType dtype) -> Tensor
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
-// No autograd is registered: fastact/autograd.py calls these from torch.autograd.Functions.
+// Their autograd is in autograd.cpp and fastact/autograd.py.
 #include <string>
 
-#include "exponentials.h"
 #include "loops.h"
-#include "periodic.h"
-#include "rectifiers.h"
 #include "rows.h"
-#include "self_gated.h"
-#include "shrinkage.h"
-#include "sigmoids.h"
-#include "softplus.h"
+#include "traits.h"
 
 namespace fastact {
 namespace {
-
-template <Pointwise which>
-struct Traits;
-
-#define FASTACT_TRAITS(Formula, op, schema_parameters)                                                       \
-  template <>                                                                                                \
-  struct Traits<k##Formula> {                                                                                \
-    static constexpr const char* name = #op;                                                                 \
-    static constexpr const char* parameters = schema_parameters;                                             \
-    static constexpr bool saves_bits = std::is_base_of_v<SavesBits, Formula<float>>;                         \
-    static constexpr bool random = std::is_base_of_v<Random, Formula<float>>;                                \
-    static constexpr int parameter_count = std::is_empty_v<Formula<float>> ? 0 : sizeof(Formula<float>) / 4; \
-  };
-FASTACT_POINTWISE(FASTACT_TRAITS)
-#undef FASTACT_TRAITS
 
 // The seed and the parameters, from stack[first] on.
 template <Pointwise which>
@@ -128,22 +107,6 @@ void backward(StableIValue* stack, uint64_t, uint64_t) {
     stack[0] = from(walk.tensors.back());
   }
 }
-
-template <LearnedPointwise which>
-struct LearnedTraits;
-
-#define FASTACT_TRAITS(Formula, op, schema_learned, schema_parameters)           \
-  template <>                                                                    \
-  struct LearnedTraits<k##Formula> {                                             \
-    static constexpr const char* name = #op;                                     \
-    static constexpr const char* tensors = schema_learned;                       \
-    static constexpr const char* parameters = schema_parameters;                 \
-    static constexpr int learned = Formula<float>::learned;                      \
-    static constexpr int parameter_count = sizeof(Formula<float>) / 4 - learned; \
-    static_assert(learned <= kMostLearned);                                      \
-  };
-FASTACT_LEARNED(FASTACT_TRAITS)
-#undef FASTACT_TRAITS
 
 // A learned tensor as the loops read it: one number, or one per channel (dimension 1 of the input).
 template <class T>

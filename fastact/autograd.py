@@ -1,8 +1,8 @@
 """The autograd of every activation: what is saved, and which kernel runs.
 
 The `apply` functions are given a tensor that takes the kernel path (`fastact.path`). Where no gradient is needed
-they run the kernel alone; else a `torch.autograd.Function`, one class per activation for the sake of a readable
-`grad_fn`.
+they run the kernel alone; else, on the CPU, an op with a node of its own in C++ (csrc/autograd.cpp), or a
+`torch.autograd.Function`, one class per activation for the sake of a readable `grad_fn`.
 
 Backward runs the fused kernel. Where its own result must be differentiable (`create_graph=True`), or the incoming
 gradient is not a plain tensor (batched gradients), it is composed of torch ops instead.
@@ -10,6 +10,7 @@ gradient is not a plain tensor (batched gradients), it is composed of torch ops 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -51,11 +52,11 @@ def _needs_torch_ops(grad: Tensor) -> bool:
     )
 
 
-def _in_layout(grad: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+def _in_layout(grad: Tensor, strides: Sequence[int] | None) -> Tensor:
     """The gradient in the memory order of the output, which is the order of the bits. No strides mean contiguous."""
     if strides is None:
         return grad.contiguous()
-    if grad.stride() == strides:
+    if grad.stride() == tuple(strides):
         return grad
     return torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
 
@@ -69,6 +70,7 @@ class _Pointwise(Function):
         output, bits = backend(input).forward(activation, input, parameters, inplace, saves_bits)
         if inplace:
             ctx.mark_dirty(input)
+        ctx.strides = None
         if saves_bits:
             saved = bits
             ctx.strides = None if output.is_contiguous() else output.stride()
@@ -89,7 +91,7 @@ class _Pointwise(Function):
             if activation.saved == "bits":
                 grad = _in_layout(grad, ctx.strides)
             return backend(grad).backward(activation, grad, saved, parameters), None, None, None
-        return _differentiable_backward(activation, grad, saved, parameters, ctx), None, None, None
+        return _differentiable_backward(activation, grad, saved, parameters, ctx.strides), None, None, None
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -98,13 +100,13 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _differentiable_backward(
-    activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple, ctx: Any
+    activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple, strides: Sequence[int] | None
 ) -> Tensor:
     if activation.saved == "bits":
         # The gradient is linear in grad and does not otherwise depend on the input: the kernel gives the factor.
         with torch.no_grad():
             wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-            ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), ctx.strides)
+            ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), strides)
             factor = backend(ones).backward(activation, ones, saved, parameters)
         gradient = _wide(grad) * factor
         return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
@@ -143,6 +145,23 @@ class _Learned(Function):
             named = dict(zip(activation.parameters, ctx.parameters, strict=True))
             return None, None, *_torch_gradient(activation, grad, (input, *learned), named)
         return None, None, *backend(grad).learned_backward(activation, grad, input, learned, ctx.parameters)
+
+
+def _differentiable_backward_of_node(
+    name: str, grad: Tensor, saved: list[Tensor], parameters: list[float], strides: list[int]
+) -> list[Tensor]:
+    """What the nodes in C++ call where they need torch's ops."""
+    activation = ACTIVATIONS[name]
+    if activation.kind == "learned":
+        return list(
+            _torch_gradient(activation, grad, tuple(saved), dict(zip(activation.parameters, parameters, strict=True)))
+        )
+    return [_differentiable_backward(activation, grad, saved[0], tuple(parameters), strides or None)]
+
+
+if cpu.HAS_NODES:
+    _library = torch.library.Library("fastact", "IMPL")
+    _library.impl("differentiable_backward", _differentiable_backward_of_node, "CompositeImplicitAutograd")
 
 
 class _Gated(Function):
@@ -248,9 +267,12 @@ def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor
     activation = ACTIVATIONS[name]
     if activation.random:
         parameters = (_draw_seed(input.device), *parameters)
+    kernels = backend(input)
     if input.requires_grad and torch.is_grad_enabled():
+        if kernels is cpu and cpu.HAS_NODES and not activation.random:
+            return cpu.forward(activation, input, parameters, inplace, False)[0]
         return _FUNCTIONS[activation].apply(input, activation, inplace, parameters)
-    output, _ = backend(input).forward(activation, input, parameters, inplace, False)
+    output, _ = kernels.forward(activation, input, parameters, inplace, False)
     if inplace:
         torch.autograd.graph.increment_version(input)
     return output
@@ -263,9 +285,10 @@ def _need_gradients(*tensors: Tensor) -> bool:
 def apply_learned(name: str, input: Tensor, learned: tuple[Tensor, ...], *parameters: float) -> Tensor:
     """The same for an activation with learned tensors."""
     activation = ACTIVATIONS[name]
-    if _need_gradients(input, *learned):
+    kernels = backend(input)
+    if _need_gradients(input, *learned) and not (kernels is cpu and cpu.HAS_NODES):
         return _FUNCTIONS[activation].apply(activation, parameters, input, *learned)
-    return backend(input).learned_forward(activation, input, learned, parameters)
+    return kernels.learned_forward(activation, input, learned, parameters)
 
 
 def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> Tensor:

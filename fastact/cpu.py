@@ -14,6 +14,12 @@ from .catalogue import Activation
 torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
 _OPS = torch.ops.fastact
 
+_NODES = Path(__file__).with_name(f"libfastact_autograd-{torch.__version__}.so")
+HAS_NODES = _NODES.exists()
+"""Whether the pointwise and learned ops have autograd nodes in C++: those are for one version of torch alone."""
+if HAS_NODES:
+    torch.ops.load_library(_NODES)
+
 
 class _Ops(NamedTuple):
     forward: torch._ops.OpOverload

@@ -150,7 +150,9 @@ def test_bits_survive_overwriting(case: Case, device: str, on: str) -> None:
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_names_in_the_graph(case: Case, device: str, on: str) -> None:
     output = case.fastact(away_from_kinks(case, on))
-    assert output.grad_fn.name() == f"{case.activation.module}Backward"
+    name = output.grad_fn.name()
+    assert name.startswith(case.activation.module)
+    assert name.endswith("Backward")
 
 
 def test_prelu_gradients_only_where_needed(device: str, on: str) -> None:

@@ -1,0 +1,220 @@
+// The autograd of the ops that work element by element on the CPU, in C++: a node costs a few microseconds less than
+// one in Python, which decides whether kernels pay off on small tensors. It does what _Pointwise and _Learned in
+// fastact/autograd.py do, which take its place where this library is missing: nodes are no part of LibTorch's stable
+// ABI, so it serves only the very torch that it was compiled with.
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/library.h>
+
+#include "traits.h"
+
+namespace fastact {
+namespace {
+
+using at::Tensor;
+using c10::OperatorHandle;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using torch::jit::Stack;
+
+OperatorHandle find(const std::string& name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("fastact::" + name).c_str(), "");
+}
+
+// An activation's ops; see library.cpp.
+struct Ops {
+  std::string name, module;
+  size_t tensors, parameters;  // that its ops take
+  bool saves_bits, saves_output;
+  OperatorHandle forward, backward;
+};
+
+// Whether backward must be composed of torch's ops: its result is to be differentiated, or the gradient is no plain
+// tensor.
+bool needs_torch_ops(const Tensor& grad) {
+  using c10::DispatchKey;
+  constexpr c10::DispatchKeySet special(
+      {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::FuncTorchDynamicLayerFrontMode,
+       DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchGradWrapper, DispatchKey::FuncTorchBatched,
+       DispatchKey::Batched, DispatchKey::Functionalize, DispatchKey::Negative, DispatchKey::ZeroTensor});
+  return at::GradMode::is_enabled() ||
+         (grad.key_set() | c10::impl::tls_local_dispatch_key_set().included_).has_any(special);
+}
+
+// What a node needs beside its ops.
+struct Saved {
+  std::vector<double> parameters;
+  std::vector<int64_t> strides;  // of the output, whose order in memory is that of the bits; none if it is contiguous
+};
+
+// The gradients, given that of the output and the saved tensors.
+variable_list run_backward(const Ops& ops, const Saved& saved, Tensor grad, const variable_list& tensors) {
+  if (!grad.defined()) return variable_list(ops.tensors);
+  Stack stack;
+  if (needs_torch_ops(grad)) {
+    static const OperatorHandle composed = find("differentiable_backward");
+    torch::jit::push(stack, ops.name, grad, tensors, saved.parameters, saved.strides);
+    // Straight to the function, whatever the tensors are: batching and modes concern the ops that it calls.
+    composed.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::AutogradCPU), &stack);
+    return stack[0].toTensorVector();
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  if (ops.saves_bits && saved.strides.empty()) {
+    grad = grad.contiguous();
+  } else if (ops.saves_bits && grad.strides() != c10::IntArrayRef(saved.strides)) {
+    grad = at::empty_strided(grad.sizes(), saved.strides, grad.options()).copy_(grad);
+  }
+  torch::jit::push(stack, grad);
+  for (const Tensor& each : tensors) torch::jit::push(stack, each);
+  for (double parameter : saved.parameters) torch::jit::push(stack, parameter);
+  ops.backward.callBoxed(&stack);
+  variable_list gradients;
+  for (c10::IValue& each : stack) gradients.push_back(std::move(each).toTensor());
+  return gradients;
+}
+
+struct Backward : torch::autograd::Node {
+  const Ops& ops;
+  Saved saved;
+  std::vector<SavedVariable> tensors;
+
+  explicit Backward(const Ops& ops) : ops(ops) {}
+
+  std::string name() const override { return ops.module + "Backward"; }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& each : tensors) each.reset_data();
+  }
+
+  variable_list unpack() {
+    variable_list unpacked;
+    for (const SavedVariable& each : tensors) unpacked.push_back(each.unpack(ops.saves_output ? getptr() : nullptr));
+    return unpacked;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return run_backward(ops, saved, std::move(grads[0]), unpack());
+  }
+
+  // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
+  // saved.
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
+    arguments.collect(ops.name);
+    arguments.collect(tensors, ops.saves_output);
+    arguments.collect(saved.parameters);
+    arguments.collect(saved.strides);
+  }
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& variables) override {
+    namespace compiled = torch::dynamo::autograd;
+    variables.before(tensors);
+    std::vector<at::IValue> arguments = {reinterpret_cast<int64_t>(&ops), saved.parameters, saved.strides, unpack()};
+    std::vector<at::TypePtr> schema;
+    for (const at::IValue& each : arguments) schema.push_back(each.type());
+    const auto call = [](const variable_list& grads, const std::vector<at::IValue>& arguments) {
+      const auto& ops = *reinterpret_cast<const Ops*>(arguments[0].toInt());
+      const Saved saved = {arguments[1].toDoubleVector(), arguments[2].toIntVector()};
+      return run_backward(ops, saved, grads[0], arguments[3].toTensorVector());
+    };
+    const auto& python = compiled::getPyCompilerInterface();
+    auto* compiler = variables.get_py_compiler();
+    const std::string bound = python->bind_function(compiler, name(), call, schema, true, false);
+    auto metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    variable_list gradients = python->call_function(compiler, "apply_functional", bound, grads, arguments, metadata);
+    variables.after(tensors);
+    return gradients;
+  }
+};
+
+// torch's pointers to nodes are shared_ptr, or intrusive from some version on.
+template <class Node, class... Arguments>
+auto make_node(Arguments&&... arguments) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
+    return c10::make_intrusive<Node>(std::forward<Arguments>(arguments)...);
+  else
+    return std::shared_ptr<Node>(new Node(std::forward<Arguments>(arguments)...), [](Node* it) { deleteNode(it); });
+}
+
+void run_forward(const Ops& ops, const OperatorHandle& plain, bool in_place, Stack* stack) {
+  const size_t count = ops.tensors + ops.parameters;
+  variable_list inputs;
+  for (size_t i = 0; i < ops.tensors; ++i) inputs.push_back(torch::jit::peek(*stack, i, count).toTensor());
+  if (!torch::autograd::compute_requires_grad(inputs)) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    plain.callBoxed(stack);
+    return;
+  }
+  const Tensor& input = inputs[0];
+  if (in_place) torch::autograd::check_inplace(input, true);
+  auto node = make_node<Backward>(ops);
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  for (size_t i = ops.tensors; i < count; ++i)
+    node->saved.parameters.push_back(torch::jit::peek(*stack, i, count).toDouble());
+  if (!ops.saves_bits && !ops.saves_output)
+    for (const Tensor& each : inputs) node->tensors.emplace_back(in_place ? each.clone() : each, false);
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    ops.forward.callBoxed(stack);
+  }
+  if (ops.saves_bits) node->tensors.emplace_back(torch::jit::pop(*stack).toTensor(), false);
+  const Tensor output = in_place ? input : stack->back().toTensor();
+  if (ops.saves_bits && !output.is_contiguous()) node->saved.strides = output.strides().vec();
+  if (in_place) {
+    torch::autograd::increment_version(input);
+    torch::autograd::rebase_history(input, node);
+  } else {
+    torch::autograd::set_history(output, node);
+  }
+  if (ops.saves_output) node->tensors.emplace_back(output, true);
+}
+
+template <Pointwise which, bool in_place>
+void forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
+  using T = Traits<which>;
+  static const std::string name = T::name;
+  static const OperatorHandle kernel = T::saves_bits ? find(name + (in_place ? "_bits_" : "_bits")) : plain;
+  static const Ops ops = {name,          T::module,       1,      T::parameter_count,
+                          T::saves_bits, T::saves_output, kernel, find(name + "_backward")};
+  run_forward(ops, plain, in_place, stack);
+}
+
+template <LearnedPointwise which>
+void learned_forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
+  using T = LearnedTraits<which>;
+  static const std::string name = T::name;
+  static const Ops ops = {name,  T::module, 1 + T::learned, T::parameter_count,
+                          false, false,     plain,          find(name + "_backward")};
+  run_forward(ops, plain, false, stack);
+}
+
+template <Pointwise which>
+void implement(torch::Library& library) {
+  using T = Traits<which>;
+  if constexpr (!T::random) {  // whose node saves a seed as well
+    const std::string name = T::name;
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&forward<which, false>>());
+    library.impl((name + "_").c_str(), torch::CppFunction::makeFromBoxedFunction<&forward<which, true>>());
+  }
+}
+
+}  // namespace
+}  // namespace fastact
+
+TORCH_LIBRARY_FRAGMENT(fastact, library) {
+  // In Python; see fastact/autograd.py.
+  library.def(
+      "differentiable_backward(str name, Tensor grad, Tensor[] saved, float[] parameters, int[] strides) -> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(fastact, AutogradCPU, library) {
+#define FASTACT_IMPLEMENT(Formula, name, parameters) fastact::implement<fastact::k##Formula>(library);
+  FASTACT_POINTWISE(FASTACT_IMPLEMENT)
+#define FASTACT_IMPLEMENT_LEARNED(Formula, name, learned, parameters) \
+  library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::learned_forward<fastact::k##Formula>>());
+  FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
+}
