@@ -189,7 +189,7 @@ def test_exhaustive_errors_are_those_of_the_tests(program: Path, name: str, patt
     activation = ACTIVATIONS[name]
     rows = exhaustive.of_formula(program, name, patterns)
     x = accuracy.bit_patterns(torch.float32, *patterns)
-    expected = [each for sample in accuracy.samples(activation) for each in accuracy.measure(activation, sample, x)]
+    expected = accuracy.measure(activation, accuracy.samples(activation)[0], x)
     for row, each in zip(rows, expected, strict=True):
         assert (row["direction"], row["bound"], row["sample"]) == (each.direction, each.bound, each.sample)
         # Two truths: they differ by some 2^-27 of an ULP.
