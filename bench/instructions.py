@@ -2,29 +2,32 @@
 
     python bench/instructions.py [BUILD_FOLDER]
 
-Reads the object files that setup.py leaves under build/ and prints a table. The number of instructions is what bounds
-these kernels as long as the data lies in the cache: a core with AVX-512 completes two of them per cycle, each for 16
-elements.
+Reads the newest object files that setup.py leaves under build/, prints a table and writes it to instructions.json and
+instructions.md under bench/results/<hardware>/; the benchmark's report shows the counts beside the times. The number of
+instructions is what bounds most of these kernels as long as the data lies in the cache: a core with AVX-512 completes
+two of them per cycle, each for 16 elements.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from environment import RESULTS, environment, folder_of
 from report import table
 
 from fastact.catalogue import ACTIVATIONS
 
 INSTRUCTION_SETS = ("Baseline", "Avx2", "Avx512")
-COLUMNS = [(direction, name) for direction in ("forward", "backward") for name in INSTRUCTION_SETS]
 FUNCTION = re.compile(r"<void fastact::\(anonymous namespace\)::(\w+)<fastact::\(anonymous namespace\)::(\w+), float>")
 WIDTHS = {"x": 4, "y": 8, "z": 16}
 """Floats in an xmm, ymm or zmm register."""
-STORE = re.compile(r"v?mov[au]p[sd]\s+%([xyz])mm\d+,[-0-9a-fx]*\((?!%rsp|%rbp)")
+STORE = re.compile(r"v?mov[au]p[sd]\s+%([xyz])mm\d+,[-0-9a-fx]*\((%r\w+)")
 
 
 def functions(file: Path) -> Iterator[tuple[str, str, list[tuple[int, str]]]]:
@@ -40,31 +43,66 @@ def functions(file: Path) -> Iterator[tuple[str, str, list[tuple[int, str]]]]:
 
 
 def per_element(code: list[tuple[int, str]]) -> float:
-    """Of the longest loop that contains no other: instructions over the elements that it stores."""
+    """Of the longest loop that stores numbers and contains no other such: instructions over the elements it stores."""
+    stack = {"%rsp", "%rbp"} if any(re.match(r"mov\s+%rsp,%rbp", text) for _, text in code) else {"%rsp"}
     ends = [
         (address, int(target[1], 16)) for address, text in code if (target := re.match(r"j\w+\s+([0-9a-f]+)", text))
     ]
-    spans = [(start, end) for end, start in ends if start < end]
-    inner = [a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
-    loops = [[text for address, text in code if start <= address <= end] for start, end in inner]
-    counted = [(len(loop), sum(WIDTHS[s[1]] for text in loop if (s := STORE.match(text)))) for loop in loops]
-    instructions, elements = max(each for each in counted if each[1])
+    loops = {}
+    for end, start in ends:
+        body = [text for address, text in code if start <= address <= end]
+        if elements := sum(WIDTHS[s[1]] for text in body if (s := STORE.match(text)) and s[2] not in stack):
+            loops[start, end] = len(body), elements
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    instructions, elements = max(loops[each] for each in inner)
     return instructions / elements
 
 
-def main() -> None:
-    root = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parents[1] / "build"
+def counted(root: Path) -> list[dict[str, Any]]:
+    """A row for each activation and direction, from the newest object files."""
     code = {}
     for name in INSTRUCTION_SETS:
         newest = max(root.rglob(f"kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):
             code[formula.lower(), direction, name] = lines
-    cells = []
-    for row in ACTIVATIONS.values():
-        if row.kind == "pointwise" and row.saved in ("input", "output"):
-            keys = [(row.name.replace("_", ""), direction, name) for direction, name in COLUMNS]
-            cells.append([row.name, *(f"{per_element(code[key]):.2f}" for key in keys)])
-    print(table(["activation", *(f"{direction}, {name.lower()}" for direction, name in COLUMNS)], cells))
+    return [
+        {
+            "activation": row.name,
+            "direction": direction,
+            "instructions_per_element": {
+                name.lower(): round(per_element(code[row.name.replace("_", ""), direction, name]), 2)
+                for name in INSTRUCTION_SETS
+            },
+        }
+        for row in ACTIVATIONS.values()
+        if row.kind == "pointwise" and not row.random
+        for direction in ("forward", "backward")
+    ]
+
+
+def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        counts = row["instructions_per_element"].values()
+        cells.setdefault(row["activation"], [row["activation"]]).extend(f"{count:.2f}" for count in counts)
+    columns = [f"{direction}, {name.lower()}" for direction in ("forward", "backward") for name in INSTRUCTION_SETS]
+    return (
+        "# Instructions per float32 element\n\n"
+        "Counted by `python bench/instructions.py` in the inner loops of the kernels; "
+        f"{where['versions']['compiler']}, {where['date'][:10]}. Where bits are saved, forward writes them. An "
+        "instruction does up to 16 elements with AVX-512, 8 with AVX2, 4 on the baseline.\n\n"
+        f"{table(['activation', *columns], cells.values())}\n"
+    )
+
+
+def main() -> None:
+    root = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parents[1] / "build"
+    rows, where = counted(root), environment("cpu")
+    folder = RESULTS / folder_of(where)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "instructions.json").write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
+    (folder / "instructions.md").write_text(text := report(rows, where))
+    print(text)
 
 
 if __name__ == "__main__":

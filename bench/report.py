@@ -52,9 +52,15 @@ EXPLAINED = {
 KEYS = ("activation", "level", "direction", "passes", "dtype", "numel", "layout", "threads")
 
 
-def summarise(raw: dict[str, Any]) -> dict[str, Any]:
-    """One row for each pair of a measurement and a peer, losses and all, in the order measured."""
+def summarise(raw: dict[str, Any], counted: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """One row for each pair of a measurement and a peer, losses and all, in the order measured. `counted` are the rows
+    of instructions.json."""
     rows = [row for benchmark in raw["benchmarks"] for row in _rows(benchmark)]
+    code = {(each["activation"], each["direction"]): each["instructions_per_element"] for each in counted}
+    for row in rows:
+        alone = row["level"] == "op" and row["dtype"] == "float32" and row["peer"] != "torch.compile"
+        count = code.get((row["activation"], row["direction"]), {}) if alone else {}
+        row["instructions_per_element"] = count.get(raw["machine_info"]["hardware"].get("instruction_set"))
     most = max((row["threads"] for row in rows), default=1)
     for row in rows:
         row["all_threads"] = row["threads"] == most
@@ -212,6 +218,21 @@ def _means(rows: list[Row]) -> str:
     return table([*headings, "geometric mean", "worst"], lines, numbers_from=7)
 
 
+def _threads(rows: list[Row]) -> str:
+    """How many times as fast all threads are as one, through the module."""
+    wanted = {"level": "module", "direction": "both", "dtype": "float32", "numel": 1 << 20}
+    rows = [row for row in matching(rows, wanted) if _is_torch(row)]
+    most = max((row["threads"] for row in rows), default=1)
+    by_threads = [{row["activation"]: row for row in rows if row["threads"] == threads} for threads in (1, most)]
+    one, all_of_them = by_threads
+    lines = [
+        [name, *(_number(one[name][key] / all_of_them[name][key]) for key in ("ns", "peer_ns"))]
+        for name in one
+        if name in all_of_them and most > 1
+    ]
+    return table(["activation", "fastact", "torch"], lines) if lines else ""
+
+
 def _full_table(rows: list[Row]) -> str:
     def line(row: Row) -> list[str]:
         low, high = row["ratio_quartiles"]
@@ -232,12 +253,14 @@ def _full_table(rows: list[Row]) -> str:
             f"{low:.2f} to {high:.2f}",
             _number(row["fraction_of_copy"]),
             _number(row["fraction_of_stream"]),
+            _number(row["instructions_per_element"]),
             f"{row['saved_bytes_per_element']:.3g} / {'' if saved is None else format(saved, '.3g')}",
             " / ".join(peaks) if any(peaks) else "",
         ]
 
     headings = ["activation", "level", "direction", "dtype", "elements", "layout", "threads", "peer", "fastact"]
-    headings += ["peer's", "ratio", "quartiles", "of copy", "of stream", "saved B/element", "peak MiB"]
+    headings += ["peer's", "ratio", "quartiles", "of copy", "of stream", "instructions", "saved B/element"]
+    headings.append("peak MiB")
     return table(headings, map(line, rows), numbers_from=8)
 
 
@@ -248,6 +271,7 @@ def report(summary: dict[str, Any]) -> str:
     facts = [
         f"{key}: {value}" for part in ("hardware", "versions") for key, value in environment[part].items() if value
     ]
+    threads = _threads(rows)
     bandwidths = ", ".join(f"{value:.0f} GB/s ({key})" for key, value in environment["copy_gb_per_s"].items())
     parts = [
         f"# Benchmark: {name_of(environment)}",
@@ -259,6 +283,11 @@ def report(summary: dict[str, Any]) -> str:
         _full_table(lost) if lost else "Nowhere.",
         f"## By activation\n\n{BEGIN}\n{readme_block(summary)}\n{END}",
         f"## Over all activations\n\n{_means(rows)}",
+        *(
+            [f"## Threads\n\nTimes as fast as on one thread, forward + backward, 2²⁰ elements:\n\n{threads}"]
+            if threads
+            else []
+        ),
         "## Picture\n\n![Time per element beside the limit](roofline.png)",
     ]
     if summary["missing"]:
@@ -382,7 +411,9 @@ def _draw_sweep(axes: Any, rows: list[Row]) -> None:
 
 def write(folder: Path) -> dict[str, Any]:
     """Everything that follows from the folder's benchmark.json."""
-    summary = summarise(json.loads((folder / "benchmark.json").read_text()))
+    counted = folder / "instructions.json"
+    rows = json.loads(counted.read_text())["rows"] if counted.exists() else ()
+    summary = summarise(json.loads((folder / "benchmark.json").read_text()), rows)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     (folder / "report.md").write_text(report(summary))
     draw(summary, folder / "roofline.png")

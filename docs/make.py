@@ -17,6 +17,7 @@ from fastact.catalogue import ACTIVATIONS, Activation
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
+SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
 EXAMPLE = ROOT / "examples" / "dying_relu.py"
 _SAVED = {"bits": "1 bit per element", "bytes": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
@@ -123,6 +124,11 @@ def example() -> str:
     return f"```python\n{EXAMPLE.read_text()}```\n"
 
 
+def page_faults() -> str:
+    """What bench/page_faults.py wrote, below its heading."""
+    return PAGE_FAULTS.read_text().partition("\n\n")[2]
+
+
 def main() -> None:
     from train_digits import CHOICES, DEFAULT
 
@@ -133,6 +139,7 @@ def main() -> None:
     output = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True).stdout
     guide = with_block(GUIDE.read_text(), "example", example())
     GUIDE.write_text(with_block(guide, "output", f"```\n{output.rstrip()}\n```\n"))
+    SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
     plot.curves(PAGE.with_suffix(".png"))
     plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
 

@@ -35,6 +35,11 @@ def test_the_guides_example(make: ModuleType) -> None:
     assert re.search("<!-- output:begin -->\n```\nrelu, learning rate .*grad_norm", text, re.DOTALL)
 
 
+def test_the_page_of_speed(make: ModuleType) -> None:
+    text = make.SPEED.read_text()
+    assert make.with_block(text, "page-faults", make.page_faults()) == text, "run `make docs`"
+
+
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]
 
 
