@@ -63,10 +63,12 @@ def _in_layout(grad: Tensor, strides: Sequence[int] | None) -> Tensor:
 
 class _Pointwise(Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, copy: Tensor | None
+    ) -> Tensor:
+        """In place, where the input is saved, `copy` is one that autograd knows as such."""
         saves_bits = activation.saved == "bits"
-        if activation.saved == "input":
-            saved = input.clone() if inplace else input
+        saved = input if copy is None else copy
         output, bits = backend(input).forward(activation, input, parameters, inplace, saves_bits)
         if inplace:
             ctx.mark_dirty(input)
@@ -90,8 +92,10 @@ class _Pointwise(Function):
         if not _needs_torch_ops(grad):
             if activation.saved == "bits":
                 grad = _in_layout(grad, ctx.strides)
-            return backend(grad).backward(activation, grad, saved, parameters), None, None, None
-        return _differentiable_backward(activation, grad, saved, parameters, ctx.strides), None, None, None
+            gradient = backend(grad).backward(activation, grad, saved, parameters)
+        else:
+            gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides)
+        return gradient, None, None, None, None
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -271,7 +275,8 @@ def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor
     if input.requires_grad and torch.is_grad_enabled():
         if kernels is cpu and cpu.HAS_NODES and not activation.random:
             return cpu.forward(activation, input, parameters, inplace, False)[0]
-        return _FUNCTIONS[activation].apply(input, activation, inplace, parameters)
+        copy = input.clone() if inplace and activation.saved == "input" else None
+        return _FUNCTIONS[activation].apply(input, activation, inplace, parameters, copy)
     output, _ = kernels.forward(activation, input, parameters, inplace, False)
     if inplace:
         torch.autograd.graph.increment_version(input)

@@ -45,6 +45,17 @@ def test_gradgradcheck(case: Case, device: str, on: str) -> None:
     assert gradgradcheck(repeatable(case), arguments(case, on))
 
 
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.inplace], ids=str)
+def test_second_derivatives_in_place(case: Case, device: str, on: str) -> None:
+    """What has been overwritten takes part in them."""
+
+    def in_place(input: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return case.fastact(input * 1, inplace=True)
+
+    assert gradgradcheck(in_place, arguments(case, on))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_create_graph_changes_no_gradient(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
