@@ -20,7 +20,7 @@ if interpreting():
 import triton
 import triton.language as tl
 
-from . import loops, maxout, softmax
+from . import loops, maxout, narrow, softmax
 
 _COMPUTE = {
     torch.float32: tl.float32,
@@ -44,11 +44,16 @@ class _Formulas(NamedTuple):
     gradient: Any
 
 
+def _formula(activation: Activation, part: str, dtype: torch.dtype) -> Any:
+    """Of its family or, for 16-bit types, a shorter one."""
+    name = f"{activation.name}_{part}"
+    shorter = getattr(narrow, name, None) if dtype.itemsize == 2 else None
+    return shorter or getattr(import_module(f".{activation.family}", __package__), name, None)
+
+
 @cache
-def _formulas(activation: Activation) -> _Formulas:
-    family = import_module(f".{activation.family}", __package__)
-    parts = (getattr(family, f"{activation.name}_{part}", None) for part in _Formulas._fields)
-    return _Formulas(*parts)
+def _formulas(activation: Activation, dtype: torch.dtype) -> _Formulas:
+    return _Formulas(*(_formula(activation, part, dtype) for part in _Formulas._fields))
 
 
 def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
@@ -139,7 +144,7 @@ def forward(
     source, output = walk.tensors
     n, block = input.numel(), _BLOCK[input.dtype]
     bits = torch.empty((n + 7) // 8, dtype=torch.uint8, device=input.device) if save_bits else None
-    formulas = _formulas(activation)
+    formulas = _formulas(activation, input.dtype)
     seed, parameters = _split_seed(activation, parameters)
     _launch(
         loops.forward, triton.cdiv(n, block), input.device,
@@ -154,7 +159,7 @@ def forward(
 
 def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple) -> Tensor:
     """See `fastact.cpu.backward`."""
-    formulas = _formulas(activation)
+    formulas = _formulas(activation, grad.dtype)
     if activation.saved == "bits":
         walk = _walk_to_new_output(grad)
         (source, output), strides = walk.tensors, [walk.strides[0], _FLAT, walk.strides[1]]
