@@ -1,45 +1,34 @@
-"""Formulas for float16 and bfloat16, where the families' take too many instructions: launches prefer these for 16-bit
-tensors. `p` and `w` are as there.
+"""Shorter formulas for float16 and bfloat16, which launches take in place of the families' where there is one. `p` and
+`w` are as there.
 
-Results within 0.51 ULP of a 16-bit type need 18 digits before they are rounded. These formulas compute some 20, in
-float32, with the GPU's approximate functions: one instruction each, as wide tables as float32's own are long formulas.
-What the functions leave out is allowed for: tests/test_accuracy.py also holds the bounds with results that are off by
-as much as NVIDIA states. Numbers below 2^-126, which those functions flush to zero, are results in bfloat16: such
-exponentials carry a factor of 2^16 until the end.
+Before it is rounded, a 16-bit result within 0.51 ULP is known to 18 digits. These formulas compute some 20, in float32,
+with the GPU's approximate exponential and reciprocal. One of the tests of accuracy makes those as wrong as they may be.
+They flush to zero what is below 2^-126, where bfloat16 still has numbers: exponentials carry a factor of 2^16 until the
+end. Polynomials are those with the least relative error, their coefficients rounded to float32.
 """
+
+import math
 
 import triton
 import triton.language as tl
 
-from .vecmath import _INTERPRETED, at_least, at_most, constant, polynomial, reciprocal
+from .exponentials import SELU_SCALE, SELU_SCALE_ALPHA
+from .vecmath import LOG2_E, at_least, at_most, constant, exp2, polynomial, reciprocal
 
-_LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 _LIFT = tl.constexpr(16.0)
 _LOWERED = tl.constexpr(2.0**-16)
 
 
 @triton.jit
-def exp2(x):
-    """2^x to 2^-22 of it, or 0 below 2^-126."""
-    if _INTERPRETED:
-        y = tl.exp2(x)
-        return tl.where(y < 2.0**-126, 0.0, y)
-    else:
-        return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-
-
-@triton.jit
 def _lifted_exp(v, scale: tl.constexpr = 1.0):
     """2^16 e^(scale v)"""
-    return exp2(tl.fma(v, scale * _LOG2_E, _LIFT))
+    return exp2(tl.fma(v, scale * LOG2_E, _LIFT))
 
 
 @triton.jit
 def _sigmoid(v, scale: tl.constexpr = 1.0):
     """sigma(scale v). The exponential may overflow, and only the result become subnormal."""
-    return reciprocal(exp2(tl.fma(v, -scale * _LOG2_E, -_LIFT)) + _LOWERED) * _LOWERED
+    return reciprocal(exp2(tl.fma(v, -scale * LOG2_E, -_LIFT)) + _LOWERED) * _LOWERED
 
 
 @triton.jit
@@ -47,7 +36,7 @@ def sigmoid_forward(x, p):
     return _sigmoid(x)
 
 
-# remez(1, 1, [2^-20;0.04], x/(tanh(sqrt(x))/sqrt(x)-1)) in Sollya
+# (tanh(r) / r - 1) / r^2 of x = r^2, up to 0.04
 _TANH = tl.constexpr((float.fromhex("-0x1.55528cp-2"), float.fromhex("0x1.0cb51ap-3")))
 
 
@@ -55,7 +44,7 @@ _TANH = tl.constexpr((float.fromhex("-0x1.55528cp-2"), float.fromhex("0x1.0cb51a
 def _tanh(x):
     square = x * x
     near = tl.fma(square * x, polynomial(square, _TANH, 1), x)
-    far = tl.fma(reciprocal(exp2(x * (2.0 * _LOG2_E)) + 1.0), -2.0, 1.0)
+    far = tl.fma(reciprocal(exp2(x * (2.0 * LOG2_E)) + 1.0), -2.0, 1.0)
     return tl.where(tl.abs(x) < 0.2, near, far)
 
 
@@ -64,7 +53,7 @@ def tanh_forward(x, p):
     return _tanh(x)
 
 
-# remez(1, 5, [2^-20;1], x sqrt(x)/(sqrt(x)-tanh(sqrt(x))))
+# (r - tanh(r)) / r^3 of x = r^2, up to 1
 _TANHSHRINK = tl.constexpr(
     (
         float.fromhex("0x1.555544p-2"),
@@ -81,7 +70,7 @@ _TANHSHRINK = tl.constexpr(
 def tanhshrink_forward(x, p):
     square = x * x
     near = tl.fma(square * x, polynomial(square, _TANHSHRINK, 5), 0.0)
-    far = tl.fma(reciprocal(exp2(x * (2.0 * _LOG2_E)) + 1.0), 2.0, x - 1.0)
+    far = tl.fma(reciprocal(exp2(x * (2.0 * LOG2_E)) + 1.0), 2.0, x - 1.0)
     return tl.where(tl.abs(x) < 1.0, near, far)
 
 
@@ -101,8 +90,8 @@ def quick_gelu_forward(x, p):
     return x * _sigmoid(x, 1.702)
 
 
-_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
-_CUBIC = tl.constexpr(1.5957691216057308 * 0.044715)
+_LINEAR = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
+_CUBIC = tl.constexpr(0.044715 * 2.0 * math.sqrt(2.0 / math.pi))
 
 
 @triton.jit
@@ -119,7 +108,7 @@ def _sigmoid_gated_derivative(v, factor, scale: tl.constexpr = 1.0):
     return (e + factor) * inverse * (lifted * inverse) * _LOWERED
 
 
-# Where derivatives are 0, and to either side the polynomials of degree 3 that are closest to derivative / distance.
+# Where derivatives are 0, and derivative / distance of the distance from there
 _NEAR = tl.constexpr(0.08)
 _SILU_ZERO = constant(-1.2784645427610738, 0.0)
 _SILU_SLOPES = tl.constexpr(
@@ -189,7 +178,7 @@ def gelu_tanh_derivative(x, p):
 
 
 _TAIL_SHIFT = tl.constexpr(2.75)
-# Of e^(t^2/2) Phi(-t) / r, where r = 1 / (t + 2.75), in r; by remez(1, 6, [1/16.25;1/2.75], 1 / that)
+# e^(t^2 / 2) Phi(-t) / r of r = 1 / (t + 2.75), for t up to 13.5
 _TAIL = tl.constexpr(
     (
         float.fromhex("0x1.98bap-2"),
@@ -201,7 +190,7 @@ _TAIL = tl.constexpr(
         float.fromhex("0x1.c9d9fep5"),
     )
 )
-# Of e^(t^2/2) (Phi(-t) - t phi(t)) / (zero - t), likewise.
+# e^(t^2 / 2) (Phi(-t) - t phi(t)) / (zero - t) of the same
 _SLOPE_OF_TAIL = tl.constexpr(
     (
         float.fromhex("0x1.9896d6p-2"),
@@ -263,7 +252,7 @@ def mish_derivative(x, p):
     return _crossing(x, derivative, _MISH_ZERO, _MISH_SLOPES)
 
 
-# remez(1, 6, [2^-40;1], x/log(1+x))
+# log(1 + x) / x, up to 1
 _LOG1P = tl.constexpr(
     (
         float.fromhex("0x1.ffffd6p-1"),
@@ -280,7 +269,7 @@ _LOG1P = tl.constexpr(
 @triton.jit
 def _lifted_log1p_exp(x):
     """2^64 log(1 + e^-|x|), for what a small beta makes of it."""
-    lifted = exp2(tl.fma(tl.abs(x), -_LOG2_E, 64.0))
+    lifted = exp2(tl.fma(tl.abs(x), -LOG2_E, 64.0))
     return lifted * polynomial(lifted * 2.0**-64, _LOG1P, 6)
 
 
@@ -300,3 +289,164 @@ def softplus_derivative(x, p):
 @triton.jit
 def logsigmoid_forward(x, p):
     return tl.fma(_lifted_log1p_exp(x), -(2.0**-64), at_most(0.0, x))
+
+
+# (e^x - 1) / x, from -1/4
+_EXPM1 = tl.constexpr(
+    (
+        float.fromhex("0x1.fffff8p-1"),
+        float.fromhex("0x1.fff7f4p-2"),
+        float.fromhex("0x1.5414bp-3"),
+        float.fromhex("0x1.34eb96p-5"),
+    )
+)
+
+
+@triton.jit
+def _expm1(x):
+    """For x <= 0."""
+    return tl.where(x > -0.25, x * polynomial(x, _EXPM1, 3), exp2(x * LOG2_E) - 1.0)
+
+
+@triton.jit
+def elu_forward(x, p):
+    return tl.where(x > 0, x, p[0] * _expm1(x))
+
+
+@triton.jit
+def selu_forward(x, p):
+    return tl.where(x > 0, SELU_SCALE * x, SELU_SCALE_ALPHA * _expm1(x))
+
+
+@triton.jit
+def celu_forward(x, p):
+    return tl.where(x > 0, x, p[0] * _expm1(x * (1.0 / p[0])))
+
+
+# (e^x - 1 - x) / x^2, from -1/2
+_EXPM1_MINUS_X = tl.constexpr(
+    (
+        float.fromhex("0x1.ffffd6p-2"),
+        float.fromhex("0x1.554108p-3"),
+        float.fromhex("0x1.5228dcp-5"),
+        float.fromhex("0x1.cf00fp-8"),
+    )
+)
+
+
+@triton.jit
+def _expm1_minus_x(x):
+    """For x <= 0."""
+    return tl.where(x > -0.5, x * x * polynomial(x, _EXPM1_MINUS_X, 3), exp2(x * LOG2_E) - 1.0 - x)
+
+
+@triton.jit
+def xielu_forward(x, w, p):
+    return tl.where(x > 0, x * tl.fma(w[0], x, p[0]), tl.fma(w[1], _expm1_minus_x(x), p[0] * x))
+
+
+@triton.jit
+def xielu_grad_alpha_n(grad, x, w, p):
+    return tl.where(x > 0, 0.0, grad * _expm1_minus_x(x))
+
+
+_PI = tl.constexpr((float.fromhex("0x1.92p1"), float.fromhex("0x1.fap-11"), float.fromhex("0x1.54442ep-19")))
+_1_OVER_PI = tl.constexpr(float.fromhex("0x1.45f306p-2"))
+
+# sin(r)^2 / r^2 of x = r^2, up to (pi / 2)^2
+_SINE_SQUARED = tl.constexpr(
+    (
+        float.fromhex("0x1.ffffdep-1"),
+        float.fromhex("-0x1.5550bep-2"),
+        float.fromhex("0x1.6baa26p-5"),
+        float.fromhex("-0x1.98d2f8p-9"),
+        float.fromhex("0x1.e668b2p-14"),
+    )
+)
+# sin(2 r) / r of x = r^2, in absolute terms
+_SINE_TWICE = tl.constexpr(
+    (
+        float.fromhex("0x1.ffff8p0"),
+        float.fromhex("-0x1.554b22p0"),
+        float.fromhex("0x1.108adep-2"),
+        float.fromhex("-0x1.9662eep-6"),
+        float.fromhex("0x1.271f5p-10"),
+    )
+)
+
+
+@triton.jit
+def _reduced_angle(a, x, offset: tl.constexpr):
+    """a x + offset pi less the nearest multiple of pi. The product of 16-bit numbers is exact, and a wave that they do
+    not resolve is replaced by its value at 0."""
+    angle = a * x
+    angle = tl.where(tl.abs(angle) < 2.0**18, angle, angle * 0.0)
+    n = tl.fma(angle, _1_OVER_PI, offset) + 1.5 * 2.0**23 - (1.5 * 2.0**23) - offset
+    return tl.fma(n, -_PI[2], tl.fma(n, -_PI[1], tl.fma(n, -_PI[0], angle)))
+
+
+@triton.jit
+def _sine_squared(r):
+    square = r * r
+    return square * polynomial(square, _SINE_SQUARED, 4)
+
+
+@triton.jit
+def snake_forward(x, w, p):
+    return tl.fma(_sine_squared(_reduced_angle(w[0], x, 0.0)), 1.0 / w[0], x)
+
+
+@triton.jit
+def snake_grad_input(grad, x, w, p):
+    return grad * (2.0 * _sine_squared(_reduced_angle(w[0], x, 0.25)))
+
+
+@triton.jit
+def snake_grad_alpha(grad, x, w, p):
+    r = _reduced_angle(w[0], x, 0.0)
+    inverse = 1.0 / w[0]
+    wave = r * polynomial(r * r, _SINE_TWICE, 4)
+    return grad * inverse * tl.fma(x, wave, -(_sine_squared(r) * inverse))
+
+
+@triton.jit
+def glu_forward(value, gate):
+    return value * _sigmoid(gate)
+
+
+@triton.jit
+def glu_backward(grad, value, gate):
+    lifted = _lifted_exp(tl.abs(gate), -1.0)
+    high = reciprocal(tl.fma(lifted, _LOWERED, 1.0))
+    low = lifted * high * _LOWERED
+    return grad * tl.where(gate < 0, low, high), grad * value * (low * high)
+
+
+@triton.jit
+def geglu_forward(value, gate):
+    return value * gelu_forward(gate, ())
+
+
+@triton.jit
+def geglu_backward(grad, value, gate):
+    return grad * gelu_forward(gate, ()), grad * value * gelu_derivative(gate, ())
+
+
+@triton.jit
+def geglu_tanh_forward(value, gate):
+    return value * gelu_tanh_forward(gate, ())
+
+
+@triton.jit
+def geglu_tanh_backward(grad, value, gate):
+    return grad * gelu_tanh_forward(gate, ()), grad * value * gelu_tanh_derivative(gate, ())
+
+
+@triton.jit
+def swiglu_forward(value, gate):
+    return value * silu_forward(gate, ())
+
+
+@triton.jit
+def swiglu_backward(grad, value, gate):
+    return grad * silu_forward(gate, ()), grad * value * silu_derivative(gate, ())
