@@ -230,8 +230,8 @@ def gelu_derivative(x, p):
 
 @triton.jit
 def _mish_parts(x):
-    """x within bounds, 2^16 e^x, e^x, 1 / (e^x (e^x + 2) + 2)."""
-    t = at_most(20.0, at_least(-128.0, x))
+    """x or, far from zero, a bound; 2^16 e^x, e^x, 1 / (e^x (e^x + 2) + 2)."""
+    t = at_most(20.0, x)
     lifted = _lifted_exp(t)
     e = lifted * _LOWERED
     return t, lifted, e, reciprocal(tl.fma(e, e + 2.0, 2.0))
@@ -246,7 +246,7 @@ def mish_forward(x, p):
 @triton.jit
 def mish_derivative(x, p):
     """e^x ((e^x + 2) (n + 2) + 4 x (e^x + 1)) / (n + 2)^2, where n = e^x (e^x + 2)."""
-    t, lifted, e, inverse = _mish_parts(x)
+    t, lifted, e, inverse = _mish_parts(at_least(-128.0, x))
     numerator = tl.fma(e, tl.fma(e, e + 4.0, tl.fma(t, 4.0, 6.0)), tl.fma(t, 4.0, 4.0))
     derivative = (numerator * inverse) * (lifted * inverse) * _LOWERED
     return _crossing(x, derivative, _MISH_ZERO, _MISH_SLOPES)
