@@ -43,7 +43,7 @@ _TANH = tl.constexpr((float.fromhex("-0x1.55528cp-2"), float.fromhex("0x1.0cb51a
 @triton.jit
 def _tanh(x):
     square = x * x
-    near = tl.fma(square * x, polynomial(square, _TANH, 1), x)
+    near = x * tl.fma(square, polynomial(square, _TANH, 1), 1.0)
     far = tl.fma(reciprocal(exp2(x * (2.0 * LOG2_E)) + 1.0), -2.0, 1.0)
     return tl.where(tl.abs(x) < 0.2, near, far)
 
