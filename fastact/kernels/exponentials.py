@@ -29,18 +29,18 @@ def elu_derivative(y, p):
     return tl.where(y > 0, 1.0, y + p[0])
 
 
-_SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
-_SELU_SCALE_ALPHA = tl.constexpr(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717)
+SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
+SELU_SCALE_ALPHA = tl.constexpr(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717)
 
 
 @triton.jit
 def selu_forward(x, p):
-    return tl.where(x <= 0, copysign(scalar(_SELU_SCALE_ALPHA, x) * expm1(x), x), scalar(_SELU_SCALE, x) * x)
+    return tl.where(x <= 0, copysign(scalar(SELU_SCALE_ALPHA, x) * expm1(x), x), scalar(SELU_SCALE, x) * x)
 
 
 @triton.jit
 def selu_derivative(y, p):
-    return tl.where(y > 0, scalar(_SELU_SCALE, y), y + scalar(_SELU_SCALE_ALPHA, y))
+    return tl.where(y > 0, scalar(SELU_SCALE, y), y + scalar(SELU_SCALE_ALPHA, y))
 
 
 @triton.jit

@@ -20,7 +20,7 @@ if interpreting():
 import triton
 import triton.language as tl
 
-from . import loops, maxout, softmax
+from . import loops, maxout, narrow, softmax
 
 _COMPUTE = {
     torch.float32: tl.float32,
@@ -44,11 +44,16 @@ class _Formulas(NamedTuple):
     gradient: Any
 
 
+def _formula(activation: Activation, part: str, dtype: torch.dtype) -> Any:
+    """Of its family or, for 16-bit types, a shorter one."""
+    name = f"{activation.name}_{part}"
+    shorter = getattr(narrow, name, None) if dtype.itemsize == 2 else None
+    return shorter or getattr(import_module(f".{activation.family}", __package__), name, None)
+
+
 @cache
-def _formulas(activation: Activation) -> _Formulas:
-    family = import_module(f".{activation.family}", __package__)
-    parts = (getattr(family, f"{activation.name}_{part}", None) for part in _Formulas._fields)
-    return _Formulas(*parts)
+def _formulas(activation: Activation, dtype: torch.dtype) -> _Formulas:
+    return _Formulas(*(_formula(activation, part, dtype) for part in _Formulas._fields))
 
 
 def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
@@ -139,7 +144,7 @@ def forward(
     source, output = walk.tensors
     n, block = input.numel(), _BLOCK[input.dtype]
     bits = torch.empty((n + 7) // 8, dtype=torch.uint8, device=input.device) if save_bits else None
-    formulas = _formulas(activation)
+    formulas = _formulas(activation, input.dtype)
     seed, parameters = _split_seed(activation, parameters)
     _launch(
         loops.forward, triton.cdiv(n, block), input.device,
@@ -154,7 +159,7 @@ def forward(
 
 def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple) -> Tensor:
     """See `fastact.cpu.backward`."""
-    formulas = _formulas(activation)
+    formulas = _formulas(activation, grad.dtype)
     if activation.saved == "bits":
         walk = _walk_to_new_output(grad)
         (source, output), strides = walk.tensors, [walk.strides[0], _FLAT, walk.strides[1]]
@@ -216,10 +221,9 @@ class _LearnedFormulas(NamedTuple):
 
 
 @cache
-def _learned_formulas(activation: Activation) -> _LearnedFormulas:
-    family = import_module(f".{activation.family}", __package__)
-    gradients = [getattr(family, f"{activation.name}_grad_{name}") for name in activation.learned]
-    forward, grad_input = (getattr(family, f"{activation.name}_{part}") for part in ("forward", "grad_input"))
+def _learned_formulas(activation: Activation, dtype: torch.dtype) -> _LearnedFormulas:
+    gradients = [_formula(activation, f"grad_{name}", dtype) for name in activation.learned]
+    forward, grad_input = (_formula(activation, part, dtype) for part in ("forward", "grad_input"))
     return _LearnedFormulas(forward, grad_input, [*gradients, None][:2])
 
 
@@ -240,7 +244,7 @@ def learned_forward(
     _launch(
         loops.learned_forward, matrix.row_blocks * matrix.column_blocks, input.device,
         input, *pointers, output, matrix.rows, matrix.columns, matrix.channels, *steps, *_one(parameters),
-        _learned_formulas(activation).forward, matrix.by_column, matrix.flat, _COMPUTE[input.dtype],
+        _learned_formulas(activation, input.dtype).forward, matrix.by_column, matrix.flat, _COMPUTE[input.dtype],
         matrix.tile_rows, matrix.tile_columns,
     )  # fmt: skip
     return output
@@ -262,7 +266,7 @@ def learned_backward(
     sizes = (matrix.row_blocks, matrix.columns) if matrix.by_column else (matrix.rows, matrix.column_blocks)
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     partial = torch.empty((len(learned), *sizes), dtype=wide, device=input.device)
-    formulas = _learned_formulas(activation)
+    formulas = _learned_formulas(activation, input.dtype)
     _launch(
         loops.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
         grad, input, *pointers, grad_input, partial[0], partial[-1], matrix.rows, matrix.columns, matrix.channels,
@@ -304,9 +308,8 @@ def _walk_in_step(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[
 
 
 @cache
-def _gated_formulas(activation: Activation) -> tuple[Any, Any]:
-    family = import_module(f".{activation.family}", __package__)
-    return getattr(family, f"{activation.name}_forward"), getattr(family, f"{activation.name}_backward")
+def _gated_formulas(activation: Activation, dtype: torch.dtype) -> tuple[Any, Any]:
+    return _formula(activation, "forward", dtype), _formula(activation, "backward", dtype)
 
 
 def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor:
@@ -317,7 +320,7 @@ def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor
     _launch(
         loops.gated_forward, triton.cdiv(n, block), output.device,
         *walk.tensors, n, walk.columns, *walk.strides,
-        _gated_formulas(activation)[0], walk.by_rows, _COMPUTE[output.dtype], block,
+        _gated_formulas(activation, output.dtype)[0], walk.by_rows, _COMPUTE[output.dtype], block,
     )  # fmt: skip
     return output
 
@@ -331,7 +334,7 @@ def gated_backward(
     _launch(
         loops.gated_backward, triton.cdiv(n, block), grad.device,
         *walk.tensors, n, walk.columns, *walk.strides,
-        _gated_formulas(activation)[1], walk.by_rows, _COMPUTE[grad.dtype], block,
+        _gated_formulas(activation, grad.dtype)[1], walk.by_rows, _COMPUTE[grad.dtype], block,
     )  # fmt: skip
     for output, filled in unfilled:
         output.copy_(filled)

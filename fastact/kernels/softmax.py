@@ -10,7 +10,9 @@ import triton.language as tl
 
 from .loops import _narrow, _widen
 from .vecmath import (
+    LOG2_E,
     at_most,
+    exp2,
     from_exponent,
     highest_exponent,
     log1p_of_sum,
@@ -55,10 +57,12 @@ def _sum_error(a, b, sum):
 
 
 @triton.jit
-def _raised_exp(x, peak, EXACT: tl.constexpr):
+def _raised_exp(x, peak, EXACT: tl.constexpr, NARROW: tl.constexpr = False):
     """2^64 e^(x - peak): no subnormal numbers, so that a single power of two will do. The difference's rounding error
-    is made good, unless EXACT inputs have so few digits that it does not matter."""
+    is made good, unless EXACT inputs have so few digits that it does not matter. NARROW: to the digits of 16 bits."""
     difference = x - peak
+    if NARROW:
+        return exp2(tl.fma(difference, LOG2_E, 64.0))
     low = None if EXACT else _sum_error(x, -peak, difference)
     if x.dtype == tl.float64:
         biased, r = reduce(difference, 1023 + 64, low=low)
@@ -137,6 +141,7 @@ def forward(
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr, COMPUTE: tl.constexpr,
     LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
+    NARROW: tl.constexpr = y_ptr.dtype.element_ty.primitive_bitwidth == 16
     start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
     x_ptr += start
     y_ptr += start
@@ -146,7 +151,7 @@ def forward(
         mask = inside[:, None] & (number < columns)[None, :]
         x = _load(x_ptr, offsets, mask, ACTIVATION, COMPUTE)
         peak = _peak(x)
-        e = _raised_exp(x, peak[:, None], EXACT)
+        e = _raised_exp(x, peak[:, None], EXACT, NARROW)
         below, peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
         high, low = _finish(below, peaks, peak, ACTIVATION)
         _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION)
@@ -162,7 +167,7 @@ def forward(
             peak = _peak(x)
             peak = tl.where(before > peak, before, peak)
             factor = _raised_exp(before, peak, False).to(tl.float64) * (1.0 / _RAISED)
-            e = _raised_exp(x, peak[:, None], EXACT)
+            e = _raised_exp(x, peak[:, None], EXACT, NARROW)
             more, more_peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
             below = tl.where(before == peak, below, (below + peaks) * factor) + more
             peaks = tl.where(before == peak, peaks, 0.0) + more_peaks
@@ -172,7 +177,7 @@ def forward(
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
             x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
-            e = None if ACTIVATION == "log_softmax" else _raised_exp(x, peak[:, None], EXACT)
+            e = None if ACTIVATION == "log_softmax" else _raised_exp(x, peak[:, None], EXACT, NARROW)
             _write(y_ptr, offsets + first * inner, mask, x, e, high, low, ACTIVATION)
             first += COLUMNS
 

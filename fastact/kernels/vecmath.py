@@ -62,7 +62,7 @@ _LN2_HIGH_FLOAT32 = tl.constexpr(float.fromhex("0x1.62e4p-1"))
 _LN2_LOW_FLOAT32 = tl.constexpr(float.fromhex("0x1.7f7d1cp-20"))
 _LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
 _LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
-_LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
+LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 
 # For float32 and for float64. e^x - 1 rounds to -1 below:
 EXPM1_LOWEST = tl.constexpr((-18.0, -38.0))
@@ -161,7 +161,7 @@ def reduce(x, bias: tl.constexpr, sign: tl.constexpr = 1, low=None):
 
 @triton.jit
 def _reduced(x, sign: tl.constexpr, low, shift: tl.constexpr, ln2_high: tl.constexpr, ln2_low: tl.constexpr):
-    shifted = tl.fma(x, scalar(sign * _LOG2_E, x), scalar(shift, x))
+    shifted = tl.fma(x, scalar(sign * LOG2_E, x), scalar(shift, x))
     n = shifted - scalar(shift, x)
     r = tl.fma(n, scalar(-ln2_high, x), sign * x)
     if low is None:
@@ -297,6 +297,18 @@ def reciprocal(x):
     else:
         return tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+
+
+@triton.jit
+def exp2(x):
+    """2^x for 16-bit results, to 2^-22 of it, or 0 below 2^-126: in float32, one instruction."""
+    if _INTERPRETED:
+        y = tl.exp2(x)
+        return tl.where(y < 2.0**-126, 0.0, y)
+    else:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
         )
 
 
@@ -536,7 +548,7 @@ def sine_squared(r, r_low, odd):
 def _expm1_minus_x(x, bounded, bias: tl.constexpr, round_to_integer: tl.constexpr, LN2_HIGH: tl.constexpr,
                    LN2_LOW: tl.constexpr, EXPM1: tl.constexpr, degree: tl.constexpr):  # fmt: skip
     shift = scalar(round_to_integer + bias, x)
-    shifted = tl.fma(bounded, scalar(_LOG2_E, x), shift)
+    shifted = tl.fma(bounded, scalar(LOG2_E, x), shift)
     n = shifted - shift
     r = tl.fma(n, scalar(-LN2_LOW, x), tl.fma(n, scalar(-LN2_HIGH, x), bounded))
     curved = r * r * polynomial(r, EXPM1, degree)
