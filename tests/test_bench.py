@@ -16,7 +16,9 @@ sys.path.append(str(BENCH))
 import crossover  # noqa: E402
 import environment  # noqa: E402
 import exhaustive  # noqa: E402
+import instructions  # noqa: E402
 import measure  # noqa: E402
+import page_faults  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
@@ -96,6 +98,37 @@ def test_losses_come_first(raw: dict[str, Any]) -> None:
     assert names == ["*geometric mean*", "elu", "relu", "tanh"]
     mean = report.short_table(summary).splitlines()[2].split(" | ")
     assert mean[1:3] == ["**0.72**", "4.00"]  # of 2, 0.75 and 0.25; of ELU's module alone
+
+
+def test_instructions_stand_beside_the_times(raw: dict[str, Any]) -> None:
+    counted = [{"activation": "tanh", "direction": "backward", "instructions_per_element": {"avx2": 1.25, "avx512": 9}}]
+    rows = {row["activation"]: row for row in report.summarise(raw, counted)["rows"]}
+    assert (rows["tanh"]["instructions_per_element"], rows["relu"]["instructions_per_element"]) == (1.25, None)
+    assert "| 1.25 |" in report.report(report.summarise(raw, counted))
+
+
+def test_how_threads_scale(raw: dict[str, Any]) -> None:
+    assert "## Threads" not in report.report(report.summarise(raw))
+    raw["benchmarks"].append(
+        _benchmark("elu", ours=3e-6, peer=1e-5, level="module", direction="both", threads=1, numel=1 << 20)
+    )
+    lines = report.report(report.summarise(raw)).partition("## Threads")[2].splitlines()
+    assert lines[6] == "| elu | 1.50 | 1.25 |"
+
+
+def test_page_faults() -> None:
+    calls = {name: {"ms": 1.25, "page_faults": 16384} for name in page_faults.CALLS}
+    text = page_faults.report(dict.fromkeys(page_faults.SETTINGS, calls), environment.environment("cpu"))
+    assert "| as it is | nothing | 1.2 ms, 16,384 faults |" in text
+    assert "| huge pages | `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` |" in text
+
+
+def test_instructions_are_counted_in_the_inner_loop() -> None:
+    code = [
+        "push %rbp", "mov %rsp,%rbp", "vmovaps %ymm1,-0x20(%rbp)", "vmulps %ymm0,%ymm0,%ymm1",
+        "vmovups %ymm1,(%rdi)", "add $0x20,%rdi", "jne 3", "cmp %rax,%rdi", "jne 1",
+    ]  # fmt: skip
+    assert instructions.per_element(list(enumerate(code))) == 4 / 8
 
 
 def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
