@@ -70,7 +70,7 @@ aarch64:
 	qemu-aarch64 build/aarch64/there > build/aarch64/there.out
 	cmp build/aarch64/here.out build/aarch64/there.out && echo "aarch64: the same bits"
 
-# Builds the wheel with this Python and torch, and runs it unchanged under another of each.
+# Builds the wheel with this Python and torch, and runs it unchanged under another of each; then builds it there too.
 OTHER_PYTHON ?= python3.12
 OTHER_TORCH ?= 2.11.0
 wheel-check: .venv/ready
@@ -80,6 +80,10 @@ wheel-check: .venv/ready
 	build/other/bin/pip install -q torch==$(OTHER_TORCH) build/wheel/fastact-*.whl numpy pytest expecttest mpmath
 	cd tests && ../build/other/bin/python -m fastact info
 	cd tests && ../build/other/bin/python -m pytest -q -p no:cacheprovider --device cpu test_values.py test_gradients.py test_memory.py
+	build/other/bin/pip install -q setuptools
+	build/other/bin/pip install -q --no-build-isolation --no-deps --force-reinstall .
+	cd tests && ../build/other/bin/python -m fastact info
+	cd tests && ../build/other/bin/python -m pytest -q -p no:cacheprovider --device cpu test_gradients.py test_paths.py
 
 .venv/ready: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("fastact needs Python 3.10 or newer; set PYTHON to one") if sys.version_info < (3, 10) else None'

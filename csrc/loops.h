@@ -125,7 +125,7 @@ inline std::optional<Rows> row_strided(const Tensor& tensor, const int64_t* orde
 inline Tensor new_tensor(const int64_t* sizes, const int64_t* strides, int64_t dim, ScalarType type) {
   int32_t dtype = to<int32_t>(from(type));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
