@@ -2,10 +2,10 @@
 
     python bench/page_faults.py
 
-Each new output of more than 32 MiB comes from the system, page by page, and goes back when it is freed. Times ReLU
-without gradients on 2^24 float32 numbers, out of place and in place, and a copy into memory that exists, under several
-settings of glibc's allocator, which are environment variables. Writes page_faults.json and page_faults.md under
-bench/results/<hardware>/.
+Each new output of 32 MiB or more comes from the system, page by page, and goes back when it is freed. Times ReLU
+without gradients on 2^24 float32 numbers, torch's and fastact's, in place as well, and a copy into memory that exists,
+under several settings of the allocators, which are environment variables. Writes page_faults.json and page_faults.md
+under bench/results/<hardware>/.
 """
 
 from __future__ import annotations
@@ -22,23 +22,31 @@ from environment import RESULTS, environment, folder_of, name_of
 from measure import Race, by_host_clock
 from report import table
 
+import fastact
 import fastact.functional as F
 
 NUMEL = 1 << 24
 SECONDS = 1.0
 SETTINGS = {
     "as it is": {},
-    "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "huge pages, by torch": {"THP_MEM_ALLOC_ENABLE": "1"},
+    "huge pages, by glibc": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
     "memory kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28)},
 }
 """What a user may set. The last: memory freed stays with the process, which costs what it has needed at most."""
-CALLS = ("new output", "in place", "copy")
+CALLS = ("torch's ReLU", "fastact's", "in place", "copy")
 
 
+@fastact.always_kernels()
 def measured() -> dict[str, dict[str, float]]:
     """Milliseconds and page faults of each call, in this process."""
     x, y = torch.randn(NUMEL), torch.zeros(NUMEL)
-    calls = {"new output": lambda: F.relu(x), "in place": lambda: F.relu(x, inplace=True), "copy": lambda: y.copy_(x)}
+    calls = {
+        "torch's ReLU": lambda: torch.relu(x),
+        "fastact's": lambda: F.relu(x),
+        "in place": lambda: F.relu(x, inplace=True),
+        "copy": lambda: y.copy_(x),
+    }
     race = Race({name: by_host_clock(call) for name, call in calls.items()}, SECONDS).run()
     result = {}
     for name, call in calls.items():

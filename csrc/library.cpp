@@ -223,6 +223,7 @@ void gated_backward(StableIValue* stack, uint64_t, uint64_t) {
   for (int i = 0; i < 5; ++i) tensors.push_back(to<Tensor>(stack[i]));
   check_dtype(tensors[0], GatedTraits<which>::name);
   for (const Tensor& tensor : tensors) check_same(tensors[0], tensor, GatedTraits<which>::name);
+  for (int i : {3, 4}) prefer_huge_pages(tensors[i]);
   WalkInStep walk = walk_in_step({tensors[0], tensors[1], tensors[2]}, {tensors[3], tensors[4]});
   run_gated_backward(which, walk);
   walk.finish();
@@ -242,6 +243,7 @@ void maxout_forward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor input = to<Tensor>(stack[0]), output = to<Tensor>(stack[3]), indices = to<Tensor>(stack[4]);
   int64_t pieces = to<int64_t>(stack[1]), inner = to<int64_t>(stack[2]);
   check_maxout(input, output, indices, pieces, inner);
+  prefer_huge_pages(output);
   run_maxout(input, pieces, inner, output, indices);
 }
 
@@ -249,6 +251,7 @@ void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor grad = to<Tensor>(stack[0]), indices = to<Tensor>(stack[1]), grad_input = to<Tensor>(stack[4]);
   int64_t pieces = to<int64_t>(stack[2]), inner = to<int64_t>(stack[3]);
   check_maxout(grad_input, grad, indices, pieces, inner);
+  prefer_huge_pages(grad_input);
   run_maxout_backward(grad, indices, pieces, inner, grad_input);
 }
 

@@ -120,7 +120,7 @@ def test_page_faults() -> None:
     calls = {name: {"ms": 1.25, "page_faults": 16384} for name in page_faults.CALLS}
     text = page_faults.report(dict.fromkeys(page_faults.SETTINGS, calls), environment.environment("cpu"))
     assert "| as it is | nothing | 1.2 ms, 16,384 faults |" in text
-    assert "| huge pages | `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` |" in text
+    assert "| huge pages, by glibc | `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` |" in text
 
 
 def test_instructions_are_counted_in_the_inner_loop() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from cases import CASES, DEFAULTS, DTYPES, Case
 from torch import Tensor
+
+import fastact.functional as F
 
 
 def saved_tensors(function, *arguments: Tensor) -> dict[int, Tensor]:
@@ -76,3 +81,28 @@ def test_hooks_on_saved_tensors_see_all_of_it(case: Case, device: str, on: str) 
     offloaded = torch.autograd.grad(output.sum(), (input, *weight))
     for a, b in zip(plain, offloaded, strict=True):
         assert torch.equal(a, b)
+
+
+SMAPS, HUGE_PAGES = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def _flags_of_mapping(tensor: Tensor) -> list[str]:
+    """Of the memory in the tensor's midst."""
+    address, inside = tensor.view(-1)[tensor.numel() // 3].data_ptr(), False
+    for line in SMAPS.read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise LookupError(hex(address))
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.skipif(not (SMAPS.exists() and HUGE_PAGES.exists()), reason="the system has no huge pages")
+def test_large_outputs_ask_for_huge_pages(device: str) -> None:
+    x = torch.zeros(1 << 23)
+    assert "hg" in _flags_of_mapping(F.sigmoid(x))
+    packed = torch.zeros(2, 1 << 23, requires_grad=True)
+    F.swiglu(packed, dim=0).sum().backward()
+    assert "hg" in _flags_of_mapping(packed.grad)
+    assert "hg" not in _flags_of_mapping(torch.sigmoid(x))
