@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -51,10 +52,34 @@ def _formulas(activation: Activation) -> _Formulas:
     return _Formulas(*parts)
 
 
+class Launch(NamedTuple):
+    """A kernel with all that is told to it and its compiler."""
+
+    kernel: Any
+    arguments: tuple
+    options: dict[str, Any]
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """In all threads, launches only go into this list, and outputs hold nothing: tensors may be on any device."""
+    global _recorded
+    _recorded = launches = []
+    try:
+        yield launches
+    finally:
+        _recorded = None
+
+
 def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
     if programs == 0:
         return
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}))
+    elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
     else:
@@ -261,7 +286,10 @@ def learned_backward(
     pointers, matrix, steps = _learned_arguments(input, learned)
     sizes = (matrix.row_blocks, matrix.columns) if matrix.by_column else (matrix.rows, matrix.column_blocks)
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    partial = torch.empty((len(learned), *sizes), dtype=wide, device=input.device)
+    # Padded, so that the second part is aligned at every size: one kernel for all.
+    length = sizes[0] * sizes[1]
+    padded = torch.empty((len(learned), triton.cdiv(length, 16) * 16), dtype=wide, device=input.device)
+    partial = padded[:, :length].view(len(learned), *sizes)
     formulas = _learned_formulas(activation)
     _launch(
         loops.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
