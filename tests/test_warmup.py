@@ -54,18 +54,18 @@ def test_another_process_compiles_nothing(device: str, tmp_path: Path) -> None:
 
     def python(*arguments: str) -> str:
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    options = ["--activations", "relu", "swiglu", "--dtypes", "bfloat16", "--target", "sm_90"]
+    options = ["--activations", "relu", "--dtypes", "bfloat16", "--target", "sm_90"]
     said = python("-m", "fastact", "warmup", *options)
     kernels, anew = map(int, re.match(r"(\d+) kernels, (\d+) of them compiled anew", said).groups())
     assert kernels == anew
     assert str(tmp_path) in said
-    found, compiled = map(int, python(str(HERE / "stub_gpu.py"), "relu", "swiglu").split())
-    assert (5 < found <= kernels, compiled) == (True, 0)
-    assert int(python(str(HERE / "stub_gpu.py"), "leaky_relu").split()[1]) > 0, "what was not asked for is not there"
+    found, compiled = map(int, python(str(HERE / "stub_gpu.py"), "relu").split())
+    assert (3 <= found <= kernels, compiled) == (True, 0)
+    assert int(python(str(HERE / "stub_gpu.py"), "bilinear").split()[1]) > 0, "what was not asked for is not there"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
