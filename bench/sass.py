@@ -21,7 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -257,8 +257,7 @@ class Code:
         return Counts(len(block) / elements, special / elements, loaded)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A kernel in one dtype for one compute capability."""
 
     activation: str
@@ -286,28 +285,28 @@ class Row:
         return max(self.instructions / self.budget[0], self.special / self.budget[1])
 
 
-def launches(activation: Activation, dtype: torch.dtype) -> dict[str, Launch]:
-    """Of a large dense tensor, by direction; of a gated unit the halves of one."""
-    shape = SHAPES.get(activation.kind, (32768,))
-    with recording() as found:
-        warmup.run(activation, torch.empty(shape, dtype=dtype, device="meta"))
-    named = {}
-    for launch in found:
-        names = [parameter.name for parameter in launch.kernel.params]
-        bits = "bits_ptr" in names and _argument(launch, "bits_ptr") is not None
-        direction = "backward" if "backward" in launch.kernel.__name__ else "forward+bits" if bits else "forward"
-        named.setdefault(direction, launch)
-    return named
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def rows(activation: Activation, dtype: torch.dtype, capability: int) -> Iterator[Row]:
-    for direction, launch in launches(activation, dtype).items():
-        counts = Code.of(launch, capability).counts(elements_per_thread(launch))
-        yield Row(activation.name, direction, _name(dtype), capability, bytes_per_element(launch), *counts)
+def row_of(activation: Activation, launch: Launch, dtype: torch.dtype, capability: int, code: Code) -> Row:
+    named = dict(zip((parameter.name for parameter in launch.kernel.params), launch.arguments, strict=True))
+    direction = "backward" if "backward" in launch.kernel.__name__ else "forward"
+    bits = "+bits" if named.get("bits_ptr") is not None else ""
+    counts = code.counts(elements_per_thread(launch))
+    return Row(activation.name, direction + bits, _name(dtype), capability, bytes_per_element(launch), *counts)
+
+
+def rows(activation: Activation, dtype: torch.dtype, capability: int) -> list[Row]:
+    """Of large dense tensors; of a gated unit, the halves of one."""
+    x = torch.empty(SHAPES.get(activation.kind, (32768,)), dtype=dtype, device="meta")
+    with recording() as launches:
+        warmup.run(activation, x)
+    return [
+        row_of(activation, launch, dtype, capability, Code.of(launch, capability))
+        for launch in launches
+        if all(y.dtype in (dtype, torch.uint8) for _, y in _tensors(launch) if y.numel() >= 16384)  # no autocast
+    ]
 
 
 def _rows_of(name: str) -> list[Row]:
@@ -389,7 +388,7 @@ def main() -> None:
     tables = [f"## {name}, sm_90\n\n{kernel_table(rows, name, measured(RESULTS))}" for name in map(_name, DTYPES)]
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "report.md").write_text("\n\n".join(["# Instructions of the Triton kernels", head, *tables]) + "\n")
-    result = {"environment": where, "rows": [asdict(row) for row in rows]}
+    result = {"environment": where, "rows": [row._asdict() for row in rows]}
     (OUT / "sass.json").write_text(json.dumps(result, indent=1) + "\n")
     OVER_BUDGET.write_text(json.dumps(ceilings(rows), indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text(), rows))

@@ -49,8 +49,13 @@ def launches_at(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> list:
 
 @pytest.mark.parametrize(("case", "dtype", "capability"), EVERYWHERE)
 def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability: int, device: str) -> None:
-    from sass import Code, accesses, key_of
+    import sass
+    import triton
 
+    ceilings = json.loads(sass.OVER_BUDGET.read_text())
+    counted = (
+        triton.__version__ == ceilings["triton"] and (str(dtype).removeprefix("torch."), capability) in sass.TESTED
+    )
     seen = set()
     shapes = (16384,), (16381,)
     if case.activation.kind == "softmax":
@@ -59,16 +64,48 @@ def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability:
         shapes = (2, 16384), (2, 40000)
     for shape in shapes:
         for launch in launches_at(case, dtype, shape):
-            key = key_of(launch)
+            key = sass.key_of(launch)
             if key in seen:  # the same kernel serves both sizes
                 continue
             seen.add(key)
-            code = Code.of(launch, capability).names
+            code = sass.Code.of(launch, capability)
+            names = code.names
             what = f"{launch.kernel.__name__} at {shape}"
-            loads, stores = (elements * dtype.itemsize // 16 for elements in accesses(launch, dtype))
-            assert code["LDG.E.128"] >= loads > 0, what
-            assert code["STG.E.128"] >= stores > 0, what
-            assert not [name for name in code if name.startswith(("LDL", "STL"))], f"{what} spills"
+            loads, stores = (elements * dtype.itemsize // 16 for elements in sass.accesses(launch, dtype))
+            assert names["LDG.E.128"] >= loads > 0, what
+            assert names["STG.E.128"] >= stores > 0, what
+            assert not [name for name in names if name.startswith(("LDL", "STL"))], f"{what} spills"
+            # In longer rows of softmax than a program holds, loops stand around the code.
+            if counted and shape == shapes[0]:
+                row = sass.row_of(case.activation, launch, dtype, capability, code)
+                check_budget(row, ceilings["kernels"].get(row.kernel))
+
+
+def check_budget(row: Any, ceiling: list[int] | None) -> None:
+    """Arithmetic takes no longer than memory; where it does, not more of it than `bench/sass.py` last found."""
+    if ceiling is None:
+        assert row.load <= 1, f"{row} is above its budget, {row.budget}"
+    else:
+        assert row.load > 1, f"{row.kernel} is within its budget now: run bench/sass.py"
+        assert row.instructions <= ceiling[0], row
+        assert row.special <= ceiling[1], row
+
+
+def test_a_broken_budget_is_found(device: str) -> None:
+    from sass import Row
+
+    row = Row("relu", "forward", "bfloat16", 90, 4.0, 40.0, 1.0, 64)
+    check_budget(row, [40, 1])
+    check_budget(row._replace(instructions=31.0), None)
+    for other, ceiling in (
+        (row, None),
+        (row, [39, 1]),
+        (row._replace(special=2.0), [40, 1]),
+        (row._replace(special=4.0, instructions=9.0), None),
+        (row._replace(instructions=31.0), [40, 1]),
+    ):
+        with pytest.raises(AssertionError):
+            check_budget(other, ceiling)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -108,24 +145,12 @@ def test_kernels_are_named_after_the_activation(case: Case, device: str) -> None
     assert names == {f"fastact_{case.activation.name}_{direction}" for direction in ("forward", "backward")}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_within_budget(case: Case, dtype: torch.dtype, device: str) -> None:
-    """Arithmetic takes no longer than memory; where it does, not more of it than `bench/sass.py` last found."""
+def test_the_ceilings_are_of_this_triton(device: str) -> None:
     import sass
     import triton
 
-    ceilings = json.loads(sass.OVER_BUDGET.read_text())
-    if triton.__version__ != ceilings["triton"]:
-        pytest.skip(f"counted with Triton {ceilings['triton']}: other compilers need some instructions more or less")
-    for row in sass.rows(case.activation, dtype, 90):
-        ceiling = ceilings["kernels"].get(row.kernel)
-        if ceiling is None:
-            assert row.load <= 1, f"{row} is above its budget, {row.budget}"
-        else:
-            assert row.load > 1, f"{row.kernel} is within its budget now: run bench/sass.py"
-            assert row.instructions <= ceiling[0], row
-            assert row.special <= ceiling[1], row
+    if triton.__version__ != (counted := json.loads(sass.OVER_BUDGET.read_text())["triton"]):
+        pytest.skip(f"counted with Triton {counted}: another compiler needs some instructions more or less")
 
 
 def test_every_exception_is_a_kernel(device: str) -> None:
