@@ -1,7 +1,7 @@
 """Stands in for a GPU under Triton: everything but the GPU's own work is done, and nothing runs.
 
-`python stub_gpu.py NAME…` launches these activations' kernels in bfloat16 and prints how many Triton's cache had, and
-how many it had to compile.
+`python stub_gpu.py stub|cuda NAME…` launches these activations' kernels in bfloat16, on it or on a GPU, and prints how
+many of them Triton's cache had, and how many had to be compiled.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def main() -> None:
 
     from fastact import kernels
 
-    driver.set_active(StubDriver())
+    device, *names = sys.argv[1:]
+    if device == "stub":
+        driver.set_active(StubDriver())
+        device = "cpu"
     hits: list[bool] = []
     knobs.compilation.listener = lambda *, cache_hit, **others: hits.append(cache_hit)
     for case in DEFAULTS:
-        if case.activation.name in sys.argv[1:]:
+        if case.activation.name in names:
             for shape in ((1000,), (3, 4096), (2, 3, 64, 64)):
-                x = torch.zeros(case.shape(*shape), dtype=torch.bfloat16)
+                x = torch.zeros(case.shape(*shape), dtype=torch.bfloat16, device=device)
                 run_kernels(case, kernels, x, case.torch(x))
     print(hits.count(True), hits.count(False))
 

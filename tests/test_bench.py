@@ -17,6 +17,7 @@ import crossover  # noqa: E402
 import environment  # noqa: E402
 import exhaustive  # noqa: E402
 import measure  # noqa: E402
+import networks  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
@@ -190,3 +191,22 @@ def test_exhaustive_errors_and_their_table(monkeypatch: pytest.MonkeyPatch) -> N
     lines = [line for line in text.splitlines() if line.startswith(("| silu", "| relu"))]
     assert lines[0].startswith("| silu() | forward | 7.000 (!) | 2 ulp |")
     assert lines[2] == "| relu() | forward | exact | torch's bits |  |"
+
+
+def test_memory_of_networks() -> None:
+    """Kernels that save bits or a gated unit's input alone show in a whole network; ReLU in place saves bits on top."""
+    saved = {}
+    rows: list[dict[str, Any]] = []
+    for network in networks.networks(scale=64):
+        ours, theirs = networks.measure(network, "cpu")
+        rows += ours, theirs
+        saved[network.name] = (ours["saved_bytes"], theirs["saved_bytes"])
+        assert (ours["library"], theirs["library"]) == ("fastact", "torch")
+    hidden = 4 * 128 * 256 * 4  # four layers' activations
+    ours, theirs = saved["MLP, LeakyReLU"]
+    assert theirs - ours == hidden - hidden // 32
+    assert saved["MLP, GELU"][0] == saved["MLP, GELU"][1]
+    assert saved["MLP, SwiGLU"][0] < saved["MLP, SwiGLU"][1]
+    ours, theirs = saved["ResNet-50, ReLU in place"]
+    assert theirs < ours < theirs * 33 / 32
+    assert "not measured" in networks.report(rows)
