@@ -7,7 +7,7 @@ SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-interpret test-gpu bench exhaustive crossover validate lint sanitize aarch64 wheel-check clean
+.PHONY: docs demo test test-cpu test-interpret test-gpu bench sass exhaustive crossover validate lint sanitize aarch64 wheel-check clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -30,7 +30,11 @@ exhaustive: .venv/built
 
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
-	$(RUN) bench/report.py bench/results/*/ --readme README.md
+	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/benchmark.json)) --readme README.md
+
+# The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
+sass: .venv/built
+	$(RUN) bench/sass.py
 
 # Measures from which sizes on the kernels win on this machine, and rewrites fastact/crossover.py with it.
 crossover: .venv/built

@@ -3,9 +3,10 @@
 #
 #     bench/gpu.sh OUT [cuda|cpu]
 #
-# builds a copy of these sources, runs the GPU tests, finds the GPU's crossover sizes, runs the GPU benchmark and a
-# quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in what time is left. Needs a
-# compiler, torch, triton, pytest, pytest-benchmark and matplotlib. A stage that fails or runs out of its time is noted,
+# builds a copy of these sources, compiles some kernels ahead and checks that another process finds them, runs the GPU
+# tests, finds the GPU's crossover sizes, runs the GPU benchmark, measures the memory of networks, has compute-sanitizer
+# watch some kernels, runs a quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in
+# what time is left. Needs a compiler, torch, triton, pytest, pytest-benchmark and matplotlib. A stage that fails or runs out of its time is noted,
 # and the next begins. OUT gets the logs, the reports and results.tar.gz, to be unpacked into bench/results;
 # fastact/crossover.py with the measured table lies in it too. FASTACT_COMMIT says which commit this is where the
 # sources came without their history. `cpu` rehearses the stages on a machine without a GPU.
@@ -23,7 +24,7 @@ FASTACT_COMMIT=${FASTACT_COMMIT:-$(git describe --always --dirty --abbrev=40 2>/
 export FASTACT_COMMIT
 mkdir "$work/sources" && cd "$work/sources" || exit 1
 tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
 results=$work/results
 mkdir -p "$results"
 : >"$out/log.txt"
@@ -58,13 +59,35 @@ stage() {
 parallel=()
 python3 -c 'import xdist' 2>/dev/null && parallel=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
 
+# Of each way through the loops.
+kernels=(relu squared_relu elu rrelu prelu softmax swiglu maxout)
+target=() launches=cuda
+[[ $device == cpu ]] && target=(--target sm_90) launches=stub kernels=(relu)
+
 stage build 100 python3 setup.py build_ext --inplace
+stage "compiling ahead" 60 python3 -m fastact warmup --activations "${kernels[@]}" --dtypes bfloat16 "${target[@]}"
+grep -h ' kernels, ' "$work/stage.log" | tee -a "$out/status.txt"
+stage "nothing left to compile" 30 bash -c 'python3 tests/stub_gpu.py "$@" | tee /dev/stderr | grep -q " 0$"' - \
+  "$launches" "${kernels[@]:0:4}"
 stage "tests on $device" 150 python3 -m pytest -q tests --device "$device" "${parallel[@]}"
 stage "crossover on $device" 70 python3 bench/crossover.py --device "$device" --out "$results" --seconds 0.05
 quick=()
 [[ $device == cpu ]] && quick=(--quick)
 stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"
 cp "$work/stage.log" "$work/table.txt"
+stage "memory of networks" 40 python3 bench/networks.py --device "$device" --out "$results"
+cat "$work/stage.log" >>"$work/table.txt"
+sanitizer=$(compgen -c compute-sanitizer | head -1)
+[[ -z $sanitizer ]] && sanitizer=$(compgen -G '/usr/local/cuda*/bin/compute-sanitizer' | head -1)
+for tool in memcheck racecheck; do
+  if [[ $device == cpu || -z $sanitizer ]]; then
+    echo "$tool: compute-sanitizer is not on this machine, or no GPU" | tee -a "$out/status.txt"
+  else # each tensor in an allocation of its own, or accesses beyond its end would go unnoticed
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 stage "$tool" 35 "$sanitizer" --tool "$tool" --error-exitcode 1 \
+      python3 -m pytest -q -p no:cacheprovider tests/test_kernels.py --device cuda \
+      -k "cpp_gives and bfloat16 and (hardshrink or squared_relu or rrelu or prelu or softmax or swiglu or maxout)"
+  fi
+done
 if [[ $device == cuda ]]; then
   stage "benchmark on cpu" 60 python3 bench/run.py --device cpu --out "$results" --budget 40 --quick
   cat "$work/stage.log" >>"$work/table.txt"

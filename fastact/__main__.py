@@ -1,9 +1,10 @@
-"""`python -m fastact info` and `python -m fastact validate`."""
+"""`python -m fastact info`, `python -m fastact validate` and `python -m fastact warmup`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,18 @@ import torch
 
 from .catalogue import ACTIVATIONS
 from .info import report
+from .path import triton_is_installed
 from .validate import validate
+from .warmup import default_processes, summary, warmup
+
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def _capability(target: str) -> int:
+    found = re.fullmatch(r"sm_(\d+)", target)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{target} is none like sm_90")
+    return int(found[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,20 +39,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "against torch and a plain copy. The exit status is 1 if an error is out of bounds; speed does not change it.",
     )
     check.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    check.add_argument(
-        "--activations",
-        nargs="+",
-        choices=ACTIVATIONS,
-        default=list(ACTIVATIONS),
-        metavar="NAME",
-        help=f"only these, of {', '.join(ACTIVATIONS)}",
+    warm = commands.add_parser(
+        "warmup",
+        help="compile the GPU's kernels ahead",
+        description="Compiles the Triton kernels into Triton's cache, so that training finds them there: for dense and "
+        "row-strided tensors of any size, and where the kernel depends on the shape (softmax, learned numbers for each "
+        "channel) for common ones. For the current GPU, or with --target on a machine without one.",
     )
+    warm.add_argument(
+        "--dtypes", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: %(default)s"
+    )
+    warm.add_argument("--target", type=_capability, metavar="sm_NN", help="a compute capability, as sm_90 for an H200")
+    warm.add_argument("--processes", type=int, default=default_processes(), help="default: %(default)s")
+    for command in (check, warm):
+        command.add_argument(
+            "--activations",
+            nargs="+",
+            choices=ACTIVATIONS,
+            default=list(ACTIVATIONS),
+            metavar="NAME",
+            help=f"only these, of {', '.join(ACTIVATIONS)}",
+        )
     check.add_argument("--exhaustive", action="store_true", help="all 2^32 float32 inputs (minutes to hours)")
     check.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
     options = parser.parse_args(arguments)
 
     if options.command == "info":
         print(report())
+        return 0
+    if options.command == "warmup":
+        if not triton_is_installed():
+            warm.error("Triton is not installed")
+        if options.target is None and not torch.cuda.is_available():
+            warm.error("torch sees no GPU; --target sm_90, say, compiles for one that is elsewhere")
+        dtypes = [getattr(torch, name) for name in options.dtypes]
+        print(summary(warmup(options.activations, dtypes, options.target, options.processes)))
         return 0
     if options.device == "cuda" and not torch.cuda.is_available():
         check.error("--device cuda: torch sees no GPU")

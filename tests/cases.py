@@ -229,7 +229,7 @@ def run_kernels(case: Case, backend: ModuleType, x: Tensor, grad: Tensor) -> lis
     """Everything that the kernels of `backend` give for an input and the output's gradient."""
     row, parameters = case.activation, case.parameters
     if row.kind == "learned":
-        learned = case.learned(x)
+        learned = [tensor.clone() for tensor in case.learned(x)]  # aligned, as parameters are
         return [
             backend.learned_forward(row, x, learned, parameters),
             *backend.learned_backward(row, grad, x, learned, parameters),

@@ -18,6 +18,7 @@ import environment  # noqa: E402
 import exhaustive  # noqa: E402
 import instructions  # noqa: E402
 import measure  # noqa: E402
+import networks  # noqa: E402
 import page_faults  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
@@ -243,3 +244,22 @@ def test_exhaustive_errors_and_their_table(program: Path) -> None:
     assert "| 7.000 |" in line
     assert "| 2 ulp (!) |" in line
     assert text.endswith("in: relu() forward, relu() derivative.\n")
+
+
+def test_memory_of_networks() -> None:
+    """Kernels that save bits or a gated unit's input alone show in a whole network; ReLU in place saves bits on top."""
+    saved = {}
+    rows: list[dict[str, Any]] = []
+    for network in networks.networks(scale=64):
+        ours, theirs = networks.measure(network, "cpu")
+        rows += ours, theirs
+        saved[network.name] = (ours["saved_bytes"], theirs["saved_bytes"])
+        assert (ours["library"], theirs["library"]) == ("fastact", "torch")
+    hidden = 4 * 128 * 256 * 4  # four layers' activations
+    ours, theirs = saved["MLP, LeakyReLU"]
+    assert theirs - ours == hidden - hidden // 32
+    assert saved["MLP, GELU"][0] == saved["MLP, GELU"][1]
+    assert saved["MLP, SwiGLU"][0] < saved["MLP, SwiGLU"][1]
+    ours, theirs = saved["ResNet-50, ReLU in place"]
+    assert theirs < ours < theirs * 33 / 32
+    assert "not measured" in networks.report(rows)

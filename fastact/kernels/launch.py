@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -17,8 +18,8 @@ from ..path import interpreting
 if interpreting():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton decorates the kernels below
 
-import triton
 import triton.language as tl
+from triton.compiler import CompiledKernel
 
 from . import loops, maxout, narrow, softmax
 
@@ -33,6 +34,14 @@ _COMPUTE = {
 # calls, half of that: with more numbers alive across the calls, some are spilled.
 _BLOCK = {torch.float64: 512, torch.float32: 2048, torch.float16: 4096, torch.bfloat16: 4096}
 OPTIONS = {"enable_fp_fusion": False}  # formulas say themselves where they fuse
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)  # triton.cdiv takes a tenth of a whole launch for that
+
+
+def _power_of_2_from(n: int) -> int:
+    return 1 << (n - 1).bit_length()
 
 
 class _Formulas(NamedTuple):
@@ -56,14 +65,74 @@ def _formulas(activation: Activation, dtype: torch.dtype) -> _Formulas:
     return _Formulas(*(_formula(activation, part, dtype) for part in _Formulas._fields))
 
 
+class Launch(NamedTuple):
+    """A kernel with all that is told to it and its compiler."""
+
+    kernel: Any
+    arguments: tuple
+    options: dict[str, Any]
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """In all threads, launches only go into this list, and outputs hold nothing: tensors may be on any device."""
+    global _recorded
+    _recorded = launches = []
+    try:
+        yield launches
+    finally:
+        _recorded = None
+
+
 def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4) -> None:
     if programs == 0:
         return
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}))
+    elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
+            _start(kernel, programs, device, arguments, num_warps)
     else:
-        kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
+        _start(kernel, programs, device, arguments, num_warps)
+
+
+_compiled: dict[tuple, CompiledKernel] = {}
+_constants: dict[int, int] = {}
+# AMD's compiler looks at the size of tensors too; the interpreter compiles nothing.
+_REUSE = torch.version.hip is None and not interpreting()
+
+
+def _start(kernel: Any, programs: int, device: torch.device, arguments: tuple, num_warps: int) -> None:
+    """`kernel[grid](...)`, with what Triton compiled for the last arguments of this kind. To find it again takes Triton
+    longer than all else in a launch."""
+    key = _REUSE and _kind_of(kernel, device, arguments, num_warps)
+    if key in _compiled:
+        _compiled[key][(programs, 1, 1)](*arguments)
+        return
+    compiled = kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
+    if _REUSE and isinstance(compiled, CompiledKernel):
+        _compiled[key] = compiled
+
+
+def _kind_of(kernel: Any, device: torch.device, arguments: tuple, num_warps: int) -> tuple:
+    """All that a compiled kernel depends on: of tensors dtype and alignment, of integers whether they divide by 16, are
+    1, or need 64 bits; and the constants, which come last and live as long as the package does."""
+    if id(kernel) not in _constants:
+        _constants[id(kernel)] = sum(not parameter.is_constexpr for parameter in kernel.params)
+    variables = _constants[id(kernel)]
+    key = [id(kernel), device.index, num_warps]
+    for argument in arguments[:variables]:
+        if isinstance(argument, Tensor):
+            key += argument.dtype, argument.data_ptr() % 16 == 0
+        elif type(argument) is int:
+            key.append((argument % 16 == 0) + 2 * (argument == 1) + 4 * (argument >= 1 << 31))
+        else:
+            key.append(type(argument))
+    key += [argument if type(argument) is int else id(argument) for argument in arguments[variables:]]
+    return tuple(key)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -147,7 +216,7 @@ def forward(
     formulas = _formulas(activation, input.dtype)
     seed, parameters = _split_seed(activation, parameters)
     _launch(
-        loops.forward, triton.cdiv(n, block), input.device,
+        loops.forward, _cdiv(n, block), input.device,
         source, output, bits, seed, n, walk.columns, *walk.strides, *parameters,
         formulas.forward, formulas.keep if save_bits else None, activation.random, walk.by_rows,
         _COMPUTE[input.dtype], block,
@@ -169,7 +238,7 @@ def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tu
     n, block = grad.numel(), _BLOCK[grad.dtype]
     seed, parameters = _split_seed(activation, parameters)
     _launch(
-        loops.backward, triton.cdiv(n, block), grad.device,
+        loops.backward, _cdiv(n, block), grad.device,
         source, saved, output, seed, n, walk.columns, *strides, *parameters,
         formulas.derivative, formulas.gradient, formulas.kept, formulas.dropped, activation.random, walk.by_rows,
         _COMPUTE[grad.dtype], block,
@@ -196,18 +265,18 @@ class _Matrix(NamedTuple):
 
     @property
     def row_blocks(self) -> int:
-        return triton.cdiv(self.rows, self.tile_rows)
+        return _cdiv(self.rows, self.tile_rows)
 
     @property
     def column_blocks(self) -> int:
-        return triton.cdiv(self.columns, self.tile_columns)
+        return _cdiv(self.columns, self.tile_columns)
 
 
 def _matrix(dense: Tensor, channels: int) -> _Matrix:
     n, block = dense.numel(), _BLOCK[dense.dtype]
     by_column = channels > 1 and dense.stride(1) == 1
     columns = channels if by_column else max(1, n) if channels == 1 else dense.stride(1)
-    tile_columns = min(block, triton.next_power_of_2(columns))
+    tile_columns = min(block, _power_of_2_from(columns))
     flat = channels == 1
     return _Matrix(
         n // columns, columns, channels, by_column, flat, 1 if flat else block // tile_columns, tile_columns
@@ -265,7 +334,10 @@ def learned_backward(
     pointers, matrix, steps = _learned_arguments(input, learned)
     sizes = (matrix.row_blocks, matrix.columns) if matrix.by_column else (matrix.rows, matrix.column_blocks)
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
-    partial = torch.empty((len(learned), *sizes), dtype=wide, device=input.device)
+    # Padded, so that the second part is aligned at every size: one kernel for all.
+    length = sizes[0] * sizes[1]
+    padded = torch.empty((len(learned), _cdiv(length, 16) * 16), dtype=wide, device=input.device)
+    partial = padded[:, :length].view(len(learned), *sizes)
     formulas = _learned_formulas(activation, input.dtype)
     _launch(
         loops.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
@@ -285,10 +357,12 @@ def learned_backward(
 def _walk_in_step(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[_Walk, list[tuple[Tensor, Tensor]]]:
     """Inputs and given outputs of equal sizes, where they lie. What cannot be walked so is replaced by a dense tensor;
     the pairs are the outputs that are still to be filled from theirs."""
+    tensors = [*inputs, *outputs]
+    if all(x.is_contiguous() and x.data_ptr() % 16 == 0 for x in tensors):
+        return _Walk(tensors, [_FLAT] * len(tensors), _FLAT, False), []
     leader = outputs[0]
     numel = leader.numel()
     order = sorted(range(leader.dim()), key=leader.stride, reverse=True)
-    tensors = [*inputs, *outputs]
     # Where a half starts unaligned, there are no 128-bit accesses either.
     rows = [_row_strided(x.permute(order)) if x.data_ptr() % 16 == 0 else None for x in tensors]
     columns = min((length for length, _ in filter(None, rows)), default=numel)
@@ -318,7 +392,7 @@ def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor
     walk, _ = _walk_in_step((value, gate), (output,))
     n, block = output.numel(), _BLOCK[output.dtype]
     _launch(
-        loops.gated_forward, triton.cdiv(n, block), output.device,
+        loops.gated_forward, _cdiv(n, block), output.device,
         *walk.tensors, n, walk.columns, *walk.strides,
         _gated_formulas(activation, output.dtype)[0], walk.by_rows, _COMPUTE[output.dtype], block,
     )  # fmt: skip
@@ -332,7 +406,7 @@ def gated_backward(
     walk, unfilled = _walk_in_step((grad, value, gate), (grad_value, grad_gate))
     n, block = grad.numel(), _BLOCK[grad.dtype]
     _launch(
-        loops.gated_backward, triton.cdiv(n, block), grad.device,
+        loops.gated_backward, _cdiv(n, block), grad.device,
         *walk.tensors, n, walk.columns, *walk.strides,
         _gated_formulas(activation, grad.dtype)[1], walk.by_rows, _COMPUTE[grad.dtype], block,
     )  # fmt: skip
@@ -353,7 +427,7 @@ def maxout_forward(
     n = output.numel()
     adjacent, together, block = _maxout_layout(pieces, inner, output.dtype)
     _launch(
-        maxout.fastact_maxout_forward, triton.cdiv(n, block), output.device,
+        maxout.fastact_maxout_forward, _cdiv(n, block), output.device,
         input, output, indices, n, pieces, inner, adjacent, together, _COMPUTE[output.dtype], block,
     )  # fmt: skip
 
@@ -365,7 +439,7 @@ def maxout_backward(
     n = grad.numel()
     adjacent, together, block = _maxout_layout(pieces, inner, grad.dtype)
     _launch(
-        maxout.fastact_maxout_backward, triton.cdiv(n, block), grad.device,
+        maxout.fastact_maxout_backward, _cdiv(n, block), grad.device,
         grad, indices, grad_input, n, pieces, inner, adjacent, together, block,
     )  # fmt: skip
 
@@ -399,13 +473,13 @@ def _rows(dense: Tensor, dim: int) -> _Rows:
     else:
         columns, inner = dense.size(dim), dense.stride(dim)
     lanes, batches = (n // columns, 1) if inner == 1 else (inner, n // (columns * inner))
-    tile_columns = triton.next_power_of_2(columns)
+    tile_columns = _power_of_2_from(columns)
     widest = max(1 if inner == 1 else _SIDE_BY_SIDE, _SHORT // tile_columns)
-    tile_lanes = min(widest, triton.next_power_of_2(max(1, lanes)))
+    tile_lanes = min(widest, _power_of_2_from(max(1, lanes)))
     one_pass = tile_lanes * tile_columns <= largest
     if not one_pass:
         tile_columns = largest // 4 // tile_lanes
-    programs = batches * triton.cdiv(lanes, tile_lanes)
+    programs = batches * _cdiv(lanes, tile_lanes)
     return _Rows(lanes, columns, inner, programs, tile_lanes, tile_columns, one_pass)
 
 

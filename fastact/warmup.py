@@ -1,0 +1,164 @@
+"""`python -m fastact warmup`: compiles the Triton kernels ahead, so that a training process finds them in the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .autograd import group_by_pieces
+from .catalogue import ACTIVATIONS, Activation
+from .validate import progress_bar
+
+if TYPE_CHECKING:
+    from .kernels.launch import Launch
+
+# Softmax, and learned numbers for each channel, have kernels for each power of two: these, and a ResNet's images.
+_WIDTHS = tuple(1 << power for power in range(6, 14))
+_IMAGES = (56, 28, 14, 7)
+_ROWS = 4096
+
+
+class Warmed(NamedTuple):
+    """What became of the kernels of some activation in some dtype, or of many."""
+
+    kernels: int
+    compiled: int
+    """So many of them were not in the cache yet."""
+    seconds: float
+
+
+def launches(activation: Activation, dtype: torch.dtype) -> Iterator[Launch]:
+    """What calls of common layouts and sizes run, forward and backward, with gradients and without."""
+    from .kernels import launch
+
+    for input in _inputs(activation, dtype):
+        with launch.recording() as found:
+            run(activation, input)
+        yield from found
+
+
+def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Tensors without memory: all that a kernel is made for is known of them too."""
+
+    def tensor(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    if activation.kind == "softmax":
+        yield from (tensor(_ROWS, width) for width in _WIDTHS)
+        return
+    yield tensor(_ROWS)
+    if activation.kind == "pointwise":
+        yield tensor(_ROWS, 128).chunk(2, -1)[0]
+    if activation.kind == "gated":
+        yield tensor(_ROWS, 128)
+    if activation.kind == "learned":
+        yield tensor(_ROWS - 1)
+        yield from (tensor(_ROWS, width) for width in _WIDTHS)
+        yield from (tensor(16, 64, size, size) for size in _IMAGES)
+
+
+def run(row: Activation, x: Tensor) -> None:
+    """All that autograd may launch for an input: with one learned number, or one per channel where there are any."""
+    from . import kernels
+
+    sample = row.samples[0]
+    parameters = tuple(sample[name] for name in row.parameters)
+    if row.kind == "softmax":
+        for dtype in dict.fromkeys((x.dtype, torch.promote_types(x.dtype, torch.float32))):  # the other is autocast's
+            y = kernels.softmax_forward(row, x, -1, dtype)
+            kernels.softmax_backward(row, y, y, -1, x.dtype)
+    elif row.kind == "learned":
+        learned = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.learned]
+        y = kernels.learned_forward(row, x, learned, parameters)
+        kernels.learned_backward(row, y, x, learned, parameters)
+    elif row.kind == "gated":
+        value, gate = x.chunk(2, -1)
+        y = kernels.gated_forward(row, value, gate)
+        kernels.gated_backward(row, y, value, gate, *torch.empty_like(x).chunk(2, -1))
+        if x.dim() > 1:  # two tensors of their own
+            kernels.gated_forward(row, y, y)
+            kernels.gated_backward(row, y, y, y, y, y)
+    elif row.kind == "maxout":
+        x, y, inner = group_by_pieces(x, *parameters, -1)
+        indices = torch.empty_like(y, dtype=torch.uint8)
+        kernels.maxout_forward(row, x, y, indices, *parameters, inner)
+        kernels.maxout_backward(row, y, indices, x, *parameters, inner)
+    else:
+        if row.random:
+            parameters = (torch.empty((), dtype=torch.int64, device=x.device), *parameters)
+        y, bits = kernels.forward(row, x, parameters, False, False)
+        if row.saved == "bits":
+            _, bits = kernels.forward(row, x, parameters, False, True)
+        kernels.backward(row, y, {"bits": bits, "output": y, "input": x}[row.saved], parameters)
+
+
+class _Elsewhere:
+    """In the place of Triton's driver, the GPU that kernels are compiled for without one."""
+
+    def __init__(self, capability: int) -> None:
+        self._capability = capability
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self._capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _compile(name: str, dtype: torch.dtype, capability: int | None) -> Warmed:
+    """In a process of its own: by Triton's own way from a launch to its cache, up to the launch itself."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    if capability is not None:
+        driver.set_active(_Elsewhere(capability))
+    found: list[bool] = []
+    knobs.compilation.listener = lambda *, cache_hit, **others: found.append(cache_hit)
+    start = perf_counter()
+    for launch in launches(ACTIVATIONS[name], dtype):
+        kernel = launch.kernel.warmup(*launch.arguments, grid=(1,), **launch.options)
+        if capability is None:
+            _ = kernel.run  # loads it; some versions of Triton compile C for that, and keep it in the cache as well
+    return Warmed(len(found), found.count(False), perf_counter() - start)
+
+
+def warmup(names: Sequence[str], dtypes: Sequence[torch.dtype], capability: int | None, processes: int) -> Warmed:
+    """Fill Triton's cache, for the current GPU or, without one, for a compute capability (90, say)."""
+    done = []
+    start = perf_counter()
+    # CUDA does not survive a fork.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        tasks = [pool.submit(_compile, name, dtype, capability) for name in names for dtype in dtypes]
+        with progress_bar(len(tasks)) as bar:
+            for task in as_completed(tasks):
+                done.append(task.result())
+                bar.update(1)
+    kernels, compiled, _ = (sum(column) for column in zip(*done, strict=True))
+    return Warmed(kernels, compiled, perf_counter() - start)
+
+
+def summary(warmed: Warmed) -> str:
+    """The text of `python -m fastact warmup`."""
+    from triton import knobs
+
+    return (
+        f"{warmed.kernels} kernels, {warmed.compiled} of them compiled anew, in {warmed.seconds:.0f} s. "
+        f"Triton's cache: {knobs.cache.dir}"
+    )
+
+
+def default_processes() -> int:
+    """A compiler for each core, as far as memory is likely to go."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

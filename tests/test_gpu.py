@@ -1,0 +1,80 @@
+"""What only a GPU can show: devices, streams, sizes beyond 32 bits, and the same bits in each run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import DEFAULTS, DETERMINISTIC, LOOPS, Case
+from torch import Tensor
+
+pytestmark = pytest.mark.only("cuda")
+
+
+def step(case: Case, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    """Output and gradients."""
+    x = x.detach().requires_grad_()
+    learned = tuple(w.requires_grad_() for w in case.learned(x))
+    y = case.fastact(x, *learned)
+    return y.detach(), *torch.autograd.grad(y, (x, *learned), grad)
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
+def test_each_run_gives_the_same_bits(case: Case, device: str) -> None:
+    x, grad = case.randn(64, 1000, device=device), torch.randn(64, 1000, device=device)
+    first = step(case, x, grad)
+    for _ in range(5):
+        for a, b in zip(first, step(case, x, grad), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
+def test_follows_the_current_stream(case: Case, device: str) -> None:
+    """Work that another stream is still busy with must not be read before it is done."""
+    x, grad = case.randn(1 << 20, device=device), torch.randn(1 << 20, device=device)
+    expected = step(case, x, grad)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        late = torch.zeros_like(x)
+        torch.cuda._sleep(50_000_000)  # clock cycles
+        late.copy_(x)
+        results = step(case, late, grad)
+    torch.cuda.current_stream().wait_stream(stream)
+    for a, b in zip(results, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_runs_on_the_tensors_device(case: Case, device: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    if not case.deterministic:
+        pytest.skip("draws from another device's generator")
+    x, grad = case.randn(3, 1000), torch.randn(3, 1000)
+    here, there = (step(case, x.to(f"cuda:{i}"), grad.to(f"cuda:{i}")) for i in range(2))
+    assert torch.cuda.current_device() == 0
+    for a, b in zip(here, there, strict=True):
+        assert b.device.index == 1
+        assert torch.equal(a, b.to(a.device))
+
+
+@pytest.mark.parametrize("case", LOOPS, ids=str)
+def test_more_elements_than_32_bits_count(case: Case, device: str) -> None:
+    """The last ones, beyond 2^31, are what they are in a tensor of their own."""
+    row = 1 << 10
+    rows = (1 << 21) + 3
+    if 16 * rows * row * case.divisor > torch.cuda.mem_get_info()[0]:
+        pytest.skip("too little memory on this GPU")
+    tail = case.randn(5, row, dtype=torch.bfloat16, device=device)
+    x = torch.zeros(case.shape(rows, row), dtype=torch.bfloat16, device=device)
+    x[-5:] = tail
+    if not case.deterministic:
+        x, tail = x.abs_(), tail.abs()  # whose slopes are 1, not drawn
+    x.requires_grad_()
+    y = case.fastact(x)
+    grad = torch.ones_like(y)
+    (grad_x,) = torch.autograd.grad(y, x, grad)
+    y_tail = case.fastact(tail.requires_grad_())
+    (expected,) = torch.autograd.grad(y_tail, tail, grad[-5:])
+    assert torch.equal(y[-5:], y_tail)
+    assert torch.equal(grad_x[-5:], expected)
