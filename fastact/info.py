@@ -43,7 +43,7 @@ def report() -> str:
     on_cpu, on_gpu = f"C++ ({cpu.instruction_set()})", "Triton" if triton_is_installed() else "torch"
     rows = []
     for name, activation in ACTIVATIONS.items():
-        sizes = [CROSSOVER[is_cuda].get(name) for is_cuda in (False, True)]
+        sizes = [CROSSOVER[is_cuda][False].get(name) for is_cuda in (False, True)]
         backends = [kernels if size else "torch" for kernels, size in zip((on_cpu, on_gpu), sizes, strict=True)]
         saved = "1 bit per element" if activation.saved == "bits" else activation.saved
         rows.append([name, saved, backends[0], _crossover(sizes[0]), backends[1], _crossover(sizes[1])])
@@ -54,8 +54,9 @@ def report() -> str:
             "",
             table(header, rows),
             "",
-            "From elements: the sizes, without and with gradients, below which torch's own function is faster and runs",
-            "instead. FASTACT_ALWAYS_KERNELS=1 or fastact.always_kernels() switch this off.",
+            "From elements: the sizes in float32, without and with gradients, below which torch's own function is",
+            "faster and runs instead (16-bit types have others). FASTACT_ALWAYS_KERNELS=1 or fastact.always_kernels()",
+            "switch this off.",
         ]
     )
 

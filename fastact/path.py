@@ -61,7 +61,7 @@ def takes_kernel(
             return False
     training = torch.is_grad_enabled() and (input.requires_grad or any(x.requires_grad for x in learned))
     if not _always_kernels:
-        thresholds = CROSSOVER[input.is_cuda].get(name)
+        thresholds = CROSSOVER[input.is_cuda][input.element_size() == 2].get(name)
         if thresholds is None or input.numel() < thresholds[training]:
             return False
     for parameter in parameters:

@@ -180,14 +180,14 @@ def test_cases_come_from_the_catalogue(name: str) -> None:
 
 def test_crossover_table_is_replaced() -> None:
     text = crossover.TABLE.read_text()
-    replaced = crossover.with_table(text, "cpu", "a machine", {"relu": (None, 1 << 12)})
+    replaced = crossover.with_table(text, "CPU", "a machine", {"relu": (None, 1 << 12)})
     scope: dict[str, Any] = {}
     exec(replaced, scope)
     assert scope["CPU"] == {"relu": (scope["NEVER"], 4096)}
     before: dict[str, Any] = {}
     exec(text, before)
     assert scope["CUDA"] == before["CUDA"]
-    assert scope["CROSSOVER"] == (scope["CPU"], scope["CUDA"])
+    assert scope["CROSSOVER"] == ((scope["CPU"], scope["CPU_16_BIT"]), (scope["CUDA"], scope["CUDA"]))
     assert "Measured on a machine." in replaced
 
 

@@ -43,7 +43,7 @@ def test_info_without_triton(monkeypatch):
 
 
 def test_info_of_an_activation_without_kernels_worth_their_call(monkeypatch):
-    monkeypatch.setattr(info, "CROSSOVER", ({}, {}))
+    monkeypatch.setattr(info, "CROSSOVER", (({}, {}), ({}, {})))
     row = next(line for line in info.report().splitlines() if line.startswith("relu"))
     assert row.split()[-4:] == ["torch", "never", "torch", "never"]
 
