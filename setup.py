@@ -49,6 +49,15 @@ def torch_paths():
     return root / "include", root / "lib"
 
 
+def torch_version():
+    """Of the installed torch; nothing without one, when packages of sources can be made all the same."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return "none"
+    return torch.__version__
+
+
 class BuildLibraries(build_ext):
     """Plain shared libraries, which torch.ops.load_library opens: no Python symbol in them."""
 
@@ -57,12 +66,7 @@ class BuildLibraries(build_ext):
         self.parallel = self.parallel or len(self.extensions)
 
     def get_ext_filename(self, fullname):
-        version = ""
-        if fullname.endswith("_autograd"):
-            import torch
-
-            version = f"-{torch.__version__}"
-        return fullname.replace(".", "/") + version + ".so"
+        return fullname.replace(".", "/") + (f"-{torch_version()}" if fullname.endswith("_autograd") else "") + ".so"
 
     def build_extension(self, ext):
         include, lib = torch_paths()
@@ -73,6 +77,11 @@ class BuildLibraries(build_ext):
             )
         build = Path(self.build_temp)
         build.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # What earlier builds left, of other sources or for another torch, must not be taken for this one's.
+        for stale in output.parent.glob(f"{ext.name.rpartition('.')[2]}[.-]*"):
+            stale.unlink()
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
         jobs = {
             "csrc/library.cpp": [("library", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
@@ -91,10 +100,13 @@ class BuildLibraries(build_ext):
 
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
-        output = Path(self.get_ext_fullpath(ext.name))
-        output.parent.mkdir(parents=True, exist_ok=True)
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
         self.run([compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-lc10", "-o", str(output)])
+
+    def copy_extensions_to_source(self):
+        for stale in Path("fastact").glob("libfastact_autograd-*.so"):
+            stale.unlink()
+        super().copy_extensions_to_source()
 
     def run(self, command=None):
         if command is None:

@@ -122,6 +122,7 @@ struct Unit {
       bits &= 0x7ff0000000000000;
       std::memcpy(&size, &bits, 8);
       size = size > 0x1p-126 ? size : 0x1p-126;
+      size = size < 0x1p127 ? size : 0x1p127;  // of infinity and NaN too: an infinite unit is for what is not judged
       size = absolute > 0 ? absolute : size * 0x1p-23;
       unit[i] = std::fabs(x[i]) > limit ? std::numeric_limits<double>::infinity() : size;
     }
@@ -162,7 +163,7 @@ void run(const Function& function, const Unit& unit_of, uint64_t first, uint64_t
   const InstructionSet& widest = *worst[0].set;
   std::vector<float> x(kCount), result(kCount);
   std::vector<double> wide(kCount), truth(kCount), unit(kCount), widest_result(kCount);
-  for (uint64_t start = first; start < last; start += kCount) {
+  for (uint64_t start = first; start + kCount <= last; start += kCount) {
     for (int64_t i = 0; i < kCount; ++i) {
       auto pattern = static_cast<uint32_t>(start + i);
       std::memcpy(&x[i], &pattern, 4);

@@ -2,10 +2,10 @@
 
     python bench/instructions.py [BUILD_FOLDER]
 
-Reads the newest object files that setup.py leaves under build/, prints a table and writes it to instructions.json and
-instructions.md under bench/results/<hardware>/; the benchmark's report shows the counts beside the times. The number of
-instructions is what bounds most of these kernels as long as the data lies in the cache: a core with AVX-512 completes
-two of them per cycle, each for 16 elements.
+Reads the newest object files that `python setup.py build_ext --inplace` leaves under build/, prints a table and writes
+it to instructions.json and instructions.md under bench/results/<hardware>/; the benchmark's report shows the counts
+beside the times. The number of instructions is what bounds most of these kernels as long as the data lies in the cache:
+a core with AVX-512 completes two of them per cycle, each for 16 elements.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def counted(root: Path) -> list[dict[str, Any]]:
     """A row for each activation and direction, from the newest object files."""
     code = {}
     for name in INSTRUCTION_SETS:
-        newest = max(root.rglob(f"kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
+        newest = max(root.glob(f"temp*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):
             code[formula.lower(), direction, name] = lines
     return [

@@ -1,5 +1,5 @@
 // The activations: formula, name of its op, parameters in the op's schema. Everything on the CPU side is made from
-// these lists: the compiled blocks (kernels.cpp), the ops and their schemas (library.cpp).
+// these lists: the compiled blocks (kernels.cpp), the ops and their schemas (library.cpp), their nodes (autograd.cpp).
 #define FASTACT_POINTWISE(ACTIVATION)                                \
   /* rectifiers.h */                                                 \
   ACTIVATION(ReLU, relu, "")                                         \

@@ -39,7 +39,7 @@ bool needs_torch_ops(const Tensor& grad) {
       {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::FuncTorchDynamicLayerFrontMode,
        DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchGradWrapper, DispatchKey::FuncTorchBatched,
        DispatchKey::Batched, DispatchKey::Functionalize, DispatchKey::Negative, DispatchKey::ZeroTensor});
-  return at::GradMode::is_enabled() ||
+  return at::GradMode::is_enabled() || grad.layout() != at::kStrided || grad._fw_grad(0).defined() ||
          (grad.key_set() | c10::impl::tls_local_dispatch_key_set().included_).has_any(special);
 }
 
@@ -217,4 +217,6 @@ TORCH_LIBRARY_IMPL(fastact, AutogradCPU, library) {
 #define FASTACT_IMPLEMENT_LEARNED(Formula, name, learned, parameters) \
   library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::learned_forward<fastact::k##Formula>>());
   FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
+#undef FASTACT_IMPLEMENT
+#undef FASTACT_IMPLEMENT_LEARNED
 }

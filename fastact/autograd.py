@@ -44,6 +44,8 @@ def _needs_torch_ops(grad: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         or type(grad) is not Tensor
+        or grad.layout is not torch.strided
+        or torch.autograd.forward_ad._current_level >= 0  # it may have a tangent
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.is_legacy_batchedtensor(grad)
@@ -64,11 +66,12 @@ def _in_layout(grad: Tensor, strides: Sequence[int] | None) -> Tensor:
 class _Pointwise(Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, copy: Tensor | None
+        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, copy: tuple[Tensor, ...]
     ) -> Tensor:
-        """In place, where the input is saved, `copy` is one that autograd knows as such."""
+        """In place, where the input is saved, `copy` holds one that is part of the graph; in a tuple, for it has no
+        gradient of its own."""
         saves_bits = activation.saved == "bits"
-        saved = input if copy is None else copy
+        (saved,) = copy or (input,)
         output, bits = backend(input).forward(activation, input, parameters, inplace, saves_bits)
         if inplace:
             ctx.mark_dirty(input)
@@ -275,7 +278,7 @@ def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor
     if input.requires_grad and torch.is_grad_enabled():
         if kernels is cpu and cpu.HAS_NODES and not activation.random:
             return cpu.forward(activation, input, parameters, inplace, False)[0]
-        copy = input.clone() if inplace and activation.saved == "input" else None
+        copy = (input.clone(),) if inplace and activation.saved == "input" else ()
         return _FUNCTIONS[activation].apply(input, activation, inplace, parameters, copy)
     output, _ = kernels.forward(activation, input, parameters, inplace, False)
     if inplace:

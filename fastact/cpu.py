@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,11 @@ _NODES = Path(__file__).with_name(f"libfastact_autograd-{torch.__version__}.so")
 HAS_NODES = _NODES.exists()
 """Whether the pointwise and learned ops have autograd nodes in C++: those are for one version of torch alone."""
 if HAS_NODES:
-    torch.ops.load_library(_NODES)
+    try:
+        torch.ops.load_library(_NODES)
+    except OSError as error:  # another build of the same version
+        warnings.warn(f"fastact uses slower autograd nodes, in Python, since {error}", stacklevel=2)
+        HAS_NODES = False
 
 
 class _Ops(NamedTuple):

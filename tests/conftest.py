@@ -36,6 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.definition.get_closest_marker("only")
         devices = [name for name in _devices(metafunc.config) if only is None or name in only.args]
         metafunc.parametrize("device", devices, scope="session")
+    if "nodes" in metafunc.fixturenames:
+        kinds = ["C++", "Python"] if "cpu" in _devices(metafunc.config) else ["Python"]
+        metafunc.parametrize("nodes", kinds, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,6 +87,14 @@ def _kernels_at_every_size() -> Iterator[None]:
 
     with fastact.always_kernels():
         yield
+
+
+@pytest.fixture
+def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kind of autograd nodes on the CPU: where the library of those in C++ is missing, they are in Python."""
+    if request.param == "Python":
+        monkeypatch.setattr("fastact.cpu.HAS_NODES", False)
+    return request.param
 
 
 @pytest.fixture

@@ -7,9 +7,13 @@ import math
 import pytest
 import torch
 from cases import CASES, DEFAULTS, DETERMINISTIC, DTYPES, Case
-from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch import Tensor, nn
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
+
+import fastact
+
+DETERMINISTIC_DEFAULTS = [case for case in DEFAULTS if case.deterministic]
 
 
 def away_from_kinks(case: Case, device: str, shape: tuple[int, ...] = (3, 5)) -> Tensor:
@@ -36,17 +40,17 @@ def arguments(case: Case, device: str) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradcheck(case: Case, device: str, on: str) -> None:
+def test_gradcheck(case: Case, nodes: str, device: str, on: str) -> None:
     assert gradcheck(repeatable(case), arguments(case, on), check_batched_grad=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradgradcheck(case: Case, device: str, on: str) -> None:
+def test_gradgradcheck(case: Case, nodes: str, device: str, on: str) -> None:
     assert gradgradcheck(repeatable(case), arguments(case, on))
 
 
 @pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.inplace], ids=str)
-def test_second_derivatives_in_place(case: Case, device: str, on: str) -> None:
+def test_second_derivatives_in_place(case: Case, nodes: str, device: str, on: str) -> None:
     """What has been overwritten takes part in them."""
 
     def in_place(input: Tensor) -> Tensor:
@@ -54,6 +58,43 @@ def test_second_derivatives_in_place(case: Case, device: str, on: str) -> None:
         return case.fastact(input * 1, inplace=True)
 
     assert gradgradcheck(in_place, arguments(case, on))
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC_DEFAULTS, ids=str)
+def test_tangents_of_gradients(case: Case, nodes: str, device: str, on: str) -> None:
+    """Forward-mode differentiation of a backward pass whose forward pass knew nothing of it."""
+    input = away_from_kinks(case, on)
+    output, stock = case.fastact(input), case.torch(input)
+    seeds = [torch.randn(output.shape, dtype=input.dtype).to(on) for _ in range(2)]
+
+    def tangent(y: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            (gradient,) = torch.autograd.grad(y, input, forward_ad.make_dual(*seeds))
+            return forward_ad.unpack_dual(gradient).tangent
+
+    try:
+        expected = tangent(stock)
+    except NotImplementedError:  # SiLU's, and what has it in it
+        with pytest.raises(NotImplementedError):
+            tangent(output)
+    else:
+        torch.testing.assert_close(tangent(output), expected)
+
+
+def test_gradients_of_other_kinds(nodes: str, device: str, on: str) -> None:
+    """Sparse, negated lazily, a lazy zero, of one number for all."""
+    table = torch.randn(6, 3, device=on).requires_grad_()
+    rows = torch.tensor([0, 2, 2], device=on)
+    gradients = []
+    for silu in (fastact.functional.silu, nn.functional.silu):
+        (gradient,) = torch.autograd.grad(nn.functional.embedding(rows, silu(table), sparse=True).sum(), table)
+        gradients.append(gradient.to_dense())
+    torch.testing.assert_close(*gradients)
+    imaginary = torch.randn(6, 3, dtype=torch.complex64, device=on).conj().imag
+    for grad in (imaginary, torch._efficientzerotensor((6, 3), device=on), torch.ones((), device=on).expand(6, 3)):
+        for ours, stock in ((fastact.functional.relu, torch.relu), (fastact.functional.sigmoid, torch.sigmoid)):
+            expected, found = (torch.autograd.grad(function(table), table, grad)[0] for function in (stock, ours))
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

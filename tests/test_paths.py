@@ -79,7 +79,7 @@ def test_nodes_are_in_cpp(device: str) -> None:
 
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
-def test_compiled_autograd(case: Case, device: str) -> None:
+def test_compiled_autograd(case: Case, nodes: str, device: str) -> None:
     from torch._dynamo import compiled_autograd
 
     leaf = case.randn(5).requires_grad_()
