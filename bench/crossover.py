@@ -25,7 +25,7 @@ from fastact.catalogue import ACTIVATIONS
 TABLES = {"cpu": {"CPU": torch.float32, "CPU_16_BIT": torch.bfloat16}, "cuda": {"CUDA": torch.float32}}
 """In fastact/crossover.py, and the dtype that each is measured with."""
 TABLE = Path(__file__).parents[1] / "fastact" / "crossover.py"
-SIZES = [1 << power for power in range(22, 5, -1)]
+SIZES = [1 << power for power in range(24, 5, -1)]
 TIE = 0.97
 """The ratio that still counts as won: the noise of a short race."""
 TIE_WITH_LESS_MEMORY = 0.9
