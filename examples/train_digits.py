@@ -290,8 +290,8 @@ def saved_bytes(net: nn.Sequential, images: Tensor) -> tuple[int, int, int]:
 
         with saved_tensors_hooks(keep, lambda nothing: nothing):
             x = layer(x)
-        # Python's autograd functions are fastact's here; torch's own ops have C++ nodes.
-        kernels_ran += active and isinstance(x.grad_fn, torch.autograd.function.BackwardCFunction)
+        # Nodes of torch's own ops are called ReluBackward0 and the like, fastact's ReLUBackward.
+        kernels_ran += active and x.grad_fn.name().endswith("Backward")
     totals = [sum(storage.nbytes() for storage in kept.values()) for kept in (by_activations, everything)]
     return totals[0], totals[1], kernels_ran
 

@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         runs = (parameters.get("device") if needs_device else "cpu") in chosen
         if chosen == ["interpret"]:
             runs = runs and _worth_interpreting(item, parameters)
+        elif parameters.get("nodes") == "Python":
+            runs = runs and _one_of_a_kind(parameters.get("case"))
         (keep if runs else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
@@ -73,6 +75,13 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
         default = parameters["sample"] == samples(parameters["activation"])[0]
         return default and parameters.get("dtype") is not torch.float16
     return True
+
+
+def _one_of_a_kind(case: Any) -> bool:
+    """Nodes in Python are the same code for all activations of one way through the loops."""
+    from cases import LOOPS
+
+    return case is None or case in LOOPS
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DETERMINISTIC, Case
+from cases import CASES, DEFAULTS, DETERMINISTIC, LOOPS, Case
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -78,7 +78,7 @@ def test_nodes_are_in_cpp(device: str) -> None:
 
 
 @pytest.mark.only("cpu")
-@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
 def test_compiled_autograd(case: Case, nodes: str, device: str) -> None:
     from torch._dynamo import compiled_autograd
 
