@@ -24,7 +24,7 @@ test-interpret: .venv/built
 test-gpu: .venv/built
 	$(RUN) -m pytest -q --device cuda $(ARGS)
 
-# The largest errors over all 2^32 float32 inputs: an hour for all activations, minutes for ARGS="silu gelu".
+# The largest errors over all 2^32 float32 inputs: hours for all activations, minutes for ARGS="silu gelu".
 exhaustive: .venv/built
 	$(RUN) bench/exhaustive.py $(ARGS)
 

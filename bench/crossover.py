@@ -10,13 +10,12 @@ larger one measured. A loss is measured again, for longer, before it is believed
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from environment import RESULTS, environment, folder_of, name_of
+from environment import RESULTS, environment, name_of, result_folder, write_result
 from measure import Call, Case, Race, by_host_clock
 
 import fastact
@@ -104,9 +103,7 @@ def main() -> None:
             print(f"{table:10} {name:16} inference from {shown[0]:>8}, training from {shown[1]:>8}", flush=True)
         options.table.write_text(with_table(options.table.read_text(), table, measured_on, found))
 
-    out = options.out / folder_of(here)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "crossover.json").write_text(json.dumps({"environment": here, "ratio_by_size": ratios}, indent=1) + "\n")
+    write_result(result_folder(here, options.out), "crossover", {"environment": here, "ratio_by_size": ratios})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -90,6 +91,20 @@ def folder_of(environment: dict[str, Any]) -> str:
     hardware = environment["hardware"]
     name = hardware.get("gpu") or f"cpu {_plain(hardware['cpu'])} {hardware['instruction_set']}"
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def result_folder(environment: dict[str, Any], out: Path = RESULTS) -> Path:
+    """Where results of this hardware go."""
+    folder = out / folder_of(environment)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_result(folder: Path, stem: str, result: dict[str, Any], text: str | None = None) -> None:
+    """As JSON and, given a text, as Markdown."""
+    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if text is not None:
+        (folder / f"{stem}.md").write_text(text)
 
 
 def _plain(cpu_model: str) -> str:

@@ -1,5 +1,5 @@
 // The largest errors of the float32 kernels over a range of bit patterns, those of all instruction sets at once, with
-// the float64 kernels as the truth: a few nanoseconds for each pattern. bench/exhaustive.py builds and calls it:
+// the float64 kernels as the truth: tens of nanoseconds for each pattern. bench/exhaustive.py builds and calls it:
 //
 //     exhaustive NAME forward|derivative SAVED key=number,number… …
 //
@@ -13,27 +13,12 @@
 #include <string>
 #include <vector>
 
-#include "../csrc/kernels.h"
+#include "../csrc/instruction_sets.h"
 
 namespace fastact {
 namespace {
 
 constexpr int64_t kCount = kBlock;
-constexpr const InstructionSet* kSets[] = {
-#if defined(__x86_64__)
-    &kAvx512, &kAvx2,
-#endif
-    &kBaseline};
-
-bool runs_here(const InstructionSet* set) {
-#if defined(__x86_64__)
-  if (set == &kAvx512)
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-  if (set == &kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return set == &kBaseline;
-}
 
 struct Arguments {
   std::map<std::string, std::vector<double>> given;
@@ -158,8 +143,7 @@ struct Worst {
 
 void run(const Function& function, const Unit& unit_of, uint64_t first, uint64_t last) {
   std::vector<Worst> worst;
-  for (const InstructionSet* set : kSets)
-    if (runs_here(set)) worst.push_back({set});
+  for (const InstructionSet* set : instruction_sets()) worst.push_back({set});
   const InstructionSet& widest = *worst[0].set;
   std::vector<float> x(kCount), result(kCount);
   std::vector<double> wide(kCount), truth(kCount), unit(kCount), widest_result(kCount);

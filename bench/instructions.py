@@ -10,7 +10,6 @@ a core with AVX-512 completes two of them per cycle, each for 16 elements.
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from environment import RESULTS, environment, folder_of
+from environment import environment, result_folder, write_result
 from report import table
 
 from fastact.catalogue import ACTIVATIONS
@@ -98,10 +97,8 @@ def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
 def main() -> None:
     root = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parents[1] / "build"
     rows, where = counted(root), environment("cpu")
-    folder = RESULTS / folder_of(where)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "instructions.json").write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
-    (folder / "instructions.md").write_text(text := report(rows, where))
+    text = report(rows, where)
+    write_result(result_folder(where), "instructions", {"environment": where, "rows": rows}, text)
     print(text)
 
 

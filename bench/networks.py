@@ -10,14 +10,13 @@ takes. Writes networks.json and networks.md to DIR/HARDWARE.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from environment import RESULTS, environment, folder_of, name_of
+from environment import RESULTS, environment, name_of, result_folder, write_result
 from measure import peak_bytes
 from report import table
 from torch import Tensor, nn
@@ -168,11 +167,9 @@ def main() -> None:
         small = options.device == "cpu"
         rows = [row for network in networks(16 if small else 1) for row in measure(network, options.device)]
     where = environment(options.device)
-    folder = options.out / folder_of(where)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "networks.json").write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
     head = f"# Memory of networks in training: {name_of(where)}\n\n{where['date']}, commit {where['commit']}."
-    (folder / "networks.md").write_text(f"{head}\n\n{report(rows)}\n")
+    result = {"environment": where, "rows": rows}
+    write_result(result_folder(where, options.out), "networks", result, f"{head}\n\n{report(rows)}\n")
     print(report(rows))
 
 

@@ -15,10 +15,9 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from environment import RESULTS, environment, folder_of, name_of
+from environment import environment, name_of, result_folder, write_result
 from measure import Race, by_host_clock
 from report import table
 
@@ -82,10 +81,8 @@ def main() -> None:
         output = subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, text=True).stdout
         results[setting] = json.loads(output)
     where = environment("cpu")
-    folder: Path = RESULTS / folder_of(where)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "page_faults.json").write_text(json.dumps({"environment": where, "results": results}, indent=1) + "\n")
-    (folder / "page_faults.md").write_text(text := report(results, where))
+    text = report(results, where)
+    write_result(result_folder(where), "page_faults", {"environment": where, "results": results}, text)
     print(text)
 
 

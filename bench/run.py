@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import report
-from environment import RESULTS, environment, folder_of, name_of
+from environment import RESULTS, environment, name_of, result_folder
 
 HERE = Path(__file__).parent
 
@@ -27,8 +27,7 @@ def main() -> int:
     parser.add_argument("-k", dest="select", default="", help="only rows whose name matches, as in pytest")
     options = parser.parse_args()
 
-    out = options.out / folder_of(environment(options.device))
-    out.mkdir(parents=True, exist_ok=True)
+    out = result_folder(environment(options.device), options.out)
     raw = out / "benchmark.json"
     raw.unlink(missing_ok=True)
     seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.3)

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels.h"
+#include "instruction_sets.h"
 
 namespace fastact {
 
@@ -35,11 +35,8 @@ inline const InstructionSet& instruction_set() {
     std::string_view limit = variable ? variable : "avx512";
     STD_TORCH_CHECK(limit == "default" || limit == "avx2" || limit == "avx512",
                     "FASTACT_CPU_CAPABILITY must be default, avx2 or avx512, got ", limit);
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx512 && limit == "avx512") return kAvx512;
-    if (avx2 && limit != "default") return kAvx2;
+    for (const InstructionSet* set : instruction_sets())
+      if ((set == &kAvx512 && limit == "avx512") || (set == &kAvx2 && limit != "default")) return *set;
 #endif
     return kBaseline;
   }();

@@ -99,7 +99,7 @@ def run(row: Activation, x: Tensor) -> None:
         kernels.backward(row, y, {"bits": bits, "output": y, "input": x}[row.saved], parameters)
 
 
-class _Elsewhere:
+class Elsewhere:
     """In the place of Triton's driver, the GPU that kernels are compiled for without one."""
 
     def __init__(self, capability: int) -> None:
@@ -123,7 +123,7 @@ def _compile(name: str, dtype: torch.dtype, capability: int | None) -> Warmed:
     from triton.runtime import driver
 
     if capability is not None:
-        driver.set_active(_Elsewhere(capability))
+        driver.set_active(Elsewhere(capability))
     found: list[bool] = []
     knobs.compilation.listener = lambda *, cache_hit, **others: found.append(cache_hit)
     start = perf_counter()

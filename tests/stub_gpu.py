@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from triton import knobs
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from fastact.warmup import Elsewhere
 
-class StubDriver:
+
+class StubDriver(Elsewhere):
     """As the driver of an H200 shows itself to Triton's launches."""
 
     utils = SimpleNamespace(
@@ -28,14 +29,8 @@ class StubDriver:
     def launcher_cls(source: Any, metadata: Any) -> Any:
         return lambda *arguments: None
 
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+    def __init__(self) -> None:
+        super().__init__(90)
 
 
 def main() -> None:
