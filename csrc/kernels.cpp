@@ -28,11 +28,12 @@
 // Every call in a function's body is inlined, however often the callee is used: one call left in a loop, and it is not
 // vectorised.
 #define FASTACT_FLATTEN __attribute__((flatten))
-#define FASTACT_FOR_EACH_IN(i, step) FASTACT_VECTORIZE for (int64_t i = step; i < step + kStep; ++i)
+#define FASTACT_FOR_EACH_IN_STEP(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kStep; ++i)
 #define FASTACT_FOR_EACH(i, n) \
-  for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_FOR_EACH_IN(i, step_)
+  for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
 
-#include "maxout.h"  // has loops of its own, with these
+#include "half.h"  // these two have loops of their own, with these
+#include "maxout.h"
 
 namespace fastact {
 namespace {
@@ -41,12 +42,12 @@ template <class Base, class Derived>
 constexpr bool derives = __is_base_of(Base, Derived);
 
 // Parameters come as doubles and are rounded to the compute type once, as torch does. They follow the learned numbers.
-template <template <class> class Formula, class T>
-inline Formula<T> make_formula(const Call& call, unsigned learned = 0) {
-  Formula<T> formula;
-  if constexpr (sizeof(Formula<T>) >= sizeof(T)) {
+template <class Formula, class T>
+inline Formula make_formula(const Call& call, unsigned learned = 0) {
+  Formula formula;
+  if constexpr (sizeof(Formula) >= sizeof(T)) {
     auto* fields = reinterpret_cast<T*>(&formula);
-    for (unsigned i = 0; i < sizeof(Formula<T>) / sizeof(T); ++i)
+    for (unsigned i = 0; i < sizeof(Formula) / sizeof(T); ++i)
       fields[i] = i < learned ? T(0) : static_cast<T>(call.parameters[i - learned]);
   }
   return formula;
@@ -150,32 +151,37 @@ inline void unpack(uint64_t bits, Flag* flags) {
 }
 #endif
 
-template <template <class> class Formula, class T>
+// A formula for numbers that are kept as S.
+template <template <class> class Formula, class S>
+using FormulaFor = Formula<Compute<S>>;
+
+template <template <class> class Formula, class S>
 FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
-  auto* x = static_cast<const T*>(x_);
-  auto* y = static_cast<T*>(y_);
-  const auto formula = make_formula<Formula, T>(call);
+  using T = Compute<S>;
+  using F = FormulaFor<Formula, S>;
+  const auto formula = make_formula<F, T>(call);
   alignas(64) float u[kBlock];
-  if constexpr (derives<Random, Formula<T>>) uniforms(call.seed, first, u, n);
-  auto write = [&](int64_t i) {
-    if constexpr (derives<Random, Formula<T>>)
-      y[i] = formula.forward(x[i], u[i]);
-    else
-      y[i] = formula.forward(x[i]);
-  };
-  if constexpr (derives<SavesBits, Formula<T>>) {
-    if (bits) {
-      for (int64_t step = 0; step < n; step += kStep) {
+  if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
+  for (int64_t step = 0; step < n; step += kStep) {
+    Widened<S> wide_x, wide_y;
+    const T* x = read(x_, step, wide_x);
+    T* y = results(y_, step, wide_y);
+    if constexpr (derives<SavesBits, F>) {
+      if (bits) {
         alignas(64) Flag<T> flags[kStep];
-        FASTACT_FOR_EACH_IN(i, step) flags[i - step] = formula.keep(x[i]) ? -1 : 0;
-        FASTACT_FOR_EACH_IN(i, step) write(i);
+        FASTACT_FOR_EACH_IN_STEP(i) flags[i] = formula.keep(x[i]) ? -1 : 0;
         uint64_t packed = pack(flags);
         __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
       }
-      return;
     }
+    FASTACT_FOR_EACH_IN_STEP(i) {
+      if constexpr (derives<Random, F>)
+        y[i] = formula.forward(x[i], u[step + i]);
+      else
+        y[i] = formula.forward(x[i]);
+    }
+    finish(wide_y, y_, step);
   }
-  FASTACT_FOR_EACH(i, n) write(i);
 }
 
 template <class Formula, class T>
@@ -193,118 +199,141 @@ inline T either(Flag<T> flag, T set, T unset) {
   return bit_cast<T>((bit_cast<Flag<T>>(set) & flag) | (bit_cast<Flag<T>>(unset) & ~flag));
 }
 
-template <template <class> class Formula, class T>
-FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first,
-                              const Call& call) {
-  auto* grad = static_cast<const T*>(grad_);
-  auto* grad_input = static_cast<T*>(grad_input_);
-  const auto formula = make_formula<Formula, T>(call);
-  if constexpr (derives<SavesBits, Formula<T>>) {
-    auto* bits = static_cast<const uint8_t*>(saved_);
-    alignas(64) float u[kBlock];
-    if constexpr (derives<Random, Formula<T>>) uniforms(call.seed, first, u, n);
-    auto dropped = [&](int64_t i) {
-      if constexpr (derives<Random, Formula<T>>)
-        return formula.dropped(grad[i], u[i]);
-      else
-        return formula.dropped(grad[i]);
-    };
-    for (int64_t step = 0; step < n; step += kStep) {
-      alignas(64) Flag<T> flags[kStep];
-      uint64_t packed;
-      __builtin_memcpy(&packed, bits + step / 8, sizeof(packed));
-      unpack(packed, flags);
-      FASTACT_FOR_EACH_IN(i, step) grad_input[i] = either(flags[i - step], formula.kept(grad[i]), dropped(i));
-    }
-  } else {
-    auto* saved = static_cast<const T*>(saved_);
-    FASTACT_FOR_EACH(i, n) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
-  }
+// The bits of a step as flags.
+template <class Flag>
+inline void flags_of(const void* bits, int64_t step, Flag* flags) {
+  uint64_t packed;
+  __builtin_memcpy(&packed, static_cast<const uint8_t*>(bits) + step / 8, sizeof(packed));
+  unpack(packed, flags);
 }
 
-// The same for numbers of 16 bits, where the gradient passes or does not.
-void backward_16_bit(const void* grad_, const void* bits_, void* grad_input_, int64_t n, int64_t, const Call&) {
-  auto* grad = static_cast<const int16_t*>(grad_);
-  auto* bits = static_cast<const uint8_t*>(bits_);
-  auto* grad_input = static_cast<int16_t*>(grad_input_);
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first,
+                              const Call& call) {
+  using T = Compute<S>;
+  using F = FormulaFor<Formula, S>;
+  const auto formula = make_formula<F, T>(call);
+  alignas(64) float u[kBlock];
+  if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
-    alignas(64) int16_t flags[kStep];
-    uint64_t packed;
-    __builtin_memcpy(&packed, bits + step / 8, sizeof(packed));
-    unpack(packed, flags);
-    FASTACT_FOR_EACH_IN(i, step) grad_input[i] = grad[i] & flags[i - step];
+    if constexpr (is_16_bit<S> && derives<AllOrNothing<T>, F>) {  // the gradient passes or does not, as it is
+      auto* grad = static_cast<const int16_t*>(grad_) + step;
+      auto* grad_input = static_cast<int16_t*>(grad_input_) + step;
+      alignas(64) int16_t flags[kStep];
+      flags_of(saved_, step, flags);
+      FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = grad[i] & flags[i];
+    } else {
+      Widened<S> wide_grad, wide_saved, wide_grad_input;
+      const T* grad = read(grad_, step, wide_grad);
+      T* grad_input = results(grad_input_, step, wide_grad_input);
+      if constexpr (derives<SavesBits, F>) {
+        alignas(64) Flag<T> flags[kStep];
+        flags_of(saved_, step, flags);
+        FASTACT_FOR_EACH_IN_STEP(i) {
+          T dropped;
+          if constexpr (derives<Random, F>)
+            dropped = formula.dropped(grad[i], u[step + i]);
+          else
+            dropped = formula.dropped(grad[i]);
+          grad_input[i] = either(flags[i], formula.kept(grad[i]), dropped);
+        }
+      } else {
+        const T* saved = read(saved_, step, wide_saved);
+        FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
+      }
+      finish(wide_grad_input, grad_input_, step);
+    }
   }
 }
 
 // The formula with the learned numbers of element i.
-template <template <class> class Formula, class T>
-inline Formula<T> with_learned(Formula<T> formula, const void* const* learned, int64_t i) {
+template <class T, class Formula>
+inline Formula with_learned(Formula formula, const void* const* learned, int64_t i) {
   auto* fields = reinterpret_cast<T*>(&formula);
   fields[0] = static_cast<const T*>(learned[0])[i];
-  if constexpr (Formula<T>::learned > 1) fields[1] = static_cast<const T*>(learned[1])[i];
+  if constexpr (Formula::learned > 1) fields[1] = static_cast<const T*>(learned[1])[i];
   return formula;
 }
 
-template <template <class> class Formula, class T>
+// Calls body with a function that gives the formula for an element: one for all, or each with numbers of its own.
+template <class F, class T, class Body>
+inline void with_each_learned(const void* const* learned, bool each, const Call& call, const Body& body) {
+  const auto shared = make_formula<F, T>(call, F::learned);
+  if (each) {
+    body([=](int64_t i) { return with_learned<T>(shared, learned, i); });
+  } else {
+    const auto formula = with_learned<T>(shared, learned, 0);
+    body([=](int64_t) { return formula; });
+  }
+}
+
+template <template <class> class Formula, class S>
 FASTACT_FLATTEN void learned_forward(const void* x_, const void* const* learned, bool each, void* y_, int64_t n,
                                      const Call& call) {
-  auto* x = static_cast<const T*>(x_);
-  auto* y = static_cast<T*>(y_);
-  const auto shared = make_formula<Formula, T>(call, Formula<T>::learned);
-  if (each) {
-    FASTACT_FOR_EACH(i, n) y[i] = with_learned<Formula>(shared, learned, i).forward(x[i]);
-  } else {
-    const auto formula = with_learned<Formula>(shared, learned, 0);
-    FASTACT_FOR_EACH(i, n) y[i] = formula.forward(x[i]);
-  }
+  using T = Compute<S>;
+  with_each_learned<FormulaFor<Formula, S>, T>(learned, each, call, [=](const auto& formula) {
+    for (int64_t step = 0; step < n; step += kStep) {
+      Widened<S> wide_x, wide_y;
+      const T* x = read(x_, step, wide_x);
+      T* y = results(y_, step, wide_y);
+      FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula(step + i).forward(x[i]);
+      finish(wide_y, y_, step);
+    }
+  });
 }
 
-template <template <class> class Formula, class T>
+template <template <class> class Formula, class S>
 FASTACT_FLATTEN void learned_backward(const void* grad_, const void* x_, const void* const* learned, bool each,
                                       void* grad_input_, void* const* terms, int64_t n, const Call& call) {
-  constexpr int count = Formula<T>::learned;
-  auto* grad = static_cast<const T*>(grad_);
-  auto* x = static_cast<const T*>(x_);
-  auto* grad_input = static_cast<T*>(grad_input_);
+  using T = Compute<S>;
+  using F = FormulaFor<Formula, S>;
   auto* first = static_cast<T*>(terms[0]);
-  auto* last = static_cast<T*>(terms[count - 1]);
-  const auto shared = make_formula<Formula, T>(call, count);
-  const auto write = [=](const Formula<T>& formula, int64_t i) {
-    const auto gradients = formula.with_gradients(grad[i], x[i]);
-    grad_input[i] = gradients.input;
-    first[i] = gradients.learned[0];
-    last[i] = gradients.learned[count - 1];
-  };
-  if (each) {
-    FASTACT_FOR_EACH(i, n) write(with_learned<Formula>(shared, learned, i), i);
-  } else {
-    const auto formula = with_learned<Formula>(shared, learned, 0);
-    FASTACT_FOR_EACH(i, n) write(formula, i);
+  auto* last = static_cast<T*>(terms[F::learned - 1]);
+  with_each_learned<F, T>(learned, each, call, [=](const auto& formula) {
+    for (int64_t step = 0; step < n; step += kStep) {
+      Widened<S> wide_grad, wide_x, wide_grad_input;
+      const T *grad = read(grad_, step, wide_grad), *x = read(x_, step, wide_x);
+      T* grad_input = results(grad_input_, step, wide_grad_input);
+      FASTACT_FOR_EACH_IN_STEP(i) {
+        const auto gradients = formula(step + i).with_gradients(grad[i], x[i]);
+        grad_input[i] = gradients.input;
+        first[step + i] = gradients.learned[0];
+        last[step + i] = gradients.learned[F::learned - 1];
+      }
+      finish(wide_grad_input, grad_input_, step);
+    }
+  });
+}
+
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* out_, int64_t n) {
+  const FormulaFor<Formula, S> formula{};
+  for (int64_t step = 0; step < n; step += kStep) {
+    Widened<S> wide_value, wide_gate, wide_out;
+    const auto *value = read(value_, step, wide_value), *gate = read(gate_, step, wide_gate);
+    auto* out = results(out_, step, wide_out);
+    FASTACT_FOR_EACH_IN_STEP(i) out[i] = formula.forward(value[i], gate[i]);
+    finish(wide_out, out_, step);
   }
 }
 
-template <template <class> class Formula, class T>
-FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* out_, int64_t n) {
-  auto* value = static_cast<const T*>(value_);
-  auto* gate = static_cast<const T*>(gate_);
-  auto* out = static_cast<T*>(out_);
-  const Formula<T> formula{};
-  FASTACT_FOR_EACH(i, n) out[i] = formula.forward(value[i], gate[i]);
-}
-
-template <template <class> class Formula, class T>
+template <template <class> class Formula, class S>
 FASTACT_FLATTEN void gated_backward(const void* grad_, const void* value_, const void* gate_, void* grad_value_,
                                     void* grad_gate_, int64_t n) {
-  auto* grad = static_cast<const T*>(grad_);
-  auto* value = static_cast<const T*>(value_);
-  auto* gate = static_cast<const T*>(gate_);
-  auto* grad_value = static_cast<T*>(grad_value_);
-  auto* grad_gate = static_cast<T*>(grad_gate_);
-  const Formula<T> formula{};
-  FASTACT_FOR_EACH(i, n) {
-    const auto gradients = formula.with_gradients(grad[i], value[i], gate[i]);
-    grad_value[i] = gradients.value;
-    grad_gate[i] = gradients.gate;
+  const FormulaFor<Formula, S> formula{};
+  for (int64_t step = 0; step < n; step += kStep) {
+    Widened<S> wide_grad, wide_value, wide_gate, wide_grad_value, wide_grad_gate;
+    const auto *grad = read(grad_, step, wide_grad), *value = read(value_, step, wide_value);
+    const auto* gate = read(gate_, step, wide_gate);
+    auto *grad_value = results(grad_value_, step, wide_grad_value),
+         *grad_gate = results(grad_gate_, step, wide_grad_gate);
+    FASTACT_FOR_EACH_IN_STEP(i) {
+      const auto gradients = formula.with_gradients(grad[i], value[i], gate[i]);
+      grad_value[i] = gradients.value;
+      grad_gate[i] = gradients.gate;
+    }
+    finish(wide_grad_value, grad_value_, step);
+    finish(wide_grad_gate, grad_gate_, step);
   }
 }
 
@@ -452,84 +481,16 @@ constexpr SoftmaxBlocks softmax_blocks() {
           Formula<T>{}.oriented(1) < 0};
 }
 
-// 16-bit types. Narrowing rounds to nearest even, once; NaN becomes the quiet NaN.
-inline float widen_bfloat16(uint16_t half) { return bit_cast<float>(static_cast<uint32_t>(half) << 16); }
-// To nearest even. A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs
-// come from bfloat16, whose lower bits are 0, or from an instruction. The test for it would cost as much as all the
-// rest.
-inline uint16_t narrow_bfloat16(float x) {
-  uint32_t bits = bit_cast<uint32_t>(x);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-#if !defined(__F16C__)
-// Half precision by exponent arithmetic: the multiplication renormalises subnormals, and the addition of a number 2^13
-// times as large as the result makes the hardware round at the right bit (Giesen 2013).
-inline float widen_float16(uint16_t half) {
-  uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-  float scaled = bit_cast<float>(magnitude) * 0x1p112f;
-  uint32_t bits = bit_cast<uint32_t>(scaled) | (magnitude >= 0x0f800000 ? 0x7f800000 : 0);
-  return bit_cast<float>(bits | static_cast<uint32_t>(half & 0x8000) << 16);
-}
-inline uint16_t narrow_float16(float x) {
-  uint32_t bits = bit_cast<uint32_t>(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
-  uint32_t normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  uint32_t result = magnitude < (113u << 23) ? subnormal : normal;
-  result = magnitude >= (143u << 23) ? 0x7c00 : result;
-  return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : result));
-}
-#endif
-
-void widen_bfloat16s(const uint16_t* from, float* to, int64_t n) {
-  FASTACT_FOR_EACH(i, n) to[i] = widen_bfloat16(from[i]);
-}
-void narrow_bfloat16s(const float* from, uint16_t* to, int64_t n) {
-  FASTACT_FOR_EACH(i, n) to[i] = narrow_bfloat16(from[i]);
-}
-void widen_float16s(const uint16_t* from, float* to, int64_t n) {
-#if defined(__AVX512F__)
-  for (int64_t i = 0; i < n; i += 16) {
-    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(halves));
-  }
-#elif defined(__F16C__)
-  for (int64_t i = 0; i < n; i += 8) {
-    __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
-  }
-#else
-  FASTACT_FOR_EACH(i, n) to[i] = widen_float16(from[i]);
-#endif
-}
-void narrow_float16s(const float* from, uint16_t* to, int64_t n) {
-#if defined(__AVX512F__)
-  for (int64_t i = 0; i < n; i += 16) {
-    __m256i halves = _mm512_cvtps_ph(_mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
-  }
-#elif defined(__F16C__)
-  for (int64_t i = 0; i < n; i += 8) {
-    __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
-  }
-#else
-  FASTACT_FOR_EACH(i, n) to[i] = narrow_float16(from[i]);
-#endif
-}
-
 }  // namespace
 
-#define FASTACT_FORWARD(Formula, name, parameters) {forward<Formula, float>, forward<Formula, double>},
-#define FASTACT_BACKWARD(Formula, name, parameters)     \
-  {backward<Formula, float>, backward<Formula, double>, \
-   derives<AllOrNothing<float>, Formula<float>> ? backward_16_bit : nullptr},
-#define FASTACT_LEARNED_FORWARD(Formula, name, learned, parameters) \
-  {learned_forward<Formula, float>, learned_forward<Formula, double>},
-#define FASTACT_LEARNED_BACKWARD(Formula, name, learned, parameters) \
-  {learned_backward<Formula, float>, learned_backward<Formula, double>},
-#define FASTACT_GATED_FORWARD(Formula, name) {gated_forward<Formula, float>, gated_forward<Formula, double>},
-#define FASTACT_GATED_BACKWARD(Formula, name) {gated_backward<Formula, float>, gated_backward<Formula, double>},
+#define FASTACT_EACH_TYPE(block, Formula) \
+  {block<Formula, float>, block<Formula, double>, block<Formula, Float16>, block<Formula, BFloat16>},
+#define FASTACT_FORWARD(Formula, ...) FASTACT_EACH_TYPE(forward, Formula)
+#define FASTACT_BACKWARD(Formula, ...) FASTACT_EACH_TYPE(backward, Formula)
+#define FASTACT_LEARNED_FORWARD(Formula, ...) FASTACT_EACH_TYPE(learned_forward, Formula)
+#define FASTACT_LEARNED_BACKWARD(Formula, ...) FASTACT_EACH_TYPE(learned_backward, Formula)
+#define FASTACT_GATED_FORWARD(Formula, ...) FASTACT_EACH_TYPE(gated_forward, Formula)
+#define FASTACT_GATED_BACKWARD(Formula, ...) FASTACT_EACH_TYPE(gated_backward, Formula)
 #define FASTACT_SOFTMAX_BLOCKS(Formula, name) {softmax_blocks<Formula, float>(), softmax_blocks<Formula, double>()},
 #define FASTACT_STRING(text) FASTACT_STRING_(text)
 #define FASTACT_STRING_(text) #text
@@ -544,12 +505,12 @@ const InstructionSet FASTACT_TABLE(FASTACT_INSTRUCTION_SET) = {
     {FASTACT_LEARNED(FASTACT_LEARNED_BACKWARD)},
     {FASTACT_GATED(FASTACT_GATED_FORWARD)},
     {FASTACT_GATED(FASTACT_GATED_BACKWARD)},
-    {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Float16>,
-     maxout_forward<BFloat16>},
+    {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
+     maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},
     {FASTACT_SOFTMAX(FASTACT_SOFTMAX_BLOCKS)},
-    {widen_float16s, widen_bfloat16s},
-    {narrow_float16s, narrow_bfloat16s},
+    {widen_block<Float16>, widen_block<BFloat16>},
+    {narrow_block<Float16>, narrow_block<BFloat16>},
 };
 
 }  // namespace fastact

@@ -87,19 +87,19 @@ struct SoftmaxBlocks {
   bool log, negate;
 };
 
-using WidenBlock = void (*)(const uint16_t* from, float* to, int64_t n);
-using NarrowBlock = void (*)(const float* from, uint16_t* to, int64_t n);
+using WidenBlock = void (*)(const void* from, float* to, int64_t n);
+using NarrowBlock = void (*)(const float* from, void* to, int64_t n);
 
-// Indexed by compute type (0 float, 1 double), by 16-bit type (0 float16, 1 bfloat16), or by all four in this order.
-// Backward has a third: for either 16-bit type as it is, or null where the numbers must be widened.
+// Indexed by dtype (0 float32, 1 float64, 2 float16, 3 bfloat16), by compute type (the first two), or by 16-bit type
+// (the last two).
 struct InstructionSet {
   const char* name;
-  ForwardBlock forward[kPointwiseCount][2];
-  BackwardBlock backward[kPointwiseCount][3];
-  LearnedForwardBlock learned_forward[kLearnedCount][2];
-  LearnedBackwardBlock learned_backward[kLearnedCount][2];
-  GatedForwardBlock gated_forward[kGatedCount][2];
-  GatedBackwardBlock gated_backward[kGatedCount][2];
+  ForwardBlock forward[kPointwiseCount][4];
+  BackwardBlock backward[kPointwiseCount][4];
+  LearnedForwardBlock learned_forward[kLearnedCount][4];
+  LearnedBackwardBlock learned_backward[kLearnedCount][4];
+  GatedForwardBlock gated_forward[kGatedCount][4];
+  GatedBackwardBlock gated_backward[kGatedCount][4];
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
   SoftmaxBlocks softmax[kSoftmaxCount][2];

@@ -123,7 +123,7 @@ LearnedTensor<T> read_learned(const Tensor& tensor, const Tensor& input, const T
   Operand operand{static_cast<char*>(tensor.data_ptr()), count, tensor.scalar_type()};
   for (int64_t i = 0; i < count; i += kBlock) {
     int64_t n = std::min(kBlock, count - i);
-    const void* source = load(operand, 0, i, n, values + i);
+    const void* source = load_wide(operand, i, n, values + i);
     if (source != values + i) std::memcpy(values + i, source, n * sizeof(T));
   }
   return result;
@@ -188,7 +188,7 @@ void learned_backward(StableIValue* stack, uint64_t, uint64_t) {
       std::vector<T> rounded(sums[k].begin(), sums[k].end());
       rounded.resize(round_up(rounded.size()));
       Operand operand{static_cast<char*>(gradient.data_ptr()), gradient.numel(), gradient.scalar_type()};
-      store(operand, 0, 0, gradient.numel(), rounded.data());
+      store_narrow(operand, 0, gradient.numel(), rounded.data());
       stack[1 + k] = from(gradient);
     }
   });

@@ -46,11 +46,11 @@ inline const InstructionSet& instruction_set() {
 // A thread gets at least this many elements, as in ATen: waking one up costs about what 32,768 elements of ReLU do.
 constexpr int64_t kGrain = 32768;
 
-// Compute type of a dtype: 16-bit types compute in float.
 inline bool is_16_bit(ScalarType type) { return type == ScalarType::Half || type == ScalarType::BFloat16; }
-inline int compute_index(ScalarType type) { return type == ScalarType::Double ? 1 : 0; }
-inline int compute_size(ScalarType type) { return type == ScalarType::Double ? 8 : 4; }
 inline int half_index(ScalarType type) { return type == ScalarType::BFloat16 ? 1 : 0; }
+inline int type_index(ScalarType type) {
+  return is_16_bit(type) ? 2 + half_index(type) : type == ScalarType::Double ? 1 : 0;
+}
 
 inline void check_dtype(const Tensor& tensor, const char* op) {
   auto type = tensor.scalar_type();
@@ -68,10 +68,8 @@ struct Operand {
   char* data;
   int64_t row_stride;  // in elements
   ScalarType type;
-  bool as_it_is = false;  // not to be widened for the block functions
 
-  bool widened() const { return is_16_bit(type) && !as_it_is; }
-  int64_t element_size() const { return is_16_bit(type) ? 2 : compute_size(type); }
+  int64_t element_size() const { return is_16_bit(type) ? 2 : type == ScalarType::Double ? 8 : 4; }
   char* at(int64_t row, int64_t column) const { return data + (row * row_stride + column) * element_size(); }
 };
 
@@ -277,52 +275,49 @@ inline WalkInStep walk_in_step(std::vector<Tensor> inputs, const std::vector<Ten
 
 inline int64_t round_up(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
 
-// A block in compute type, at least n elements long, rounded up to kStep: the tensor's own memory where that will do,
-// else a buffer.
+// A block of n elements, rounded up to kStep: the tensor's own memory where that will do, else a buffer.
 inline const void* load(const Operand& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
   const char* source = operand.at(row, column);
   int64_t padded = round_up(n), size = operand.element_size();
-  if (!operand.widened()) {
-    if (n == padded) return source;
-    std::memcpy(buffer, source, n * size);
-    std::memset(static_cast<char*>(buffer) + n * size, 0, (padded - n) * size);
-    return buffer;
-  }
-  uint16_t tail[kStep] = {};
-  int64_t whole = n / kStep * kStep;
-  auto widen = instruction_set().widen[half_index(operand.type)];
-  auto* to = static_cast<float*>(buffer);
-  widen(reinterpret_cast<const uint16_t*>(source), to, whole);
-  if (n != whole) {
-    std::memcpy(tail, source + 2 * whole, 2 * (n - whole));
-    widen(tail, to + whole, kStep);
-  }
+  if (n == padded) return source;
+  std::memcpy(buffer, source, n * size);
+  std::memset(static_cast<char*>(buffer) + n * size, 0, (padded - n) * size);
   return buffer;
 }
 
 inline void* destination(const Operand& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
-  return operand.widened() || n % kStep != 0 ? buffer : operand.at(row, column);
+  return n % kStep != 0 ? buffer : operand.at(row, column);
 }
 
 inline void store(const Operand& operand, int64_t row, int64_t column, int64_t n, const void* buffer) {
   char* target = operand.at(row, column);
-  if (buffer == target) return;
-  if (!operand.widened()) {
-    std::memcpy(target, buffer, n * operand.element_size());
-    return;
-  }
-  uint16_t tail[kStep];
-  int64_t whole = n / kStep * kStep;
-  auto narrow = instruction_set().narrow[half_index(operand.type)];
-  auto* from = static_cast<const float*>(buffer);
-  narrow(from, reinterpret_cast<uint16_t*>(target), whole);
-  if (n != whole) {
-    narrow(from + whole, tail, kStep);
-    std::memcpy(target + 2 * whole, tail, 2 * (n - whole));
-  }
+  if (buffer != target) std::memcpy(target, buffer, n * operand.element_size());
 }
 
-// A buffer for one block of either compute type.
+// n consecutive elements of a tensor in compute type, rounded up to kStep: where they lie, or in the buffer.
+inline const void* load_wide(const Operand& operand, int64_t column, int64_t n, void* buffer) {
+  if (!is_16_bit(operand.type)) return load(operand, 0, column, n, buffer);
+  auto widen = instruction_set().widen[half_index(operand.type)];
+  auto* to = static_cast<float*>(buffer);
+  uint16_t tail[kStep];
+  int64_t whole = n / kStep * kStep;
+  widen(operand.at(0, column), to, whole);
+  if (n != whole) widen(load(operand, 0, column + whole, n - whole, tail), to + whole, kStep);
+  return buffer;
+}
+inline void store_narrow(const Operand& operand, int64_t column, int64_t n, const void* buffer) {
+  if (!is_16_bit(operand.type)) return store(operand, 0, column, n, buffer);
+  auto narrow = instruction_set().narrow[half_index(operand.type)];
+  auto* from = static_cast<const float*>(buffer);
+  uint16_t tail[kStep];
+  int64_t whole = n / kStep * kStep;
+  narrow(from, operand.at(0, column), whole);
+  if (n == whole) return;
+  narrow(from + whole, tail, kStep);
+  store(operand, 0, column + whole, n - whole, tail);
+}
+
+// A buffer for one block of any dtype.
 struct alignas(64) Buffer {
   char bytes[kBlock * 8];
 };
@@ -357,7 +352,7 @@ void for_each_block(Shape shape, const Body& body) {
 // y = f(x), and one bit per element where `bits` is not null. The walk's tensors are x and y.
 inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const Call& call) {
   const Operand x = walk.operands[0], y = walk.operands[1];
-  auto block = instruction_set().forward[which][compute_index(x.type)];
+  auto block = instruction_set().forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;
     uint8_t tail_bits[kBlock / 8];
@@ -373,10 +368,8 @@ inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const 
 
 // grad_input = grad * f'(saved). The walk's tensors are grad, saved (unless `bits` is given in its place), grad_input.
 inline void run_backward(Pointwise which, const Walk& walk, const uint8_t* bits, const Call& call) {
-  Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
-  auto& blocks = instruction_set().backward[which];
-  grad.as_it_is = grad_input.as_it_is = is_16_bit(grad.type) && blocks[2] != nullptr;
-  auto block = blocks[grad.as_it_is ? 2 : compute_index(grad.type)];
+  const Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
+  auto block = instruction_set().backward[which][type_index(grad.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer grad_buffer, saved_buffer;
     int64_t padded = round_up(n);
@@ -472,7 +465,7 @@ template <class T>
 void run_learned(LearnedPointwise which, const Walk& walk, const std::vector<LearnedTensor<T>>& learned,
                  const Call& call) {
   const Operand x = walk.operands[0], y = walk.operands[1];
-  auto block = instruction_set().learned_forward[which][compute_index(x.type)];
+  auto block = instruction_set().learned_forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;
     LearnedBlock<T> numbers(learned);
@@ -491,7 +484,7 @@ template <class T>
 std::vector<std::vector<double>> run_learned_backward(LearnedPointwise which, const Walk& walk,
                                                       const std::vector<LearnedTensor<T>>& learned, const Call& call) {
   const Operand grad = walk.operands[0], x = walk.operands[1], grad_input = walk.operands[2];
-  auto block = instruction_set().learned_backward[which][compute_index(grad.type)];
+  auto block = instruction_set().learned_backward[which][type_index(grad.type)];
   Blocks blocks(walk.shape);
   int64_t slices = std::clamp<int64_t>(walk.shape.rows * walk.shape.columns / kGrain, 1, 64);
   std::vector<std::vector<double>> sums;
@@ -536,7 +529,7 @@ std::vector<std::vector<double>> run_learned_backward(LearnedPointwise which, co
 // The walk's tensors are value, gate and the output.
 inline void run_gated(GatedUnit which, const Walk& walk) {
   const Operand value = walk.operands[0], gate = walk.operands[1], out = walk.operands[2];
-  auto block = instruction_set().gated_forward[which][compute_index(value.type)];
+  auto block = instruction_set().gated_forward[which][type_index(value.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t) {
     Buffer value_buffer, gate_buffer;
     const void* values = load(value, row, column, n, value_buffer.bytes);
@@ -551,7 +544,7 @@ inline void run_gated(GatedUnit which, const Walk& walk) {
 inline void run_gated_backward(GatedUnit which, const Walk& walk) {
   const Operand grad = walk.operands[0], value = walk.operands[1], gate = walk.operands[2];
   const Operand grad_value = walk.operands[3], grad_gate = walk.operands[4];
-  auto block = instruction_set().gated_backward[which][compute_index(grad.type)];
+  auto block = instruction_set().gated_backward[which][type_index(grad.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t) {
     Buffer grad_buffer, value_buffer, gate_buffer;
     const void* grads = load(grad, row, column, n, grad_buffer.bytes);
@@ -566,8 +559,6 @@ inline void run_gated_backward(GatedUnit which, const Walk& walk) {
 }
 
 // Maxout over tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart.
-inline int type_index(ScalarType type) { return is_16_bit(type) ? 2 + half_index(type) : compute_index(type); }
-
 inline void run_maxout(const Tensor& input, int64_t pieces, int64_t inner, const Tensor& output,
                        const Tensor& indices) {
   auto run = instruction_set().maxout_forward[type_index(input.scalar_type())];

@@ -3,6 +3,7 @@
 // i % inner. Nothing is computed, so nothing is converted, and a block needs no padding.
 #pragma once
 
+#include "half.h"
 #include "vecmath.h"
 
 namespace fastact {
@@ -24,8 +25,10 @@ struct Comparable16 {
     return magnitude > kInfinity ? int16_t{0x7fff} : number;
   }
 };
-using Float16 = Comparable16<0x7c00>;
-using BFloat16 = Comparable16<0x7f80>;
+template <>
+struct Comparable<Float16> : Comparable16<0x7c00> {};
+template <>
+struct Comparable<BFloat16> : Comparable16<0x7f80> {};
 
 // a where the condition holds, else b: by a mask, since scalar code would have a branch that nobody can predict.
 template <class Bits>

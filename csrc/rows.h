@@ -129,7 +129,7 @@ struct Part {
   Panel read(T padding, T* scratch, T* spare) const {
     if (is_panel()) return in_place();
     if (tile.transposed()) {
-      auto* from = static_cast<const T*>(load(operand, 0, offset(0), tile.lanes * steps, spare));
+      auto* from = static_cast<const T*>(load_wide(operand, offset(0), tile.lanes * steps, spare));
       for_each_row([&](int64_t lane, int64_t place) {
         for (int64_t step = 0; step < steps; ++step) scratch[step * kLanes + lane] = from[place + step * tile.inner];
       });
@@ -138,7 +138,7 @@ struct Part {
     } else {
       for_each_run([&](int64_t step, int64_t n) {
         T* to = scratch + step * kLanes;
-        auto* from = static_cast<const T*>(load(operand, 0, offset(step), n, to));
+        auto* from = static_cast<const T*>(load_wide(operand, offset(step), n, to));
         if (from != to) std::copy_n(from, n, to);
         std::fill(to + n, to + round_up(n), padding);
       });
@@ -155,9 +155,9 @@ struct Part {
       for_each_row([&](int64_t lane, int64_t place) {
         for (int64_t step = 0; step < steps; ++step) spare[place + step * tile.inner] = scratch[step * kLanes + lane];
       });
-      store(operand, 0, offset(0), tile.lanes * steps, spare);
+      store_narrow(operand, offset(0), tile.lanes * steps, spare);
     } else {
-      for_each_run([&](int64_t step, int64_t n) { store(operand, 0, offset(step), n, scratch + step * kLanes); });
+      for_each_run([&](int64_t step, int64_t n) { store_narrow(operand, offset(step), n, scratch + step * kLanes); });
     }
   }
 };

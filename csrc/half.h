@@ -1,0 +1,128 @@
+// Numbers of 16 bits, which are computed with as floats: a step of them is widened as it is read and narrowed as it is
+// written, in registers where the formula leaves room.
+#pragma once
+
+#include "vecmath.h"
+
+namespace fastact {
+namespace {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// 16-bit types. Narrowing rounds to nearest even, once; NaN becomes the quiet NaN.
+inline float widen_bfloat16(uint16_t half) { return bit_cast<float>(static_cast<uint32_t>(half) << 16); }
+// To nearest even. A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs
+// come from bfloat16, whose lower bits are 0, or from an instruction. The test for it would cost as much as all the
+// rest.
+inline uint16_t narrow_bfloat16(float x) {
+  uint32_t bits = bit_cast<uint32_t>(x);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#if !defined(__F16C__)
+// Half precision by exponent arithmetic: the multiplication renormalises subnormals, and the addition of a number 2^13
+// times as large as the result makes the hardware round at the right bit (Giesen 2013).
+inline float widen_float16(uint16_t half) {
+  uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+  float scaled = bit_cast<float>(magnitude) * 0x1p112f;
+  uint32_t bits = bit_cast<uint32_t>(scaled) | (magnitude >= 0x0f800000 ? 0x7f800000 : 0);
+  return bit_cast<float>(bits | static_cast<uint32_t>(half & 0x8000) << 16);
+}
+inline uint16_t narrow_float16(float x) {
+  uint32_t bits = bit_cast<uint32_t>(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+  uint32_t normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  uint32_t result = magnitude < (113u << 23) ? subnormal : normal;
+  result = magnitude >= (143u << 23) ? 0x7c00 : result;
+  return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : result));
+}
+#endif
+
+// A step of them. GCC knows no vector conversion of halves.
+inline void widen(const BFloat16* from, float* to) { FASTACT_FOR_EACH_IN_STEP(i) to[i] = widen_bfloat16(from[i].bits); }
+inline void narrow(const float* from, BFloat16* to) {
+  FASTACT_FOR_EACH_IN_STEP(i) to[i].bits = narrow_bfloat16(from[i]);
+}
+inline void widen(const Float16* from, float* to) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < kStep; i += 16) {
+    __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    _mm512_storeu_ps(to + i, _mm512_maskz_cvtph_ps(-1, halves));
+  }
+#elif defined(__F16C__)
+  for (int64_t i = 0; i < kStep; i += 8) {
+    __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
+  }
+#else
+  FASTACT_FOR_EACH_IN_STEP(i) to[i] = widen_float16(from[i].bits);
+#endif
+}
+inline void narrow(const float* from, Float16* to) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < kStep; i += 16) {
+    __m256i halves = _mm512_maskz_cvtps_ph(-1, _mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
+  }
+#elif defined(__F16C__)
+  for (int64_t i = 0; i < kStep; i += 8) {
+    __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
+  }
+#else
+  FASTACT_FOR_EACH_IN_STEP(i) to[i].bits = narrow_float16(from[i]);
+#endif
+}
+
+template <class S>
+void widen_block(const void* from, float* to, int64_t n) {
+  for (int64_t step = 0; step < n; step += kStep) widen(static_cast<const S*>(from) + step, to + step);
+}
+template <class S>
+void narrow_block(const float* from, void* to, int64_t n) {
+  for (int64_t step = 0; step < n; step += kStep) narrow(from + step, static_cast<S*>(to) + step);
+}
+
+// What the numbers of a dtype are computed with as.
+template <class S>
+constexpr bool is_16_bit = sizeof(S) == 2;
+template <class S>
+using Compute = std::conditional_t<is_16_bit<S>, float, S>;
+
+template <class S>
+struct alignas(64) Widened {
+  Compute<S> numbers[is_16_bit<S> ? kStep : 1];
+};
+
+// A step of a tensor's numbers to compute with: where they lie, or widened.
+template <class S>
+inline const Compute<S>* read(const void* data, int64_t step, Widened<S>& widened) {
+  auto* from = static_cast<const S*>(data) + step;
+  if constexpr (is_16_bit<S>) {
+    widen(from, widened.numbers);
+    return widened.numbers;
+  } else {
+    return from;
+  }
+}
+
+// Where the results of a step go before finish().
+template <class S>
+inline Compute<S>* results(void* data, int64_t step, Widened<S>& widened) {
+  if constexpr (is_16_bit<S>)
+    return widened.numbers;
+  else
+    return static_cast<S*>(data) + step;
+}
+template <class S>
+inline void finish(const Widened<S>& widened, void* data, int64_t step) {
+  if constexpr (is_16_bit<S>) narrow(widened.numbers, static_cast<S*>(data) + step);
+}
+
+}  // namespace
+}  // namespace fastact
