@@ -10,6 +10,7 @@
 
 #include "exponentials.h"
 #include "gated.h"
+#include "narrow.h"
 #include "periodic.h"
 #include "rectifiers.h"
 #include "self_gated.h"
@@ -151,9 +152,10 @@ inline void unpack(uint64_t bits, Flag* flags) {
 }
 #endif
 
-// A formula for numbers that are kept as S.
+// The formula for numbers that are kept as S.
 template <template <class> class Formula, class S>
-using FormulaFor = Formula<Compute<S>>;
+using FormulaFor =
+    typename std::conditional_t<is_16_bit<S>, Narrow<Formula>, std::enable_if<true, Formula<Compute<S>>>>::type;
 
 template <template <class> class Formula, class S>
 FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {

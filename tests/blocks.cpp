@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "../csrc/kernels.h"
@@ -37,39 +38,49 @@ void write(const char* name, std::vector<T> y) {
   std::fwrite(y.data(), sizeof(T), y.size(), stdout);
 }
 
+// Numbers of 16 bits are uint16_t here, and written as what they stand for.
 template <class T>
-void run(const InstructionSet& set) {
-  constexpr int type = sizeof(T) == 8;
+void run(const InstructionSet& set, int type, const std::vector<T>& x) {
+  using Compute = std::conditional_t<sizeof(T) == 2, float, T>;
   const double parameters[] = {0.5, 1.5, 0.75, 1.25};
   const Call call = {parameters, 12345};
-  const std::vector<T> x = inputs<T>(), grad(x.rbegin(), x.rend());
-  std::vector<T> y(kCount), other(kCount), first(kCount), second(kCount);
+  const std::vector<T> grad(x.rbegin(), x.rend());
+  std::vector<T> y(kCount), other(kCount), third(kCount);
+  std::vector<Compute> first(kCount), second(kCount);
   std::vector<uint8_t> saved(kCount * sizeof(T));
+  auto show = [&](const char* name, const std::vector<T>& numbers) {
+    if constexpr (sizeof(T) == 2) {
+      set.widen[type - 2](numbers.data(), first.data(), kCount);
+      write(name, first);
+    } else {
+      write(name, numbers);
+    }
+  };
 #define FASTACT_RUN(Formula, name, arguments)                                               \
   std::memcpy(saved.data(), x.data(), kCount * sizeof(T)); /* bits, if any, go over it */   \
   set.forward[k##Formula][type](x.data(), y.data(), saved.data(), kCount, 0, call);         \
-  write(#name, y);                                                                          \
+  show(#name, y);                                                                           \
   set.backward[k##Formula][type](grad.data(), saved.data(), other.data(), kCount, 0, call); \
-  write(#name " backward", other);
+  show(#name " backward", other);
   FASTACT_POINTWISE(FASTACT_RUN)
 #undef FASTACT_RUN
-  const T ones[] = {T(1.25), T(0.75)};
+  const Compute ones[] = {Compute(1.25), Compute(0.75)};
   const void* learned[] = {&ones[0], &ones[1]};
   void* terms[] = {first.data(), second.data()};
 #define FASTACT_RUN(Formula, name, count, arguments)                                                                \
   set.learned_forward[k##Formula][type](x.data(), learned, false, y.data(), kCount, call);                          \
-  write(#name, y);                                                                                                  \
+  show(#name, y);                                                                                                   \
   set.learned_backward[k##Formula][type](grad.data(), x.data(), learned, false, other.data(), terms, kCount, call); \
-  write(#name " backward", other);                                                                                  \
-  write(#name " learned", first);
+  write(#name " learned", first);                                                                                   \
+  show(#name " backward", other);
   FASTACT_LEARNED(FASTACT_RUN)
 #undef FASTACT_RUN
-#define FASTACT_RUN(Formula, name)                                                                            \
-  set.gated_forward[k##Formula][type](grad.data(), x.data(), y.data(), kCount);                               \
-  write(#name, y);                                                                                            \
-  set.gated_backward[k##Formula][type](y.data(), grad.data(), x.data(), first.data(), second.data(), kCount); \
-  write(#name " value", first);                                                                               \
-  write(#name " gate", second);
+#define FASTACT_RUN(Formula, name)                                                                           \
+  set.gated_forward[k##Formula][type](grad.data(), x.data(), y.data(), kCount);                              \
+  show(#name, y);                                                                                            \
+  set.gated_backward[k##Formula][type](y.data(), grad.data(), x.data(), other.data(), third.data(), kCount); \
+  show(#name " value", other);                                                                               \
+  show(#name " gate", third);
   FASTACT_GATED(FASTACT_RUN)
 #undef FASTACT_RUN
 }
@@ -127,6 +138,11 @@ int main() {
   fastact::convert(fastact::kBaseline);
   fastact::run_softmax<float>(fastact::kBaseline);
   fastact::run_softmax<double>(fastact::kBaseline);
-  fastact::run<float>(fastact::kBaseline);
-  fastact::run<double>(fastact::kBaseline);
+  fastact::run(fastact::kBaseline, 0, fastact::inputs<float>());
+  fastact::run(fastact::kBaseline, 1, fastact::inputs<double>());
+  std::vector<uint16_t> halves(fastact::kCount);
+  for (int type = 0; type < 2; ++type) {
+    fastact::kBaseline.narrow[type](fastact::inputs<float>().data(), halves.data(), fastact::kCount);
+    fastact::run(fastact::kBaseline, 2 + type, halves);
+  }
 }

@@ -1,0 +1,294 @@
+// Shorter formulas for float16 and bfloat16. Before it is rounded, a 16-bit result within 0.51 ULP is known to 17
+// digits; these formulas compute some 18 to 21, in float. fastact/kernels/narrow.py is their like for the GPU.
+//
+// Polynomials are minimax in relative error, found with Sollya's fpminimax over the single precision; ranges and errors
+// stand beside each.
+#pragma once
+
+#include "exponentials.h"
+#include "gated.h"
+#include "shrinkage.h"
+#include "softplus.h"
+
+namespace fastact {
+namespace {
+namespace in_16_bits {
+
+using K = ExpConstants<float>;
+
+// n and r of sign * x = n ln2 + r. `biased` is as in Reduced, for 2^(n + lift).
+template <int lift = 0, int sign = 1>
+inline Reduced<float> reduce(float x) {
+  constexpr float shift = K::round_to_integer + K::exponent_bias + lift;
+  float shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
+  return {bit_cast<uint32_t>(shifted), fma(n, -0x1.62e43p-1f, sign * x)};
+}
+
+// exp(x), degree 4: 2.6e-6
+constexpr float kExp[] = {0x1.ffffe8p-1f, 0x1.fffb34p-1f, 0x1.00059ep-1f, 0x1.57e0bcp-3f, 0x1.53aafap-5f};
+
+// 2^lift e^(sign x). Where the power of two is out of range, it is anything.
+template <int lift = 0, int sign = 1>
+inline float exp(float x) {
+  auto reduced = reduce<lift, sign>(x);
+  return from_exponent<float>(reduced.biased) * polynomial(reduced.r, kExp);
+}
+
+// e^x - 1 = 2^n (1 + m) - 1
+template <int lift = 0>
+struct Expm1 {
+  float lifted, m;  // 2^(n + lift)
+
+  explicit Expm1(float x) {
+    // expm1(x) / x, degree 4: 4.4e-7
+    constexpr float coefficients[] = {0x1.fffffep-1f, 0x1.fffe5ep-2f, 0x1.5556dap-3f, 0x1.570a7p-5f, 0x1.1104ep-7f};
+    auto reduced = reduce<lift>(x);
+    lifted = from_exponent<float>(reduced.biased);
+    m = reduced.r * polynomial(reduced.r, coefficients);
+  }
+  float value() const {
+    float scale = lift == 0 ? lifted : lifted * (1.f / (int64_t{1} << lift));
+    return fma(scale, m, scale - 1);
+  }
+  // 2^lift e^x
+  float exp() const { return fma(lifted, m, lifted); }
+};
+
+// sigma(v) for `least` <= v <= `most`, and for NaN anything. Between 2^-48 and 2^126 the sum is within range.
+constexpr float kLeast = -112, kMost = 40;
+inline float sigmoid(float v) {
+  constexpr float unit = 0x1p-48f;
+  auto reduced = reduce<-48, -1>(v);
+  return unit / fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), unit);
+}
+
+struct Sigmoid : fastact::Sigmoid<float> {
+  float forward(float x) const {
+    float y = sigmoid(clamp_number(kLeast, kMost, x));
+    return x == x ? y : x;
+  }
+};
+
+// tanh|x|
+inline float tanh_of_size(float size) {
+  float t = Expm1<>(2 * at_most(20.f, size)).value();
+  return t / (t + 2);
+}
+
+struct Tanh : fastact::Tanh<float> {
+  float forward(float x) const { return copysign(tanh_of_size(abs(x)), x); }
+};
+
+struct Tanhshrink : fastact::Tanhshrink<float> {
+  float forward(float x) const {
+    // (x - tanh(x)) / x^3 of x^2, up to 1
+    constexpr float coefficients[] = {0x1.555544p-2f, -0x1.1107c6p-3f, 0x1.b85ce8p-5f,
+                                      -0x1.56803p-6f, 0x1.bc2748p-8f,  -0x1.44fbcap-10f};
+    float square = x * x, size = abs(x);
+    float near = fma(square * x, polynomial(square, coefficients), 0.f);  // 0 for -0
+    float far = copysign(fma(sigmoid(-2 * at_most_number(20, size)), 2.f, size - 1), x);
+    return size < 1 ? near : far;
+  }
+  float derivative(float x) const {
+    float tanh = tanh_of_size(abs(x));
+    return tanh * tanh;
+  }
+};
+
+// e^v may be far below the smallest number, as long as a product with it is not.
+constexpr int kLift = 48;
+constexpr float kDrop = 0x1p-48f;
+
+// The derivative of x sigma(v) is e^v (1 + e^v + x v') / (1 + e^v)^2. Its second factor crosses zero at one x, and is
+// the distance in x v' from there plus that in e^v, which is `e_there` times `growth`, e^distance in v less 1: two
+// terms of one sign, so that nothing cancels.
+inline float gated_derivative(float e_there, Expm1<kLift> growth, float distance) {
+  float factor = growth.value(), second = fma(e_there, factor, distance);
+  float inverse = 1 / fma(e_there, factor, 1 + e_there);
+  return growth.exp() * inverse * (second * inverse) * (e_there * kDrop);
+}
+
+// 1 + e^v + v = 0 here
+constexpr float kCrossing = -0x1.474974p+0f, kCrossingLow = 0x1.bdf6fap-27f, kExpAtCrossing = 0x1.1d25dp-2f;
+
+struct SiLU : fastact::SiLU<float> {
+  float forward(float x) const { return x * sigmoid(clamp_number(kLeast, kMost, x)); }
+  float derivative(float x) const {
+    float distance = clamp_number(kLeast, kMost, x) - kCrossing - kCrossingLow;
+    float slope = gated_derivative(kExpAtCrossing, Expm1<kLift>(distance), distance);
+    return x == x ? slope : x;
+  }
+};
+
+struct QuickGELU : fastact::QuickGELU<float> {
+  static constexpr float scale = 1.702f;
+  static float bounded(float x) { return clamp_number(kLeast / scale, kMost / scale, x); }
+  float forward(float x) const { return x * sigmoid(scale * bounded(x)); }
+  float derivative(float x) const {
+    // What is left there of 1.702 x - kCrossing for the constants' rounding
+    float distance = fma(scale, bounded(x), -kCrossing) - 0x1.e09cd8p-29f;
+    float slope = gated_derivative(kExpAtCrossing, Expm1<kLift>(distance), distance);
+    return x == x ? slope : x;
+  }
+};
+
+struct GELUTanh : fastact::GELUTanh<float> {
+  // v = linear x + cubic x^3
+  static constexpr float linear = 0x1.988454p+0f, cubic = 0x1.2444f2p-4f;
+  static float bounded(float x) { return clamp_number(-11.f, 7.4f, x); }
+  float forward(float x) const {
+    float t = bounded(x);
+    return x * sigmoid(t * fma(t * t, cubic, linear));
+  }
+  float derivative(float x) const {
+    constexpr float there = -0x1.8142ap-1f, there_low = 0x1.85a06cp-27f, square = 0x1.21e4bap-1f;
+    float t = bounded(x), distance = t - there - there_low, bend = fma(t, t + there, square);
+    Expm1<kLift> growth(distance * fma(cubic, bend, linear));
+    float slope = gated_derivative(0x1.2af64ep-2f, growth, distance * fma(3 * cubic, bend, linear));
+    return x == x ? slope : x;
+  }
+};
+
+struct GELU : fastact::GELU<float> {
+  // x Phi(x)
+  float forward(float x) const {
+    // e^(t^2 / 2) Phi(-t) / r of r = 1 / (t + 2.75), for t up to 13.5
+    constexpr float coefficients[] = {0x1.98bap-2f,  0x1.15e298p0f,  0x1.711218p1f, 0x1.d81fdcp0f,
+                                      0x1.ad84c4p4f, -0x1.34985ep6f, 0x1.c9d9fep5f};
+    Tail tail(x);
+    float left = tail.lifted_bell * (tail.r * polynomial(tail.r, coefficients)) * 0x1p-64f;
+    return x * (x < 0 ? left : 1 - left);
+  }
+  // Phi(x) + x phi(x), which is 1 less the same at -x, and at -t the distance of t from where it is 0 times something.
+  float derivative(float x) const {
+    // e^(t^2 / 2) (Phi(-t) - t phi(t)) / (zero - t) of r
+    constexpr float coefficients[] = {0x1.9896d6p-2f, 0x1.2f914ep-2f, 0x1.705ac8p-1f, 0x1.f98d56p-2f,
+                                      0x1.56ebcep2f,  -0x1.53c2e2p3f, 0x1.6dbaf6p2f};
+    constexpr float zero = 0x1.80ead2p-1f, zero_low = -0x1.a03fd4p-27f;
+    Tail tail(x);
+    float left = tail.lifted_bell * ((zero - tail.t + zero_low) * polynomial(tail.r, coefficients)) * 0x1p-64f;
+    float slope = x < 0 ? left : 1 - left;
+    return x == x ? slope : x;
+  }
+
+ private:
+  // t = |x| or, far from zero, a bound; 2^64 e^(-t^2 / 2); the polynomials' argument.
+  struct Tail {
+    float t, lifted_bell, r;
+    explicit Tail(float x) {
+      t = at_most_number(16, abs(x));
+      lifted_bell = exp<64, -1>(0.5f * t * t);
+      r = 1 / (t + 2.75f);
+    }
+  };
+};
+
+// x n / (n + 2) with e = e^x and n = e (e + 2)
+struct Mish : fastact::Mish<float> {
+  float forward(float x) const {
+    float t = clamp_number(kLeast, 20.f, x), lifted = exp<kLift>(t), e = lifted * kDrop;
+    float inverse = 1 / fma(e, e + 2, 2.f);
+    return x * (lifted * (e + 2) * inverse * kDrop);
+  }
+  // e ((e + 2) (n + 2) + 4 x (e + 1)) / (n + 2)^2. The second factor, less what it is where it crosses zero:
+  // rise (e^2 + e e' + e'^2 + 4 (e + e') + 6 + 4 x) + 4 distance (1 + e') with e' there, and rise = e - e'.
+  float derivative(float x) const {
+    constexpr float there = -0x1.31432cp+0f, there_low = -0x1.a25b08p-29f, e_there = 0x1.36c42p-2f;
+    float t = clamp_number(kLeast, 20.f, x), distance = t - there - there_low;
+    Expm1<kLift> growth(distance);
+    float rise = e_there * growth.value(), e = e_there + rise;
+    float bend = fma(e, e + (e_there + 4), fma(4.f, t, e_there * e_there + 4 * e_there + 6));
+    float second = fma(rise, bend, distance * (4 + 4 * e_there)), inverse = 1 / fma(e, e + 2, 2.f);
+    float slope = growth.exp() * inverse * (second * inverse) * (e_there * kDrop);
+    return x == x ? slope : x;
+  }
+};
+
+// 2^64 log(1 + e^-size), for what a small beta makes of it.
+inline float lifted_log1p_exp(float size) {
+  // log(1 + x) / x, up to 1
+  constexpr float coefficients[] = {0x1.ffffd6p-1f, -0x1.ffddd4p-2f, 0x1.530a7p-2f, -0x1.e15becp-3f,
+                                    0x1.319c4ap-3f, -0x1.0ffb56p-4f, 0x1.cf5f82p-7f};
+  float lifted = exp<64, -1>(at_most(132.f, size));
+  return lifted * polynomial(lifted * 0x1p-64f, coefficients);
+}
+
+struct Softplus : fastact::Softplus<float> {
+  float forward(float x) const {
+    float z = beta * x, y = fma(lifted_log1p_exp(abs(z)), 0x1p-64f / beta, z > 0 ? x : beta * 0);
+    return z > threshold ? x : y;
+  }
+  float derivative(float x) const {
+    float z = beta * x, slope = sigmoid(clamp_number(kLeast, kMost, z));
+    return z > threshold ? 1 : z == z ? slope : z;
+  }
+};
+
+struct LogSigmoid : fastact::LogSigmoid<float> {
+  float forward(float x) const { return fma(lifted_log1p_exp(abs(x)), -0x1p-64f, at_most(0.f, x)); }
+  float derivative(float y) const { return 0 - Expm1<>(at_least(K::expm1_lowest, y)).value(); }
+};
+
+// e^x - 1 for x <= 80
+inline float expm1(float x) { return Expm1<>(at_least(K::expm1_lowest, x)).value(); }
+
+struct ELU : fastact::ELU<float> {
+  float forward(float x) const { return x <= 0 ? copysign(alpha * expm1(x), x) : x; }
+};
+
+struct SELU : fastact::SELU<float> {
+  float forward(float x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : scale * x; }
+};
+
+struct CELU : fastact::CELU<float> {
+  float forward(float x) const { return x <= 0 ? copysign(alpha * expm1(x * (1 / alpha)), x) : x; }
+};
+
+struct SigmoidGate : fastact::SigmoidGate<float> {
+  float forward(float x) const { return Sigmoid().forward(x); }
+  float derivative(float x) const {
+    float lifted = exp<64, -1>(at_most_number(132, abs(x))), inverse = 1 / fma(lifted, 0x1p-64f, 1.f);
+    float slope = lifted * inverse * inverse * 0x1p-64f;
+    return x == x ? slope : x;
+  }
+};
+
+}  // namespace in_16_bits
+
+// The formula for numbers of 16 bits.
+template <template <class> class Formula>
+struct Narrow {
+  using type = Formula<float>;
+};
+#define FASTACT_NARROW(Formula)       \
+  template <>                         \
+  struct Narrow<Formula> {            \
+    using type = in_16_bits::Formula; \
+  };
+FASTACT_NARROW(Sigmoid)
+FASTACT_NARROW(Tanh)
+FASTACT_NARROW(Tanhshrink)
+FASTACT_NARROW(SiLU)
+FASTACT_NARROW(QuickGELU)
+FASTACT_NARROW(GELUTanh)
+FASTACT_NARROW(GELU)
+FASTACT_NARROW(Mish)
+FASTACT_NARROW(Softplus)
+FASTACT_NARROW(LogSigmoid)
+FASTACT_NARROW(ELU)
+FASTACT_NARROW(SELU)
+FASTACT_NARROW(CELU)
+#undef FASTACT_NARROW
+#define FASTACT_NARROW(Unit, Gate)               \
+  template <>                                    \
+  struct Narrow<Unit> {                          \
+    using type = Gated<float, in_16_bits::Gate>; \
+  };
+FASTACT_NARROW(GLU, SigmoidGate)
+FASTACT_NARROW(GEGLU, GELU)
+FASTACT_NARROW(GEGLUTanh, GELUTanh)
+FASTACT_NARROW(SwiGLU, SiLU)
+#undef FASTACT_NARROW
+
+}  // namespace
+}  // namespace fastact
