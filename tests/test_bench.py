@@ -234,6 +234,17 @@ def test_exhaustive_errors_are_those_of_the_tests(program: Path, name: str, patt
         assert row["error_of_truth"] < TRUTHS_APART
 
 
+def test_exhaustive_errors_of_slices(program: Path) -> None:
+    first, middle, last = 0x3F800000, 0x3F801000, 0x3F803000
+    whole, *slices = (
+        exhaustive.of_formula(program, "gelu", each) for each in [(first, last), (first, middle), (middle, last)]
+    )
+    assert exhaustive.merge(slices) == whole
+    for row in slices[1]:
+        row["held"] = False
+    assert not any(row["held"] for row in exhaustive.merge(slices))
+
+
 def test_exhaustive_errors_and_their_table(program: Path) -> None:
     found = {
         "relu": exhaustive.of_torch("relu", PATTERNS[2]),
