@@ -36,6 +36,9 @@ def sigmoid_forward(x, p):
     return _sigmoid(x)
 
 
+sigmoid_gate_forward = sigmoid_forward
+
+
 # (tanh(r) / r - 1) / r^2 of x = r^2, up to 0.04
 _TANH = tl.constexpr((float.fromhex("-0x1.55528cp-2"), float.fromhex("0x1.0cb51ap-3")))
 
@@ -410,43 +413,9 @@ def snake_grad_alpha(grad, x, w, p):
 
 
 @triton.jit
-def glu_forward(value, gate):
-    return value * _sigmoid(gate)
-
-
-@triton.jit
 def glu_backward(grad, value, gate):
+    """One exponential for both gradients."""
     lifted = _lifted_exp(tl.abs(gate), -1.0)
     high = reciprocal(tl.fma(lifted, _LOWERED, 1.0))
     low = lifted * high * _LOWERED
     return grad * tl.where(gate < 0, low, high), grad * value * (low * high)
-
-
-@triton.jit
-def geglu_forward(value, gate):
-    return value * gelu_forward(gate, ())
-
-
-@triton.jit
-def geglu_backward(grad, value, gate):
-    return grad * gelu_forward(gate, ()), grad * value * gelu_derivative(gate, ())
-
-
-@triton.jit
-def geglu_tanh_forward(value, gate):
-    return value * gelu_tanh_forward(gate, ())
-
-
-@triton.jit
-def geglu_tanh_backward(grad, value, gate):
-    return grad * gelu_tanh_forward(gate, ()), grad * value * gelu_tanh_derivative(gate, ())
-
-
-@triton.jit
-def swiglu_forward(value, gate):
-    return value * silu_forward(gate, ())
-
-
-@triton.jit
-def swiglu_backward(grad, value, gate):
-    return grad * silu_forward(gate, ()), grad * value * silu_derivative(gate, ())
