@@ -62,22 +62,28 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
 
 def cuda_rows(quick: bool) -> Iterator[Row]:
     """What matters most first, since time may run out."""
-    for dtype in ("bfloat16",) if quick else ("bfloat16", "float32"):
-        numel = LARGE_BYTES // getattr(torch, dtype).itemsize
-        for name in ACTIVATIONS:
-            for direction in ("forward", "backward", "both"):
-                compiled = dtype == "bfloat16" and direction == "both"
-                yield Row(name, "module", direction, dtype, numel, compiled=compiled)
+    # torch.compile takes seconds for each: it is a peer where one activation stands for its family.
+    compiled = list(_one_of_each(lambda row: row.family))
+    large = {dtype: LARGE_BYTES // getattr(torch, dtype).itemsize for dtype in ("bfloat16", "float32")}
+    for name in ACTIVATIONS:
+        for direction in ("forward", "backward", "both"):
+            if direction != "both" or name not in compiled:
+                yield Row(name, "module", direction, "bfloat16", large["bfloat16"])
     # What a call costs the host depends on its arguments and on what is saved, not on the formula.
     for name in _one_of_each(lambda row: (row.kind, row.saved, len(row.parameters), row.random)):
         for level in ("module", "kernels"):
             for passes in ("forward", "both"):
                 for numel in (1 << 10,) if quick else (1 << 10, 1 << 15, 1 << 20):
                     yield Row(name, level, "host", "float32", numel, passes=passes)
+    for name in compiled:
+        yield Row(name, "module", "both", "bfloat16", large["bfloat16"], compiled=True)
     if not quick:
-        for name in _one_of_each(lambda row: row.family):
+        for name in compiled:
             for numel in (*(1 << power for power in range(10, 32, 2)), (1 << 31) + (1 << 10)):
                 yield Row(name, "kernels", "both", "bfloat16", numel)
+        for name in ACTIVATIONS:
+            for direction in ("forward", "backward", "both"):
+                yield Row(name, "module", direction, "float32", large["float32"])
         for name in ACTIVATIONS:
             for layout in ("odd", "rows"):
                 yield Row(name, "module", "both", "bfloat16", LARGE_BYTES // 2, layout)

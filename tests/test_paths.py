@@ -339,10 +339,11 @@ def test_import_is_light() -> None:
 def test_side_stream_and_graph_replay(case: Case, device: str) -> None:
     input = case.randn(10_000, device=device)
     grad = torch.randn(10_000, device=device)
+    learned = case.learned(input)  # before the capture, which a copy from the CPU would break
 
     def step(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
-        y = case.fastact(x)
+        y = case.fastact(x, *learned)
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
     stream = torch.cuda.Stream()

@@ -7,11 +7,14 @@ import itertools
 import pytest
 import torch
 from cases import DTYPES, truth
-from torch.testing._internal.common_methods_invocations import op_db, unary_ufuncs
-from torch.testing._internal.common_modules import module_db
 
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation
+
+pytest.importorskip("expecttest", reason="torch's tests import it")
+
+from torch.testing._internal.common_methods_invocations import op_db, unary_ufuncs
+from torch.testing._internal.common_modules import module_db
 
 ROWS = list({row.function: row for row in reversed(ACTIVATIONS.values())}.values())
 MODULE_INFOS = {info.module_cls: info for info in module_db}

@@ -1,64 +1,19 @@
-"""Gated units: csrc/gated.h in Triton."""
+"""Gated units, value * f(gate): csrc/gated.h in Triton."""
 
 import triton
 import triton.language as tl
 
 from .rectifiers import relu_forward, relu_keep
-from .self_gated import (
-    gelu_derivative,
-    gelu_forward,
-    gelu_tanh_derivative,
-    gelu_tanh_forward,
-    sigmoid_gate_derivative,
-    sigmoid_gate_forward,
-    silu_derivative,
-    silu_forward,
-)
 
-
-@triton.jit
-def glu_forward(value, gate):
-    return value * sigmoid_gate_forward(gate, ())
-
-
-@triton.jit
-def glu_backward(grad, value, gate):
-    return grad * sigmoid_gate_forward(gate, ()), grad * value * sigmoid_gate_derivative(gate, ())
-
-
-@triton.jit
-def geglu_forward(value, gate):
-    return value * gelu_forward(gate, ())
-
-
-@triton.jit
-def geglu_backward(grad, value, gate):
-    return grad * gelu_forward(gate, ()), grad * value * gelu_derivative(gate, ())
-
-
-@triton.jit
-def geglu_tanh_forward(value, gate):
-    return value * gelu_tanh_forward(gate, ())
-
-
-@triton.jit
-def geglu_tanh_backward(grad, value, gate):
-    return grad * gelu_tanh_forward(gate, ()), grad * value * gelu_tanh_derivative(gate, ())
-
-
-@triton.jit
-def swiglu_forward(value, gate):
-    return value * silu_forward(gate, ())
-
-
-@triton.jit
-def swiglu_backward(grad, value, gate):
-    return grad * silu_forward(gate, ()), grad * value * silu_derivative(gate, ())
-
-
-@triton.jit
-def reglu_forward(value, gate):
-    return value * relu_forward(gate, ())
+GATES = {
+    "glu": ("self_gated", "sigmoid_gate"),
+    "geglu": ("self_gated", "gelu"),
+    "geglu_tanh": ("self_gated", "gelu_tanh"),
+    "swiglu": ("self_gated", "silu"),
+    "reglu": ("rectifiers", "relu"),
+    "bilinear": ("gated", "identity"),
+}
+"""The family and the name of f, whose derivative units with a backward formula of their own do not take."""
 
 
 @triton.jit
@@ -68,8 +23,8 @@ def reglu_backward(grad, value, gate):
 
 
 @triton.jit
-def bilinear_forward(value, gate):
-    return value * gate
+def identity_forward(x, p):
+    return x
 
 
 @triton.jit

@@ -21,7 +21,7 @@ if interpreting():
 import triton.language as tl
 from triton.compiler import CompiledKernel
 
-from . import loops, maxout, narrow, softmax
+from . import gated, loops, maxout, narrow, softmax
 
 _COMPUTE = {
     torch.float32: tl.float32,
@@ -53,16 +53,19 @@ class _Formulas(NamedTuple):
     gradient: Any
 
 
-def _formula(activation: Activation, part: str, dtype: torch.dtype) -> Any:
-    """Of its family or, for 16-bit types, a shorter one."""
-    name = f"{activation.name}_{part}"
+def _formula(family: str, name: str, dtype: torch.dtype) -> Any:
+    """Of a family or, for 16-bit types, a shorter one; or nothing."""
     shorter = getattr(narrow, name, None) if dtype.itemsize == 2 else None
-    return shorter or getattr(import_module(f".{activation.family}", __package__), name, None)
+    return shorter or getattr(import_module(f".{family}", __package__), name, None)
+
+
+def _formula_of(activation: Activation, part: str, dtype: torch.dtype) -> Any:
+    return _formula(activation.family, f"{activation.name}_{part}", dtype)
 
 
 @cache
 def _formulas(activation: Activation, dtype: torch.dtype) -> _Formulas:
-    return _Formulas(*(_formula(activation, part, dtype) for part in _Formulas._fields))
+    return _Formulas(*(_formula_of(activation, part, dtype) for part in _Formulas._fields))
 
 
 class Launch(NamedTuple):
@@ -291,8 +294,8 @@ class _LearnedFormulas(NamedTuple):
 
 @cache
 def _learned_formulas(activation: Activation, dtype: torch.dtype) -> _LearnedFormulas:
-    gradients = [_formula(activation, f"grad_{name}", dtype) for name in activation.learned]
-    forward, grad_input = (_formula(activation, part, dtype) for part in ("forward", "grad_input"))
+    gradients = [_formula_of(activation, f"grad_{name}", dtype) for name in activation.learned]
+    forward, grad_input = (_formula_of(activation, part, dtype) for part in ("forward", "grad_input"))
     return _LearnedFormulas(forward, grad_input, [*gradients, None][:2])
 
 
@@ -381,9 +384,17 @@ def _walk_in_step(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[
     return _Walk(tensors, strides, columns, True), unfilled
 
 
+class _GatedFormulas(NamedTuple):
+    gate: Any
+    derivative: Any
+    backward: Any
+
+
 @cache
-def _gated_formulas(activation: Activation, dtype: torch.dtype) -> tuple[Any, Any]:
-    return _formula(activation, "forward", dtype), _formula(activation, "backward", dtype)
+def _gated_formulas(activation: Activation, dtype: torch.dtype) -> _GatedFormulas:
+    family, gate = gated.GATES[activation.name]
+    forward, derivative = (_formula(family, f"{gate}_{part}", dtype) for part in ("forward", "derivative"))
+    return _GatedFormulas(forward, derivative, _formula_of(activation, "backward", dtype))
 
 
 def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor:
@@ -394,7 +405,7 @@ def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor
     _launch(
         loops.gated_forward, _cdiv(n, block), output.device,
         *walk.tensors, n, walk.columns, *walk.strides,
-        _gated_formulas(activation, output.dtype)[0], walk.by_rows, _COMPUTE[output.dtype], block,
+        activation.name, _gated_formulas(activation, output.dtype).gate, walk.by_rows, _COMPUTE[output.dtype], block,
     )  # fmt: skip
     return output
 
@@ -408,7 +419,7 @@ def gated_backward(
     _launch(
         loops.gated_backward, _cdiv(n, block), grad.device,
         *walk.tensors, n, walk.columns, *walk.strides,
-        _gated_formulas(activation, grad.dtype)[1], walk.by_rows, _COMPUTE[grad.dtype], block,
+        activation.name, *_gated_formulas(activation, grad.dtype), walk.by_rows, _COMPUTE[grad.dtype], block,
     )  # fmt: skip
     for output, filled in unfilled:
         output.copy_(filled)

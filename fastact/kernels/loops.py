@@ -19,12 +19,16 @@ def _kernel_name(specialization):
     """What profilers show: fastact_relu_forward, say, after the formula that the kernel is made for."""
     constants = specialization.constants
     direction = "forward" if "FORWARD" in constants else "backward"
-    formulas = (
-        constants.get(name) for name in ("FORWARD", "DERIVATIVE", "GRADIENT", "DROPPED", "GRAD_INPUT", "BACKWARD")
-    )
+    formulas = (constants.get(name) for name in ("FORWARD", "DERIVATIVE", "GRADIENT", "DROPPED", "GRAD_INPUT"))
     formula = next(formula for formula in formulas if formula is not None)
-    activation = re.sub("_(forward|derivative|gradient|dropped|grad_input|backward)$", "", formula.__name__)
+    activation = re.sub("_(forward|derivative|gradient|dropped|grad_input)$", "", formula.__name__)
     return f"fastact_{activation}_{direction}"
+
+
+def _gated_name(specialization):
+    """The same of a gated unit, whose formulas are its gate's."""
+    constants = specialization.constants
+    return f"fastact_{constants['ACTIVATION']}_{'backward' if 'BACKWARD' in constants else 'forward'}"
 
 
 # The interpreter truncates to bfloat16 where hardware rounds to nearest even, and loses subnormals on the way.
@@ -251,30 +255,30 @@ def learned_backward(
 @triton.jit
 def _gated_forward_block(
     value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
-    FORWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    GATE: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     offsets = _block_offsets(BLOCK)
     mask = None if WHOLE else start + offsets < n
     value = _widen(tl.load(value_ptr + _place(start, offsets, columns, value_stride, ROWS), mask=mask), COMPUTE)
     gate = _widen(tl.load(gate_ptr + _place(start, offsets, columns, gate_stride, ROWS), mask=mask), COMPUTE)
     tl.store(out_ptr + _place(start, offsets, columns, out_stride, ROWS),
-             _narrow(FORWARD(value, gate), out_ptr.dtype.element_ty), mask=mask)  # fmt: skip
+             _narrow(value * GATE(gate, ()), out_ptr.dtype.element_ty), mask=mask)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
+@triton.jit(do_not_specialize=["n"], repr=_gated_name)
 def gated_forward(
     value_ptr, gate_ptr, out_ptr, n: "int64", columns, value_stride, gate_stride, out_stride,
-    FORWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVATION: tl.constexpr, GATE: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """FORWARD(value, gate)."""
+    """value * GATE(gate)."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     if start + BLOCK <= n:
         _gated_forward_block(value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
-                             FORWARD, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
+                             GATE, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
     else:
         while start < n:
             _gated_forward_block(value_ptr, gate_ptr, out_ptr, start, n, columns, value_stride, gate_stride, out_stride,
-                                 FORWARD, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
+                                 GATE, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
             start += _TAIL
 
 
@@ -282,35 +286,40 @@ def gated_forward(
 def _gated_backward_block(
     grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns, grad_stride, value_stride,
     gate_stride, grad_value_stride, grad_gate_stride,
-    BACKWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    GATE: tl.constexpr, DERIVATIVE: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     offsets = _block_offsets(BLOCK)
     mask = None if WHOLE else start + offsets < n
     grad = _widen(tl.load(grad_ptr + _place(start, offsets, columns, grad_stride, ROWS), mask=mask), COMPUTE)
     value = _widen(tl.load(value_ptr + _place(start, offsets, columns, value_stride, ROWS), mask=mask), COMPUTE)
     gate = _widen(tl.load(gate_ptr + _place(start, offsets, columns, gate_stride, ROWS), mask=mask), COMPUTE)
-    grad_value, grad_gate = BACKWARD(grad, value, gate)
+    if BACKWARD is None:
+        grad_value, grad_gate = grad * GATE(gate, ()), grad * value * DERIVATIVE(gate, ())
+    else:
+        grad_value, grad_gate = BACKWARD(grad, value, gate)
     tl.store(grad_value_ptr + _place(start, offsets, columns, grad_value_stride, ROWS),
              _narrow(grad_value, grad_value_ptr.dtype.element_ty), mask=mask)  # fmt: skip
     tl.store(grad_gate_ptr + _place(start, offsets, columns, grad_gate_stride, ROWS),
              _narrow(grad_gate, grad_gate_ptr.dtype.element_ty), mask=mask)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n"], repr=_kernel_name)
+@triton.jit(do_not_specialize=["n"], repr=_gated_name)
 def gated_backward(
     grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, n: "int64", columns, grad_stride, value_stride,
     gate_stride, grad_value_stride, grad_gate_stride,
-    BACKWARD: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVATION: tl.constexpr, GATE: tl.constexpr, DERIVATIVE: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr,
+    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of value and gate: BACKWARD(grad, value, gate)."""
+    """The gradients of value and gate: of value * GATE(gate) or, unless it is None, BACKWARD(grad, value, gate)."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     if start + BLOCK <= n:
         _gated_backward_block(grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns,
                               grad_stride, value_stride, gate_stride, grad_value_stride, grad_gate_stride,
-                              BACKWARD, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
+                              GATE, DERIVATIVE, BACKWARD, ROWS, COMPUTE, BLOCK, True)  # fmt: skip
     else:
         while start < n:
             _gated_backward_block(grad_ptr, value_ptr, gate_ptr, grad_value_ptr, grad_gate_ptr, start, n, columns,
                                   grad_stride, value_stride, gate_stride, grad_value_stride, grad_gate_stride,
-                                  BACKWARD, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
+                                  GATE, DERIVATIVE, BACKWARD, ROWS, COMPUTE, _TAIL, False)  # fmt: skip
             start += _TAIL

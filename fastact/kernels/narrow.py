@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .exponentials import SELU_SCALE, SELU_SCALE_ALPHA
-from .vecmath import LOG2_E, at_least, at_most, constant, exp2, polynomial, reciprocal
+from .vecmath import LOG2_E, at_least, at_most, constant, exp2, expm1_in_range, polynomial, reciprocal
 
 _LIFT = tl.constexpr(16.0)
 _LOWERED = tl.constexpr(2.0**-16)
@@ -34,6 +34,9 @@ def _sigmoid(v, scale: tl.constexpr = 1.0):
 @triton.jit
 def sigmoid_forward(x, p):
     return _sigmoid(x)
+
+
+sigmoid_gate_forward = sigmoid_forward
 
 
 # (tanh(r) / r - 1) / r^2 of x = r^2, up to 0.04
@@ -346,6 +349,37 @@ def xielu_forward(x, w, p):
 
 
 @triton.jit
+def _derivatives_zero(alpha, slope, beta):
+    """Where alpha (e^x - 1) + beta is 0, high and low, by a step of Newton's: its slope there is alpha - beta. NaN or
+    infinity if nowhere."""
+    high = tl.log(slope / alpha)
+    rest = alpha.to(tl.float64) * expm1_in_range(high.to(tl.float64)) + beta.to(tl.float64)
+    return high, rest.to(tl.float32) / -slope
+
+
+# (e^x - 1) / x, from -1/8 to 1/8
+_EXPM1_AROUND = tl.constexpr(
+    (
+        float.fromhex("0x1.fffff8p-1"),
+        float.fromhex("0x1.000008p-1"),
+        float.fromhex("0x1.5598e6p-3"),
+        float.fromhex("0x1.5550c4p-5"),
+    )
+)
+
+
+@triton.jit
+def xielu_grad_input(grad, x, w, p):
+    """Near its zero the derivative is a multiple of e^distance - 1."""
+    slope = w[1] - p[0]
+    zero, zero_low = _derivatives_zero(w[1], slope, p[0])
+    distance = x - zero - zero_low
+    near = slope * distance * polynomial(distance, _EXPM1_AROUND, 3)
+    left = tl.where(tl.abs(distance) < 0.125, near, tl.fma(w[1], exp2(x * LOG2_E), -slope))
+    return grad * tl.where(x > 0, tl.fma(2.0 * w[0], x, p[0]), left)
+
+
+@triton.jit
 def xielu_grad_alpha_n(grad, x, w, p):
     return tl.where(x > 0, 0.0, grad * _expm1_minus_x(x))
 
@@ -376,13 +410,19 @@ _SINE_TWICE = tl.constexpr(
 
 
 @triton.jit
-def _reduced_angle(a, x, offset: tl.constexpr):
-    """a x + offset pi less the nearest multiple of pi. The product of 16-bit numbers is exact, and a wave that they do
+def _less_multiple(angle, n):
+    """angle - n pi"""
+    return tl.fma(n, -_PI[2], tl.fma(n, -_PI[1], tl.fma(n, -_PI[0], angle)))
+
+
+@triton.jit
+def _reduced_angle(a, x):
+    """a x, the n of the nearest n pi, and what is left. The product of 16-bit numbers is exact, and a wave that they do
     not resolve is replaced by its value at 0."""
     angle = a * x
     angle = tl.where(tl.abs(angle) < 2.0**18, angle, angle * 0.0)
-    n = tl.fma(angle, _1_OVER_PI, offset) + 1.5 * 2.0**23 - (1.5 * 2.0**23) - offset
-    return tl.fma(n, -_PI[2], tl.fma(n, -_PI[1], tl.fma(n, -_PI[0], angle)))
+    n = tl.fma(angle, _1_OVER_PI, 1.5 * 2.0**23) - 1.5 * 2.0**23
+    return angle, n, _less_multiple(angle, n)
 
 
 @triton.jit
@@ -393,60 +433,30 @@ def _sine_squared(r):
 
 @triton.jit
 def snake_forward(x, w, p):
-    return tl.fma(_sine_squared(_reduced_angle(w[0], x, 0.0)), 1.0 / w[0], x)
+    _, _, r = _reduced_angle(w[0], x)
+    return tl.fma(_sine_squared(r), 1.0 / w[0], x)
 
 
 @triton.jit
 def snake_grad_input(grad, x, w, p):
-    return grad * (2.0 * _sine_squared(_reduced_angle(w[0], x, 0.25)))
+    """2 sin^2 of the angle and a quarter of pi, which is reduced anew: r has too few digits where that is 0."""
+    angle, n, r = _reduced_angle(w[0], x)
+    quarter = _less_multiple(angle, n + tl.where(r > math.pi / 4, 0.75, -0.25))
+    return grad * (2.0 * _sine_squared(quarter))
 
 
 @triton.jit
 def snake_grad_alpha(grad, x, w, p):
-    r = _reduced_angle(w[0], x, 0.0)
+    _, _, r = _reduced_angle(w[0], x)
     inverse = 1.0 / w[0]
     wave = r * polynomial(r * r, _SINE_TWICE, 4)
     return grad * inverse * tl.fma(x, wave, -(_sine_squared(r) * inverse))
 
 
 @triton.jit
-def glu_forward(value, gate):
-    return value * _sigmoid(gate)
-
-
-@triton.jit
 def glu_backward(grad, value, gate):
+    """One exponential for both gradients."""
     lifted = _lifted_exp(tl.abs(gate), -1.0)
     high = reciprocal(tl.fma(lifted, _LOWERED, 1.0))
     low = lifted * high * _LOWERED
     return grad * tl.where(gate < 0, low, high), grad * value * (low * high)
-
-
-@triton.jit
-def geglu_forward(value, gate):
-    return value * gelu_forward(gate, ())
-
-
-@triton.jit
-def geglu_backward(grad, value, gate):
-    return grad * gelu_forward(gate, ()), grad * value * gelu_derivative(gate, ())
-
-
-@triton.jit
-def geglu_tanh_forward(value, gate):
-    return value * gelu_tanh_forward(gate, ())
-
-
-@triton.jit
-def geglu_tanh_backward(grad, value, gate):
-    return grad * gelu_tanh_forward(gate, ()), grad * value * gelu_tanh_derivative(gate, ())
-
-
-@triton.jit
-def swiglu_forward(value, gate):
-    return value * silu_forward(gate, ())
-
-
-@triton.jit
-def swiglu_backward(grad, value, gate):
-    return grad * silu_forward(gate, ()), grad * value * silu_derivative(gate, ())
