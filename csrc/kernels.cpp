@@ -157,11 +157,20 @@ template <template <class> class Formula, class S>
 using FormulaFor =
     typename std::conditional_t<is_16_bit<S>, Narrow<Formula>, std::enable_if<true, Formula<Compute<S>>>>::type;
 
-template <template <class> class Formula, class S>
-FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
+// Calls body with the formula or, if it has a cheaper one for these parameters, with that.
+template <class F, class Body>
+inline auto specialise(const F& formula, const Body& body, int) -> decltype(formula.specialised(body)) {
+  formula.specialised(body);
+}
+template <class F, class Body>
+inline void specialise(const F& formula, const Body& body, long) {
+  body(formula);
+}
+
+template <class S, class F>
+inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first,
+                          const Call& call) {
   using T = Compute<S>;
-  using F = FormulaFor<Formula, S>;
-  const auto formula = make_formula<F, T>(call);
   alignas(64) float u[kBlock];
   if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
@@ -184,6 +193,12 @@ FASTACT_FLATTEN void forward(const void* x_, void* y_, uint8_t* bits, int64_t n,
     }
     finish(wide_y, y_, step);
   }
+}
+
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void forward(const void* x, void* y, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
+  const auto run = [=](const auto& formula) { forward_steps<S>(formula, x, y, bits, n, first, call); };
+  specialise(make_formula<FormulaFor<Formula, S>, Compute<S>>(call), run, 0);
 }
 
 template <class Formula, class T>
@@ -209,12 +224,10 @@ inline void flags_of(const void* bits, int64_t step, Flag* flags) {
   unpack(packed, flags);
 }
 
-template <template <class> class Formula, class S>
-FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_input_, int64_t n, int64_t first,
-                              const Call& call) {
+template <class S, class F>
+inline void backward_steps(const F& formula, const void* grad_, const void* saved_, void* grad_input_, int64_t n,
+                           int64_t first, const Call& call) {
   using T = Compute<S>;
-  using F = FormulaFor<Formula, S>;
-  const auto formula = make_formula<F, T>(call);
   alignas(64) float u[kBlock];
   if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
@@ -246,6 +259,13 @@ FASTACT_FLATTEN void backward(const void* grad_, const void* saved_, void* grad_
       finish(wide_grad_input, grad_input_, step);
     }
   }
+}
+
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void backward(const void* grad, const void* saved, void* grad_input, int64_t n, int64_t first,
+                              const Call& call) {
+  const auto run = [=](const auto& formula) { backward_steps<S>(formula, grad, saved, grad_input, n, first, call); };
+  specialise(make_formula<FormulaFor<Formula, S>, Compute<S>>(call), run, 0);
 }
 
 // The formula with the learned numbers of element i.

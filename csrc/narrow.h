@@ -213,7 +213,9 @@ inline float lifted_log1p_exp(float size) {
   return lifted * polynomial(lifted * 0x1p-64f, coefficients);
 }
 
-struct Softplus : fastact::Softplus<float> {
+struct Softplus : SavesInput {
+  float beta, threshold;
+
   float forward(float x) const {
     float z = beta * x, y = fma(lifted_log1p_exp(abs(z)), 0x1p-64f / beta, z > 0 ? x : beta * 0);
     return z > threshold ? x : y;
