@@ -29,8 +29,8 @@ struct Softplus : SavesInput {
     // The inverse is finite for any beta.
     T lift = abs(beta) < T(0x1p-32) ? 1 / ScaledExp<T>::drop : T(1), divisor = beta * lift, inverse = 1 / divisor;
     T sum = log.high + log.low, quotient = sum * inverse;
-    quotient = fma(log.high - sum + log.low - product_error(quotient, divisor, sum), inverse, quotient);
-    T y = fma(ScaledExp<T>::drop * lift, quotient, z > 0 ? x : beta * 0);  // the sign of the zero is beta's
+    quotient = multiply_add(log.high - sum + log.low - product_error(quotient, divisor, sum), inverse, quotient);
+    T y = multiply_add(ScaledExp<T>::drop * lift, quotient, z > 0 ? x : beta * 0);  // the sign of the zero is beta's
     return z > threshold ? x : y;
   }
   T derivative(T x) const {
@@ -45,7 +45,7 @@ template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const {
     auto log = lifted_log1p(exp_of_minus(at_most(ExpConstants<T>::highest, abs(x))));
-    return fma(-ScaledExp<T>::drop, log.high + log.low, at_most(T(0), x));
+    return multiply_add(-ScaledExp<T>::drop, log.high + log.low, at_most(T(0), x));
   }
   T derivative(T y) const { return 0 - expm1(y); }  // -0 would be torch's 0 with the wrong sign
 };

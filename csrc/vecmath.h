@@ -19,14 +19,15 @@ inline To bit_cast(From from) {
   return to;
 }
 
-// a * b + c, in one rounding where the instruction exists. The files are built with -ffp-contract=off, so that a value
-// never depends on which multiplications the compiler happened to fuse. The constants below are split such that two
-// roundings serve too: the baseline has no fused instruction, and libm's emulation of it costs a hundred times as much.
+// a * b + c, in one rounding where the instruction exists; libm's emulation of it costs a hundred times as much. The
+// baseline computes float's in double, where the product is exact: but for one result in 2^29 or so it is the same
+// number, so that all instruction sets agree. The constants below are split such that two roundings serve double too.
+// The files are built with -ffp-contract=off, so that a value never depends on what the compiler happened to fuse.
 inline float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
 #else
-  return a * b + c;
+  return static_cast<float>(static_cast<double>(a) * b + c);
 #endif
 }
 inline double fma(double a, double b, double c) {
@@ -37,29 +38,23 @@ inline double fma(double a, double b, double c) {
 #endif
 }
 
+// The same where two roundings serve: the product is exact, or so small that what it loses is nothing beside c.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
 inline float abs(float x) { return __builtin_fabsf(x); }
 inline double abs(double x) { return __builtin_fabs(x); }
 inline float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
 inline double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
 
-// The same where one rounding matters: in float it costs a few conversions on the baseline.
-template <class T>
-inline T fma_rounded_once(T a, T b, T c) {
-#if defined(__FMA__) || defined(__aarch64__)
-  return fma(a, b, c);
-#else
-  return static_cast<T>(static_cast<double>(a) * b + c);
-#endif
-}
-
 // What rounding took from a product: a * b less the product rounded, or less something else near it.
-inline float product_error(float a, float b, float product) {
-#if defined(__FMA__) || defined(__aarch64__)
-  return __builtin_fmaf(a, b, -product);
-#else
-  return static_cast<float>(static_cast<double>(a) * b - product);
-#endif
-}
+inline float product_error(float a, float b, float product) { return fma(a, b, -product); }
 inline double product_error(double a, double b, double product) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fma(a, b, -product);
@@ -142,11 +137,11 @@ struct ExpConstants<float> {
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   static constexpr float log2_e = 0x1.715476p0f;
-  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // 16 bits: n * ln2_high is exact
-  static constexpr int lift = 64;                                             // of a ScaledExp
-  static constexpr float highest = 132.4f;                                    // e^-x is 2^-191 (1 + m)
-  static constexpr float expm1_lowest = -18.f;                                // e^x - 1 rounds to -1 below
-  static constexpr float unit = 0x1p-48f, least = -112.f, most = 40.f;        // of a Logistic
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7dp-20f;  // 15 and 17 bits: n times these is exact
+  static constexpr int lift = 64;                                           // of a ScaledExp
+  static constexpr float highest = 132.4f;                                  // e^-x is 2^-191 (1 + m)
+  static constexpr float expm1_lowest = -18.f;                              // e^x - 1 rounds to -1 below
+  static constexpr float unit = 0x1p-48f, least = -112.f, most = 40.f;      // of a Logistic
   // fpminimax(exp(x), [|2,...,6|], [|SG...|], [-0.34658;0.34658], relative, floating, 1+x): 3.3e-9
   static constexpr float polynomial[] = {0x1.fffffap-2f, 0x1.555492p-3f, 0x1.555a26p-5f, 0x1.12397cp-7f,
                                          0x1.694c82p-10f};
@@ -200,11 +195,12 @@ template <int sign = 1, class T, class... Low>
 inline Reduced<T> reduce(T x, int bias, Low... low) {
   using K = ExpConstants<T>;
   const T shift = K::round_to_integer + static_cast<T>(bias);
-  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift, r = fma(n, -K::ln2_high, sign * x);
+  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
+  T r = multiply_add(n, -K::ln2_high, sign * x);
   if constexpr (sizeof...(low) > 0) {
-    r += fma(n, -K::ln2_low, (sign * low)...);
+    r += multiply_add(n, -K::ln2_low, (sign * low)...);
   } else {
-    r = fma(n, -K::ln2_low, r);
+    r = multiply_add(n, -K::ln2_low, r);
   }
   return {bit_cast<decltype(Reduced<T>::biased)>(shifted), r};
 }
@@ -231,7 +227,7 @@ template <class T>
 struct ScaledExp {
   static constexpr T drop = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
   T lifted, m;
-  T value() const { return fma(lifted, m, lifted) * drop; }
+  T value() const { return multiply_add(lifted, m, lifted) * drop; }
   T times_power(T a) const { return a * lifted * drop; }
 };
 
@@ -258,8 +254,8 @@ inline Logistic<T> logistic(T v, Low... low) {
   auto reduced = reduce<-1>(v, static_cast<int>(biased_unit), low...);
   T scale = from_exponent<T>(reduced.biased), m = small_exp_less_1(reduced.r);
   T base = scale + K::unit, base_low = K::unit - (base - scale);
-  T rest = fma(scale, m, base_low), sum = base + rest;
-  return {fma(scale, m, scale), sum, rest - (sum - base)};
+  T rest = multiply_add(scale, m, base_low), sum = base + rest;
+  return {multiply_add(scale, m, scale), sum, rest - (sum - base)};
 }
 
 // e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.
@@ -267,7 +263,7 @@ template <class T>
 inline T expm1_in_range(T x) {
   auto reduced = reduce(x, ExpConstants<T>::exponent_bias);
   T scale = from_exponent<T>(reduced.biased);
-  return fma(scale, small_expm1(reduced.r), scale - 1);
+  return multiply_add(scale, small_expm1(reduced.r), scale - 1);
 }
 
 // e^x - 1 for x <= 80. -0 gives 0.
@@ -281,19 +277,15 @@ inline T expm1(T x) {
 // -0 stays -0, for which also 0 - a_low stands where a_low would be added.
 template <class T, class... Low>
 inline T divide(T a, T b, T b_low, Low... a_low) {
-#if !defined(__FMA__) && !defined(__aarch64__)
-  if constexpr (sizeof(T) == 4 || sizeof...(a_low) == 0)
-    return static_cast<T>((static_cast<double>(a) - ... - (0. - a_low)) / (static_cast<double>(b) + b_low));
-#endif
   T inverse = 1 / b, quotient = a * inverse;
-  return fma((fma(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
+  return multiply_add((multiply_add(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
 }
 
 // 1 / (b + b_low): 0.51 ULP, by one step of Newton's.
 template <class T>
 inline T corrected_inverse(T b, T b_low) {
   T inverse = 1 / b;
-  return fma(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
+  return multiply_add(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
 }
 
 // A number in twice the precision, high + low, where low is small beside high.
@@ -405,7 +397,8 @@ inline Angle<T> reduced_angle(T a, T b, T offset) {
   product = inside ? product : product * 0;  // infinity becomes NaN
   error = inside ? error : T(0);
   T shifted = fma(product, T(0x1.45f306dc9c883p-1), offset) + shift, n = shifted - shift - offset;
-  T exact = fma(n, -K::half_pi_middle, fma(n, -K::half_pi_high, product)), rest = fma(n, -K::half_pi_low, error);
+  T exact = multiply_add(n, -K::half_pi_middle, multiply_add(n, -K::half_pi_high, product));
+  T rest = fma(n, -K::half_pi_low, error);
   T high = exact + rest;
   return {high, exact - high + rest, bit_cast<typename ExpConstants<T>::Int>(shifted) & 1};
 }
@@ -413,9 +406,9 @@ inline Angle<T> reduced_angle(T a, T b, T offset) {
 // The square of the sine of what the angle was reduced from.
 template <class T>
 inline Pair<T> sine_squared(Angle<T> angle) {
-  T r = angle.high, square = r * r, square_low = fma(2 * r, angle.low, product_error(r, r, square));
+  T r = angle.high, square = r * r, square_low = multiply_add(2 * r, angle.low, product_error(r, r, square));
   T bend = square * polynomial(square, SineConstants<T>::square);
-  T tail = fma(square, bend, fma(square_low, 2 * bend, square_low)), complement = 1 - square;
+  T tail = fma(square, bend, multiply_add(square_low, 2 * bend, square_low)), complement = 1 - square;
   T lead = angle.odd ? complement : square, rest = angle.odd ? 1 - complement - square - tail : tail;
   T high = lead + rest;
   return {high, lead - high + rest};
@@ -428,10 +421,13 @@ inline Pair<T> expm1_minus_x(T x) {
   using K = ExpConstants<T>;
   T bounded = at_least(K::expm1_lowest, x), shift = K::round_to_integer + K::exponent_bias;
   T shifted = fma(bounded, K::log2_e, shift), n = shifted - shift;
-  T r = fma(n, -K::ln2_low, fma(n, -K::ln2_high, bounded)), curved = r * r * polynomial(r, K::expm1_polynomial);
+  T r = multiply_add(n, -K::ln2_low, multiply_add(n, -K::ln2_high, bounded)),
+    curved = r * r * polynomial(r, K::expm1_polynomial);
   T scale = from_exponent<T>(bit_cast<typename K::Int>(shifted));
-  T constant = scale - 1, line = constant - x, linear = fma(scale, r, line), high = fma(scale, curved, linear);
-  T low = fma(scale, curved, linear - high) + (fma(scale, r, line - linear) + (constant - (line + x)));
+  T constant = scale - 1, line = constant - x, linear = multiply_add(scale, r, line),
+    high = multiply_add(scale, curved, linear);
+  T low =
+      multiply_add(scale, curved, linear - high) + (multiply_add(scale, r, line - linear) + (constant - (line + x)));
   return {high, low};
 }
 
