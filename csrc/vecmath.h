@@ -128,6 +128,26 @@ inline T polynomial(T x, const T (&c)[N]) {
   }
 }
 
+#if !defined(__FMA__) && !defined(__aarch64__)
+// The same numbers, but float's stay in double from step to step: rounding their bits there takes half as long as going
+// to float and back.
+inline double rounded_to_float(double x) {
+  return bit_cast<double>((bit_cast<uint64_t>(x) + (uint64_t{1} << 28)) & ~((uint64_t{1} << 29) - 1));
+}
+template <int First, int N>
+inline double rounded_polynomial(double x, const float (&c)[N]) {
+  if constexpr (First == N - 1) {
+    return c[First];
+  } else {
+    return rounded_to_float(rounded_polynomial<First + 1>(x, c) * x + c[First]);
+  }
+}
+template <int N>
+inline float polynomial(float x, const float (&c)[N]) {
+  return static_cast<float>(rounded_polynomial<1>(x, c) * x + c[0]);
+}
+#endif
+
 template <class T>
 struct ExpConstants;
 
