@@ -13,11 +13,11 @@ struct Hardshrink : AllOrNothing<T> {
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
 };
 
-// x * 0 keeps NaN. The zero's sign is that of torch's vector code.
+// x less what of it lies between -lambd and lambd: a positive zero there, as in torch's vector code, and NaN of NaN.
 template <class T>
 struct Softshrink : AllOrNothing<T> {
   T lambd;
-  T forward(T x) const { return x > lambd ? x - lambd : x < -lambd ? x + lambd : abs(x * 0); }
+  T forward(T x) const { return x - at_most(lambd, at_least(-lambd, x)); }
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
 };
 

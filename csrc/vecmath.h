@@ -314,41 +314,30 @@ struct Pair {
   T high, low;
 };
 
+// log(1 + x) = 3/4 x (1 + P(x)) for 0 <= x <= 1, where P is small at 1 and is rounded the less for it.
 template <class T>
 struct Log1pConstants;
 
 template <>
 struct Log1pConstants<float> {
-  // fpminimax((log1p(x)-x)/x^2, 8, [|SG...|], [-0.25;0.5], relative): 1.1e-8 of log1p
-  static constexpr float polynomial[] = {-0x1p-1,      0x1.55557ep-2, -0x1.00006cp-2, 0x1.9978a2p-3, -0x1.54ee82p-3,
-                                         0x1.27a03p-3, -0x1.0cd8bp-3, 0x1.b4b376p-4,  -0x1.8749a6p-5};
+  // fpminimax(4/3*log1p(x)/x-1, 10, [|SG...|], [1b-20;1], absolute): 7.5e-9 of log1p
+  static constexpr float polynomial[] = {0x1.555556p-2f, -0x1.555568p-1f, 0x1.c71e5ap-2f, -0x1.55572ap-2f,
+                                         0x1.1092c4p-2f, -0x1.be67f4p-3f, 0x1.60d1a4p-3f, -0x1.e61bep-4f,
+                                         0x1.fe8334p-5f, -0x1.585d92p-6f, 0x1.b1cc46p-9f};
 };
 
 template <>
 struct Log1pConstants<double> {
-  // fpminimax((log1p(x)-x)/x^2, 19, [|D...|], [-0.25;0.5], relative): 2.2e-17 of log1p
+  // fpminimax(4/3*log1p(x)/x-1, 20, [|D...|], [1b-20;1], absolute): 1.4e-17 of log1p
   static constexpr double polynomial[] = {
-      -0x1.fffffffffffffp-2, 0x1.5555555555568p-2,  -0x1.0000000000554p-2, 0x1.9999999995ba4p-3,  -0x1.55555554a593fp-3,
-      0x1.24924925ccb32p-3,  -0x1.0000004795b48p-3, 0x1.c71c721488f24p-4,  -0x1.99997d264de9p-4,  0x1.745cd70f1ba7ap-4,
-      -0x1.5558313a0f214p-4, 0x1.3b1ef96fefd4ep-4,  -0x1.247387f49bb2ep-4, 0x1.1031aab1b3941p-4,  -0x1.ff50d2fe4e0a4p-5,
-      0x1.f04828172a80bp-5,  -0x1.e919faf263798p-5, 0x1.a6b80f56e847ap-5,  -0x1.f6aa9002b7b77p-6, 0x1.1c7764eb2ecc6p-7,
+      0x1.5555555555555p-2,  -0x1.55555555554ecp-1, 0x1.c71c71c7154eep-2, -0x1.55555553b70ap-2,
+      0x1.111110de4d962p-2,  -0x1.c71c6a13778bbp-3, 0x1.8617fcdad69f8p-3, -0x1.5551accff911ap-3,
+      0x1.2f4f198c2d65cp-3,  -0x1.108ccf1b05fd7p-3, 0x1.ec427825f8992p-4, -0x1.b96ac95917f8ep-4,
+      0x1.806ba6ee27531p-4,  -0x1.3a6068db78a33p-4, 0x1.cef47faa82dd7p-5, -0x1.250fd81ac5a6p-5,
+      0x1.2fbe064547908p-6,  -0x1.e77c87c4ea652p-8, 0x1.19303fd19055fp-9, -0x1.9c15ff0d36fd6p-12,
+      0x1.1ec698b2fa0e3p-15,
   };
 };
-
-// For 0 <= x <= 1, log(1 + x) is f (1 + ratio) with f = x up to 1/2, and ln2 + f (1 + ratio) with f = (x - 1) / 2
-// above: the closer to either end, the less is rounded beside the last addition. upper() reads the half off the sign of
-// f, since GCC answers a second select on the condition that made f with the polynomial computed once for each outcome.
-template <class T>
-struct Log1pParts {
-  T f, ratio;
-  bool upper() const { return copysign(T(1), f) < 0; }
-};
-
-template <class T>
-inline Log1pParts<T> log1p_parts(T x) {
-  T f = x > T(0.5) ? T(-0.5) * (1 - x) : x;  // -0 for 1
-  return {f, f * polynomial(f, Log1pConstants<T>::polynomial)};
-}
 
 // log(1 + x) for 0 <= x < 2^60. 1 + x = 2^k (1 + z) with 1 + z around 1, and log(1 + z) = 2 atanh(s) with
 // s = z / (2 + z), written such that z, its leading term, is not rounded again.
