@@ -26,10 +26,11 @@ struct Sides {
     T y = divide(product, b, b_low, product_low);
     return select(left, e.times_power(y), y);
   }
-  // a over the square of b + b_low, times e^-|..| on the left.
+  // a over the square of b + b_low, times e^-|..| on the left. a is finite, and in a derivative it may be rounded.
   T over_square(T a, T b, T b_low) const {
     T square = b * b, square_low = multiply_add(2 * b, b_low, product_error(b, b, square));
-    return quotient(a, m(), square, square_low);
+    T y = divide(fma(a, m(), a), square, square_low);
+    return select(left, e.times_power(y), y);
   }
 };
 
