@@ -32,7 +32,7 @@ struct CELU : SavesOutput {
     T v = x / alpha, e = expm1(v);
     // What rounding took from the quotient, times alpha; infinity has none.
     T rest = v > ExpConstants<T>::expm1_lowest ? -product_error(v, alpha, x) : T(0);
-    return x <= 0 ? copysign(fma_rounded_once(alpha, e, rest * (e + 1)), x) : x;
+    return x <= 0 ? copysign(fma(alpha, e, rest * (e + 1)), x) : x;
   }
   T derivative(T y) const { return y > 0 ? T(1) : y / alpha + 1; }
 };
@@ -56,9 +56,9 @@ struct XIELU : Learned<2> {
     // -1 in twice the precision is reached at twice the argument
     auto reduced = reduce(at_least(2 * ExpConstants<T>::expm1_lowest, x), ExpConstants<T>::exponent_bias);
     T scale = from_exponent<T>(reduced.biased), m = small_expm1(reduced.r), below = scale - 1;
-    T expm1 = fma(scale, m, below), curve = alpha_n * expm1;
-    T expm1_low = fma(scale, m, below - expm1) + (scale - (below + 1));
-    T low = fma(alpha_n, expm1_low, product_error(alpha_n, expm1, curve));
+    T expm1 = multiply_add(scale, m, below), curve = alpha_n * expm1;
+    T expm1_low = multiply_add(scale, m, below - expm1) + (scale - (below + 1));
+    T low = multiply_add(alpha_n, expm1_low, product_error(alpha_n, expm1, curve));
     return x > 0 ? fma(2 * alpha_p, x, beta) : curve + beta + low;
   }
   Gradients<T, 2> with_gradients(T grad, T x) const {

@@ -49,7 +49,11 @@ struct Hardtanh : AllOrNothing<T> {
 
 template <class T>
 struct ReLU6 : AllOrNothing<T> {
-  T forward(T x) const { return Hardtanh<T>{{}, 0, 6}.forward(x); }
+  // Of two selects between constants GCC makes a case distinction of twice the instructions.
+  T forward(T x) const {
+    auto negative = -static_cast<decltype(sign_mask(x))>(x < 0);
+    return select(negative, T(0), at_most(T(6), x));
+  }
   bool keep(T x) const { return Hardtanh<T>{{}, 0, 6}.keep(x); }
 };
 

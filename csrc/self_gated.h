@@ -22,21 +22,22 @@ struct Sides {
   // of an infinite quotient would be NaN.
   T quotient(T a, T m, T b, T b_low) const {
     T finite = at_most_number(largest, a), product = fma(finite, m, finite);
-    T product_low = fma_rounded_once(finite, m, a - product);
+    T product_low = fma(finite, m, a - product);
     T y = divide(product, b, b_low, product_low);
     return select(left, e.times_power(y), y);
   }
-  // a over the square of b + b_low, times e^-|..| on the left.
+  // a over the square of b + b_low, times e^-|..| on the left. a is finite, and in a derivative it may be rounded.
   T over_square(T a, T b, T b_low) const {
-    T square = b * b, square_low = fma(2 * b, b_low, product_error(b, b, square));
-    return quotient(a, m(), square, square_low);
+    T square = b * b, square_low = multiply_add(2 * b, b_low, product_error(b, b, square));
+    T y = divide(fma(a, m(), a), square, square_low);
+    return select(left, e.times_power(y), y);
   }
 };
 
 // x sigma(v), where t is x or, far from zero, a bound. -infinity gives NaN, as torch has it.
 template <class T>
 inline T sigmoid_gated(T x, T t, Logistic<T> e) {
-  return fma(t / e.sum, ExpConstants<T>::unit, x * 0);
+  return multiply_add(t / e.sum, ExpConstants<T>::unit, x * 0);
 }
 
 // sigma(v) (1 + slope sigma(-v)) on the right, where slope is |x| v' and e is e^-|v|; on the left it is subtracted.
@@ -60,9 +61,9 @@ struct SiLU : SavesInput {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
     auto e = logistic(t);
-    T numerator = fma_rounded_once(e.exp, 1 + t, K::unit), inverse = corrected_inverse(e.sum, e.sum_low);
+    T numerator = fma(e.exp, 1 + t, K::unit), inverse = corrected_inverse(e.sum, e.sum_low);
     T quotient = numerator * inverse, quotient_low = product_error(numerator, inverse, quotient);
-    T slope = fma_rounded_once(quotient, inverse, quotient_low * inverse) * K::unit;
+    T slope = fma(quotient, inverse, quotient_low * inverse) * K::unit;
     return x == x ? slope : x;
   }
 };
@@ -85,7 +86,9 @@ struct QuickGELU : SavesInput {
   // 1.702 x in two parts, since e^-v magnifies an error |v| times.
   struct Exponent {
     T high, low;
-    explicit Exponent(T x) : high(scale.high * x) { low = fma(scale.low, x, product_error(scale.high, x, high)); }
+    explicit Exponent(T x) : high(scale.high * x) {
+      low = multiply_add(scale.low, x, product_error(scale.high, x, high));
+    }
   };
 };
 
@@ -115,11 +118,11 @@ struct GELUTanh : SavesInput {
       constexpr Constant<T> b(0x1.2444f2a4d8b4bp-4, -0x1.6c843a29d1c70p-61);
       T square = x * x, square_low = product_error(x, x, square);
       cubic = b.high * square;
-      T cubic_low = product_error(b.high, square, cubic) + fma(b.high, square_low, b.low * square);
+      T cubic_low = product_error(b.high, square, cubic) + multiply_add(b.high, square_low, b.low * square);
       T sum = a.high + cubic, rounded = sum - a.high;
       T sum_low = a.high - (sum - rounded) + (cubic - rounded) + (cubic_low + a.low);  // Knuth 1969
       high = x * sum;
-      low = fma(x, sum_low, product_error(x, sum, high));
+      low = multiply_add(x, sum_low, product_error(x, sum, high));
     }
   };
 };
@@ -161,12 +164,12 @@ struct GELU : SavesInput {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
     Tail tail(x);
-    T u = tail.t / tail.sum, z = fma_rounded_once(2 * K::a, u, T(-1)), inverse = fma(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T u = tail.t / tail.sum, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
     T u_low = -(product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding took from u
-    z = fma(2 * K::a, u_low, z);
+    z = multiply_add(2 * K::a, u_low, z);
     T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
-    T w = fma_rounded_once(u, rest, fma(u, rest_low, u_low * (1 + rest))), v = u + w;
-    T excess = tail.bell.times_power(u + fma_rounded_once(v, tail.bell.m, w));
+    T w = fma(u, rest, multiply_add(u, rest_low, u_low * (1 + rest))), v = u + w;
+    T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
     return (x < 0 ? x * 0 : x) - excess;
   }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
@@ -174,9 +177,9 @@ struct GELU : SavesInput {
     constexpr Constant<T> density(0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56);  // 1 / sqrt(2 pi)
     Tail tail(x);
     T slope = density.high * tail.t;
-    T slope_low = fma(density.low, tail.t, product_error(density.high, tail.t, slope));
-    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma_rounded_once(-2 * K::b, inverse, T(1));
-    T v = fma_rounded_once(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
+    T slope_low = multiply_add(density.low, tail.t, product_error(density.high, tail.t, slope));
+    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma(-2 * K::b, inverse, T(1));
+    T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
     T left = tail.bell.times_power(fma(v, tail.bell.m, v));
     left = x < 0 ? left : 1 - left;
     return x == x ? left : x;
@@ -217,7 +220,7 @@ struct Mish : SavesInput {
     auto left = parts.sides.left;
     constexpr T highest = ExpConstants<T>::highest;
     T e = parts.e, u = 1 + at_most(highest, at_least(-highest, x));
-    T second = select(left, fma(e, T(0.25), T(1)), fma(4 * u, 1 + e, T(2)));
+    T second = select(left, multiply_add(e, T(0.25), T(1)), fma(4 * u, 1 + e, T(2)));
     T first = fma(e, second, select(left, u + T(0.5), T(4)));
     return parts.sides.over_square(fma(e, first, select(left, u, T(1))), parts.sum, parts.sum_low);
   }
@@ -240,7 +243,7 @@ struct Hardswish : SavesInput {
   T forward(T x) const {
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
     T bounded = at_most(T(3), at_least(T(-3), x)), sum = bounded + 3, sum_low = bounded - (sum - 3);
-    return x * fma_rounded_once(sum, sixth.high, fma(sum, sixth.low, sum_low * sixth.high));
+    return x * fma(sum, sixth.high, multiply_add(sum, sixth.low, sum_low * sixth.high));
   }
   T gradient(T grad, T x) const {
     T slope = (x + T(1.5)) * T(1. / 3), between = grad * slope;

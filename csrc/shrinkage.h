@@ -13,11 +13,11 @@ struct Hardshrink : AllOrNothing<T> {
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
 };
 
-// x * 0 keeps NaN. The zero's sign is that of torch's vector code.
+// x less what of it lies between -lambd and lambd: a positive zero there, as in torch's vector code, and NaN of NaN.
 template <class T>
 struct Softshrink : AllOrNothing<T> {
   T lambd;
-  T forward(T x) const { return x > lambd ? x - lambd : x < -lambd ? x + lambd : abs(x * 0); }
+  T forward(T x) const { return x - at_most(lambd, at_least(-lambd, x)); }
   bool keep(T x) const { return !((x >= -lambd) & (x <= lambd)); }
 };
 
@@ -65,10 +65,10 @@ struct Tanhshrink : SavesInput {
   static T below_1(T x) {
     using K = TanhshrinkConstants<T>;
     T square = x * x, cube = square * x;
-    T cube_low = fma(product_error(x, x, square), x, product_error(square, x, cube));
+    T cube_low = multiply_add(product_error(x, x, square), x, product_error(square, x, cube));
     T tail = fma(square, polynomial(square, K::polynomial), K::third_low);
     T factor = K::third + tail, factor_low = K::third - factor + tail;
-    return fma(cube, factor, fma(cube, factor_low, cube_low * factor));
+    return fma(cube, factor, multiply_add(cube, factor_low, cube_low * factor));
   }
   static T one_less_tanh(T size) {  // from 20 on nothing beside 1, let alone beside size
     return 2 * ExpConstants<T>::unit / logistic(-2 * at_most(T(20), size)).sum;

@@ -29,7 +29,7 @@ inline T raised_exp(T x, T peak) {
   T difference = x - peak;
   auto reduced = reduce(difference, ExpConstants<T>::exponent_bias + 64, sum_error(x, -peak, difference));
   T scale = from_exponent<T>(reduced.biased);
-  return difference <= zero_below ? T(0) : fma(scale, small_exp_less_1(reduced.r), scale);
+  return difference <= zero_below ? T(0) : multiply_add(scale, small_exp_less_1(reduced.r), scale);
 }
 
 // What peaks start from. From -infinity all differences would be NaN until a number is met.
@@ -55,13 +55,7 @@ struct Softmax {
     high = static_cast<T>(inverse);
     low = sizeof(T) == 4 ? static_cast<T>(inverse - high) : static_cast<T>(fma(-inverse, total, 1.0) * inverse);
   }
-  T forward(T e, T high, T low) const {
-#if defined(__FMA__) || defined(__aarch64__)
-    return fma(e, high, e * low);
-#else
-    return static_cast<T>(static_cast<double>(e) * (static_cast<double>(high) + static_cast<double>(low)));
-#endif
-  }
+  T forward(T e, T high, T low) const { return fma(e, high, e * low); }
   T term(T grad, T y) const { return grad * y; }
   T gradient(T grad, T y, T sum) const { return y * (grad - sum); }
 };

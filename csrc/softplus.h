@@ -1,19 +1,39 @@
 // Softplus and its mirror image: the logarithm of 1 + e^x, a smooth ReLU.
 #pragma once
 
-#include "formula.h"
+#include "sigmoids.h"
 
 namespace fastact {
 namespace {
 
-// log(1 + e^-x) 2^lift in two parts. All of it but a power of two or ln 2 is small.
+// log(1 + e) of a ScaledExp, as another.
 template <class T>
-inline Pair<T> lifted_log1p(ScaledExp<T> e) {
-  auto log = log1p_parts(e.value());
-  constexpr T scale = 1 / ScaledExp<T>::drop;
-  T lower = e.lifted * fma(log.ratio, 1 + e.m, e.m), upper = scale * fma(log.f, log.ratio, log.f);
-  return {log.upper() ? scale * T(0x1.62e42fefa39efp-1) : e.lifted, log.upper() ? upper : lower};
+inline ScaledExp<T> scaled_log1p(ScaledExp<T> e) {
+  T rest = polynomial(e.value(), Log1pConstants<T>::polynomial);
+  return {T(0.75) * e.lifted, fma(rest, 1 + e.m, e.m)};
 }
+
+// base + sign log(1 + e^-|x|). Of NaN, only `base` is.
+template <int sign, class T>
+inline T add_log1p(T base, T x) {
+  auto log = scaled_log1p(exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x))));
+  T scale = sign * ScaledExp<T>::drop * log.lifted;
+  return multiply_add(scale, log.m, base) + scale;
+}
+
+// Softplus with the usual beta of 1, where nothing has to be put back.
+template <class T>
+struct UnitSoftplus : SavesInput {
+  T threshold;
+  T forward(T x) const {
+    T y = add_log1p<1>(at_least(T(0), x), x);
+    return x > threshold ? x : y;
+  }
+  T derivative(T x) const {
+    T sigmoid = Sigmoid<T>().forward(x);
+    return x > threshold ? T(1) : sigmoid;
+  }
+};
 
 // log(1 + e^z) / beta with z = beta x, which for z > 0 is x + log(1 + e^-z) / beta. The exponential magnifies what
 // rounding takes from the product z by |z|: it is put back. So is what the division takes, since a last digit of the
@@ -22,15 +42,26 @@ template <class T>
 struct Softplus : SavesInput {
   T beta, threshold;
 
+  // Calls body with the cheapest formula for these parameters.
+  template <class Body>
+  void specialised(const Body& body) const {
+    if (beta == 1)
+      body(UnitSoftplus<T>{{}, threshold});
+    else
+      body(*this);
+  }
+
   T forward(T x) const {
     T z = beta * x, size = at_most(ExpConstants<T>::highest, abs(z));
     T size_low = size == abs(z) ? copysign(T(1), z) * product_error(beta, x, z) : T(0);
-    auto log = lifted_log1p(exp_of_minus(size, size_low));
+    auto log = scaled_log1p(exp_of_minus(size, size_low));
+    T log_low = log.lifted * log.m;
     // The inverse is finite for any beta.
     T lift = abs(beta) < T(0x1p-32) ? 1 / ScaledExp<T>::drop : T(1), divisor = beta * lift, inverse = 1 / divisor;
-    T sum = log.high + log.low, quotient = sum * inverse;
-    quotient = fma(log.high - sum + log.low - product_error(quotient, divisor, sum), inverse, quotient);
-    T y = fma(ScaledExp<T>::drop * lift, quotient, z > 0 ? x : beta * 0);  // the sign of the zero is beta's
+    T sum = log.lifted + log_low, quotient = sum * inverse;
+    T rest = log.lifted - sum + log_low - product_error(quotient, divisor, sum), scale = ScaledExp<T>::drop * lift;
+    T line = z > 0 ? x : beta * 0;  // the sign of the zero is beta's
+    T y = multiply_add(scale, quotient, fma(scale * inverse, rest, line));
     return z > threshold ? x : y;
   }
   T derivative(T x) const {
@@ -43,10 +74,7 @@ struct Softplus : SavesInput {
 
 template <class T>
 struct LogSigmoid : SavesOutput {
-  T forward(T x) const {
-    auto log = lifted_log1p(exp_of_minus(at_most(ExpConstants<T>::highest, abs(x))));
-    return fma(-ScaledExp<T>::drop, log.high + log.low, at_most(T(0), x));
-  }
+  T forward(T x) const { return add_log1p<-1>(at_most(T(0), x), x); }
   T derivative(T y) const { return 0 - expm1(y); }  // -0 would be torch's 0 with the wrong sign
 };
 

@@ -19,14 +19,15 @@ inline To bit_cast(From from) {
   return to;
 }
 
-// a * b + c, in one rounding where the instruction exists. The files are built with -ffp-contract=off, so that a value
-// never depends on which multiplications the compiler happened to fuse. The constants below are split such that two
-// roundings serve too: the baseline has no fused instruction, and libm's emulation of it costs a hundred times as much.
+// a * b + c, in one rounding where the instruction exists; libm's emulation of it costs a hundred times as much. The
+// baseline computes float's in double, where the product is exact: but for one result in 2^29 or so it is the same
+// number, so that all instruction sets agree. The constants below are split such that two roundings serve double too.
+// The files are built with -ffp-contract=off, so that a value never depends on what the compiler happened to fuse.
 inline float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
 #else
-  return a * b + c;
+  return static_cast<float>(static_cast<double>(a) * b + c);
 #endif
 }
 inline double fma(double a, double b, double c) {
@@ -37,29 +38,23 @@ inline double fma(double a, double b, double c) {
 #endif
 }
 
+// The same where two roundings serve: the product is exact, or so small that what it loses is nothing beside c.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
 inline float abs(float x) { return __builtin_fabsf(x); }
 inline double abs(double x) { return __builtin_fabs(x); }
 inline float copysign(float x, float sign) { return __builtin_copysignf(x, sign); }
 inline double copysign(double x, double sign) { return __builtin_copysign(x, sign); }
 
-// The same where one rounding matters: in float it costs a few conversions on the baseline.
-template <class T>
-inline T fma_rounded_once(T a, T b, T c) {
-#if defined(__FMA__) || defined(__aarch64__)
-  return fma(a, b, c);
-#else
-  return static_cast<T>(static_cast<double>(a) * b + c);
-#endif
-}
-
 // What rounding took from a product: a * b less the product rounded, or less something else near it.
-inline float product_error(float a, float b, float product) {
-#if defined(__FMA__) || defined(__aarch64__)
-  return __builtin_fmaf(a, b, -product);
-#else
-  return static_cast<float>(static_cast<double>(a) * b - product);
-#endif
-}
+inline float product_error(float a, float b, float product) { return fma(a, b, -product); }
 inline double product_error(double a, double b, double product) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fma(a, b, -product);
@@ -133,6 +128,26 @@ inline T polynomial(T x, const T (&c)[N]) {
   }
 }
 
+#if !defined(__FMA__) && !defined(__aarch64__)
+// The same numbers, but float's stay in double from step to step: rounding their bits there takes half as long as going
+// to float and back.
+inline double rounded_to_float(double x) {
+  return bit_cast<double>((bit_cast<uint64_t>(x) + (uint64_t{1} << 28)) & ~((uint64_t{1} << 29) - 1));
+}
+template <int First, int N>
+inline double rounded_polynomial(double x, const float (&c)[N]) {
+  if constexpr (First == N - 1) {
+    return c[First];
+  } else {
+    return rounded_to_float(rounded_polynomial<First + 1>(x, c) * x + c[First]);
+  }
+}
+template <int N>
+inline float polynomial(float x, const float (&c)[N]) {
+  return static_cast<float>(rounded_polynomial<1>(x, c) * x + c[0]);
+}
+#endif
+
 template <class T>
 struct ExpConstants;
 
@@ -142,11 +157,11 @@ struct ExpConstants<float> {
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   static constexpr float log2_e = 0x1.715476p0f;
-  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // 16 bits: n * ln2_high is exact
-  static constexpr int lift = 64;                                             // of a ScaledExp
-  static constexpr float highest = 132.4f;                                    // e^-x is 2^-191 (1 + m)
-  static constexpr float expm1_lowest = -18.f;                                // e^x - 1 rounds to -1 below
-  static constexpr float unit = 0x1p-48f, least = -112.f, most = 40.f;        // of a Logistic
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7dp-20f;  // 15 and 17 bits: n times these is exact
+  static constexpr int lift = 64;                                           // of a ScaledExp
+  static constexpr float highest = 132.4f;                                  // e^-x is 2^-191 (1 + m)
+  static constexpr float expm1_lowest = -18.f;                              // e^x - 1 rounds to -1 below
+  static constexpr float unit = 0x1p-48f, least = -112.f, most = 40.f;      // of a Logistic
   // fpminimax(exp(x), [|2,...,6|], [|SG...|], [-0.34658;0.34658], relative, floating, 1+x): 3.3e-9
   static constexpr float polynomial[] = {0x1.fffffap-2f, 0x1.555492p-3f, 0x1.555a26p-5f, 0x1.12397cp-7f,
                                          0x1.694c82p-10f};
@@ -200,11 +215,12 @@ template <int sign = 1, class T, class... Low>
 inline Reduced<T> reduce(T x, int bias, Low... low) {
   using K = ExpConstants<T>;
   const T shift = K::round_to_integer + static_cast<T>(bias);
-  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift, r = fma(n, -K::ln2_high, sign * x);
+  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
+  T r = multiply_add(n, -K::ln2_high, sign * x);
   if constexpr (sizeof...(low) > 0) {
-    r += fma(n, -K::ln2_low, (sign * low)...);
+    r += multiply_add(n, -K::ln2_low, (sign * low)...);
   } else {
-    r = fma(n, -K::ln2_low, r);
+    r = multiply_add(n, -K::ln2_low, r);
   }
   return {bit_cast<decltype(Reduced<T>::biased)>(shifted), r};
 }
@@ -231,7 +247,7 @@ template <class T>
 struct ScaledExp {
   static constexpr T drop = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
   T lifted, m;
-  T value() const { return fma(lifted, m, lifted) * drop; }
+  T value() const { return multiply_add(lifted, m, lifted) * drop; }
   T times_power(T a) const { return a * lifted * drop; }
 };
 
@@ -258,8 +274,8 @@ inline Logistic<T> logistic(T v, Low... low) {
   auto reduced = reduce<-1>(v, static_cast<int>(biased_unit), low...);
   T scale = from_exponent<T>(reduced.biased), m = small_exp_less_1(reduced.r);
   T base = scale + K::unit, base_low = K::unit - (base - scale);
-  T rest = fma(scale, m, base_low), sum = base + rest;
-  return {fma(scale, m, scale), sum, rest - (sum - base)};
+  T rest = multiply_add(scale, m, base_low), sum = base + rest;
+  return {multiply_add(scale, m, scale), sum, rest - (sum - base)};
 }
 
 // e^x - 1 for -18 (float) or -38 (double) <= x <= 80. -0 gives 0.
@@ -267,7 +283,7 @@ template <class T>
 inline T expm1_in_range(T x) {
   auto reduced = reduce(x, ExpConstants<T>::exponent_bias);
   T scale = from_exponent<T>(reduced.biased);
-  return fma(scale, small_expm1(reduced.r), scale - 1);
+  return multiply_add(scale, small_expm1(reduced.r), scale - 1);
 }
 
 // e^x - 1 for x <= 80. -0 gives 0.
@@ -281,19 +297,15 @@ inline T expm1(T x) {
 // -0 stays -0, for which also 0 - a_low stands where a_low would be added.
 template <class T, class... Low>
 inline T divide(T a, T b, T b_low, Low... a_low) {
-#if !defined(__FMA__) && !defined(__aarch64__)
-  if constexpr (sizeof(T) == 4 || sizeof...(a_low) == 0)
-    return static_cast<T>((static_cast<double>(a) - ... - (0. - a_low)) / (static_cast<double>(b) + b_low));
-#endif
   T inverse = 1 / b, quotient = a * inverse;
-  return fma((fma(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
+  return multiply_add((multiply_add(quotient, b_low, product_error(quotient, b, a)) - ... - a_low), -inverse, quotient);
 }
 
 // 1 / (b + b_low): 0.51 ULP, by one step of Newton's.
 template <class T>
 inline T corrected_inverse(T b, T b_low) {
   T inverse = 1 / b;
-  return fma(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
+  return multiply_add(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
 }
 
 // A number in twice the precision, high + low, where low is small beside high.
@@ -302,41 +314,30 @@ struct Pair {
   T high, low;
 };
 
+// log(1 + x) = 3/4 x (1 + P(x)) for 0 <= x <= 1, where P is small at 1 and is rounded the less for it.
 template <class T>
 struct Log1pConstants;
 
 template <>
 struct Log1pConstants<float> {
-  // fpminimax((log1p(x)-x)/x^2, 8, [|SG...|], [-0.25;0.5], relative): 1.1e-8 of log1p
-  static constexpr float polynomial[] = {-0x1p-1,      0x1.55557ep-2, -0x1.00006cp-2, 0x1.9978a2p-3, -0x1.54ee82p-3,
-                                         0x1.27a03p-3, -0x1.0cd8bp-3, 0x1.b4b376p-4,  -0x1.8749a6p-5};
+  // fpminimax(4/3*log1p(x)/x-1, 10, [|SG...|], [1b-20;1], absolute): 7.5e-9 of log1p
+  static constexpr float polynomial[] = {0x1.555556p-2f, -0x1.555568p-1f, 0x1.c71e5ap-2f, -0x1.55572ap-2f,
+                                         0x1.1092c4p-2f, -0x1.be67f4p-3f, 0x1.60d1a4p-3f, -0x1.e61bep-4f,
+                                         0x1.fe8334p-5f, -0x1.585d92p-6f, 0x1.b1cc46p-9f};
 };
 
 template <>
 struct Log1pConstants<double> {
-  // fpminimax((log1p(x)-x)/x^2, 19, [|D...|], [-0.25;0.5], relative): 2.2e-17 of log1p
+  // fpminimax(4/3*log1p(x)/x-1, 20, [|D...|], [1b-20;1], absolute): 1.4e-17 of log1p
   static constexpr double polynomial[] = {
-      -0x1.fffffffffffffp-2, 0x1.5555555555568p-2,  -0x1.0000000000554p-2, 0x1.9999999995ba4p-3,  -0x1.55555554a593fp-3,
-      0x1.24924925ccb32p-3,  -0x1.0000004795b48p-3, 0x1.c71c721488f24p-4,  -0x1.99997d264de9p-4,  0x1.745cd70f1ba7ap-4,
-      -0x1.5558313a0f214p-4, 0x1.3b1ef96fefd4ep-4,  -0x1.247387f49bb2ep-4, 0x1.1031aab1b3941p-4,  -0x1.ff50d2fe4e0a4p-5,
-      0x1.f04828172a80bp-5,  -0x1.e919faf263798p-5, 0x1.a6b80f56e847ap-5,  -0x1.f6aa9002b7b77p-6, 0x1.1c7764eb2ecc6p-7,
+      0x1.5555555555555p-2,  -0x1.55555555554ecp-1, 0x1.c71c71c7154eep-2, -0x1.55555553b70ap-2,
+      0x1.111110de4d962p-2,  -0x1.c71c6a13778bbp-3, 0x1.8617fcdad69f8p-3, -0x1.5551accff911ap-3,
+      0x1.2f4f198c2d65cp-3,  -0x1.108ccf1b05fd7p-3, 0x1.ec427825f8992p-4, -0x1.b96ac95917f8ep-4,
+      0x1.806ba6ee27531p-4,  -0x1.3a6068db78a33p-4, 0x1.cef47faa82dd7p-5, -0x1.250fd81ac5a6p-5,
+      0x1.2fbe064547908p-6,  -0x1.e77c87c4ea652p-8, 0x1.19303fd19055fp-9, -0x1.9c15ff0d36fd6p-12,
+      0x1.1ec698b2fa0e3p-15,
   };
 };
-
-// For 0 <= x <= 1, log(1 + x) is f (1 + ratio) with f = x up to 1/2, and ln2 + f (1 + ratio) with f = (x - 1) / 2
-// above: the closer to either end, the less is rounded beside the last addition. upper() reads the half off the sign of
-// f, since GCC answers a second select on the condition that made f with the polynomial computed once for each outcome.
-template <class T>
-struct Log1pParts {
-  T f, ratio;
-  bool upper() const { return copysign(T(1), f) < 0; }
-};
-
-template <class T>
-inline Log1pParts<T> log1p_parts(T x) {
-  T f = x > T(0.5) ? T(-0.5) * (1 - x) : x;  // -0 for 1
-  return {f, f * polynomial(f, Log1pConstants<T>::polynomial)};
-}
 
 // log(1 + x) for 0 <= x < 2^60. 1 + x = 2^k (1 + z) with 1 + z around 1, and log(1 + z) = 2 atanh(s) with
 // s = z / (2 + z), written such that z, its leading term, is not rounded again.
@@ -405,7 +406,8 @@ inline Angle<T> reduced_angle(T a, T b, T offset) {
   product = inside ? product : product * 0;  // infinity becomes NaN
   error = inside ? error : T(0);
   T shifted = fma(product, T(0x1.45f306dc9c883p-1), offset) + shift, n = shifted - shift - offset;
-  T exact = fma(n, -K::half_pi_middle, fma(n, -K::half_pi_high, product)), rest = fma(n, -K::half_pi_low, error);
+  T exact = multiply_add(n, -K::half_pi_middle, multiply_add(n, -K::half_pi_high, product));
+  T rest = fma(n, -K::half_pi_low, error);
   T high = exact + rest;
   return {high, exact - high + rest, bit_cast<typename ExpConstants<T>::Int>(shifted) & 1};
 }
@@ -413,9 +415,9 @@ inline Angle<T> reduced_angle(T a, T b, T offset) {
 // The square of the sine of what the angle was reduced from.
 template <class T>
 inline Pair<T> sine_squared(Angle<T> angle) {
-  T r = angle.high, square = r * r, square_low = fma(2 * r, angle.low, product_error(r, r, square));
+  T r = angle.high, square = r * r, square_low = multiply_add(2 * r, angle.low, product_error(r, r, square));
   T bend = square * polynomial(square, SineConstants<T>::square);
-  T tail = fma(square, bend, fma(square_low, 2 * bend, square_low)), complement = 1 - square;
+  T tail = fma(square, bend, multiply_add(square_low, 2 * bend, square_low)), complement = 1 - square;
   T lead = angle.odd ? complement : square, rest = angle.odd ? 1 - complement - square - tail : tail;
   T high = lead + rest;
   return {high, lead - high + rest};
@@ -428,10 +430,13 @@ inline Pair<T> expm1_minus_x(T x) {
   using K = ExpConstants<T>;
   T bounded = at_least(K::expm1_lowest, x), shift = K::round_to_integer + K::exponent_bias;
   T shifted = fma(bounded, K::log2_e, shift), n = shifted - shift;
-  T r = fma(n, -K::ln2_low, fma(n, -K::ln2_high, bounded)), curved = r * r * polynomial(r, K::expm1_polynomial);
+  T r = multiply_add(n, -K::ln2_low, multiply_add(n, -K::ln2_high, bounded)),
+    curved = r * r * polynomial(r, K::expm1_polynomial);
   T scale = from_exponent<T>(bit_cast<typename K::Int>(shifted));
-  T constant = scale - 1, line = constant - x, linear = fma(scale, r, line), high = fma(scale, curved, linear);
-  T low = fma(scale, curved, linear - high) + (fma(scale, r, line - linear) + (constant - (line + x)));
+  T constant = scale - 1, line = constant - x, linear = multiply_add(scale, r, line),
+    high = multiply_add(scale, curved, linear);
+  T low =
+      multiply_add(scale, curved, linear - high) + (multiply_add(scale, r, line - linear) + (constant - (line + x)));
   return {high, low};
 }
 
