@@ -86,9 +86,7 @@ struct QuickGELU : SavesInput {
   // 1.702 x in two parts, since e^-v magnifies an error |v| times.
   struct Exponent {
     T high, low;
-    explicit Exponent(T x) : high(scale.high * x) {
-      low = multiply_add(scale.low, x, product_error(scale.high, x, high));
-    }
+    explicit Exponent(T x) : high(scale.high * x) { low = fma(scale.low, x, product_error(scale.high, x, high)); }
   };
 };
 
@@ -118,11 +116,11 @@ struct GELUTanh : SavesInput {
       constexpr Constant<T> b(0x1.2444f2a4d8b4bp-4, -0x1.6c843a29d1c70p-61);
       T square = x * x, square_low = product_error(x, x, square);
       cubic = b.high * square;
-      T cubic_low = product_error(b.high, square, cubic) + multiply_add(b.high, square_low, b.low * square);
+      T cubic_low = product_error(b.high, square, cubic) + fma(b.high, square_low, b.low * square);
       T sum = a.high + cubic, rounded = sum - a.high;
       T sum_low = a.high - (sum - rounded) + (cubic - rounded) + (cubic_low + a.low);  // Knuth 1969
       high = x * sum;
-      low = multiply_add(x, sum_low, product_error(x, sum, high));
+      low = fma(x, sum_low, product_error(x, sum, high));
     }
   };
 };

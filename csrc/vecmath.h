@@ -305,7 +305,7 @@ inline T divide(T a, T b, T b_low, Low... a_low) {
 template <class T>
 inline T corrected_inverse(T b, T b_low) {
   T inverse = 1 / b;
-  return multiply_add(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
+  return fma(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
 }
 
 // A number in twice the precision, high + low, where low is small beside high.
