@@ -13,25 +13,20 @@ from .vecmath import (
     clamp,
     expm1,
     highest_exponent,
-    log1p_parts,
+    log1p_rest,
     product_error,
-    scalar,
     scaled_exp_of_minus,
     scaled_sigmoid,
     unscaled,
 )
 
-_LN2 = tl.constexpr(float.fromhex("0x1.62e42fefa39efp-1"))
 _LIFT = tl.constexpr((2.0**64, 2.0**512))  # of a scaled exponential in float32 and in float64
 
 
 @triton.jit
-def _lifted_log1p(lifted, m):
-    """log(1 + e^-x) 2^lift in two parts: high, low. All of it but a power of two or ln 2 is small."""
-    f, ratio, upper = log1p_parts(unscaled(lifted, m))
-    scale = by_type(_LIFT, m)
-    lower = lifted * tl.fma(ratio, 1.0 + m, m)
-    return tl.where(upper, scale * scalar(_LN2, m), lifted), tl.where(upper, scale * tl.fma(f, ratio, f), lower)
+def _scaled_log1p(lifted, m):
+    """log(1 + e) of a scaled exponential, as another."""
+    return 0.75 * lifted, tl.fma(log1p_rest(unscaled(lifted, m)), 1.0 + m, m)
 
 
 @triton.jit
@@ -41,15 +36,18 @@ def softplus_forward(x, p):
     z_low = product_error(p[0], x, z)
     size_low = tl.where(size == tl.abs(z), tl.where(z < 0, -z_low, z_low), 0.0)
     lifted, m = scaled_exp_of_minus(size, size_low)
-    high, low = _lifted_log1p(lifted, m)
+    high, m = _scaled_log1p(lifted, m)
+    low = high * m
     # The inverse is finite for any beta.
     lift = tl.where(tl.abs(p[0]) < 2.0**-32, by_type(_LIFT, p[0]), 1.0)
     divisor = p[0] * lift
     inverse = 1.0 / divisor
     sum = high + low
     quotient = sum * inverse
-    quotient = tl.fma(high - sum + low - product_error(quotient, divisor, sum), inverse, quotient)
-    y = tl.fma(lift / by_type(_LIFT, lift), quotient, tl.where(z > 0, x, p[0] * 0.0))
+    rest = high - sum + low - product_error(quotient, divisor, sum)
+    scale = lift / by_type(_LIFT, lift)
+    line = tl.where(z > 0, x, p[0] * 0.0)  # the sign of the zero is beta's
+    y = tl.fma(scale, quotient, tl.fma(scale * inverse, rest, line))
     return tl.where(z > p[1], x, y)
 
 
@@ -64,8 +62,9 @@ def softplus_derivative(x, p):
 @triton.jit
 def logsigmoid_forward(x, p):
     lifted, m = scaled_exp_of_minus(at_most(highest_exponent(x), tl.abs(x)))
-    high, low = _lifted_log1p(lifted, m)
-    return tl.fma(-1.0 / by_type(_LIFT, x), high + low, at_most(0.0, x))
+    high, m = _scaled_log1p(lifted, m)
+    scale = high * (-1.0 / by_type(_LIFT, x))
+    return tl.fma(scale, m, at_most(0.0, x)) + scale
 
 
 @triton.jit

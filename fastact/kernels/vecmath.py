@@ -59,7 +59,7 @@ _EXPM1_FLOAT64 = tl.constexpr(
     )
 )
 _LN2_HIGH_FLOAT32 = tl.constexpr(float.fromhex("0x1.62e4p-1"))
-_LN2_LOW_FLOAT32 = tl.constexpr(float.fromhex("0x1.7f7d1cp-20"))
+_LN2_LOW_FLOAT32 = tl.constexpr(float.fromhex("0x1.7f7dp-20"))
 _LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
 _LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
 LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
@@ -343,52 +343,53 @@ def scaled_sigmoid(v, low=None):
 
 _LOG1P_FLOAT32 = tl.constexpr(
     (
-        float.fromhex("-0x1p-1"),
-        float.fromhex("0x1.55557ep-2"),
-        float.fromhex("-0x1.00006cp-2"),
-        float.fromhex("0x1.9978a2p-3"),
-        float.fromhex("-0x1.54ee82p-3"),
-        float.fromhex("0x1.27a03p-3"),
-        float.fromhex("-0x1.0cd8bp-3"),
-        float.fromhex("0x1.b4b376p-4"),
-        float.fromhex("-0x1.8749a6p-5"),
+        float.fromhex("0x1.555556p-2"),
+        float.fromhex("-0x1.555568p-1"),
+        float.fromhex("0x1.c71e5ap-2"),
+        float.fromhex("-0x1.55572ap-2"),
+        float.fromhex("0x1.1092c4p-2"),
+        float.fromhex("-0x1.be67f4p-3"),
+        float.fromhex("0x1.60d1a4p-3"),
+        float.fromhex("-0x1.e61bep-4"),
+        float.fromhex("0x1.fe8334p-5"),
+        float.fromhex("-0x1.585d92p-6"),
+        float.fromhex("0x1.b1cc46p-9"),
     )
 )
 _LOG1P_FLOAT64 = tl.constexpr(
     (
-        float.fromhex("-0x1.fffffffffffffp-2"),
-        float.fromhex("0x1.5555555555568p-2"),
-        float.fromhex("-0x1.0000000000554p-2"),
-        float.fromhex("0x1.9999999995ba4p-3"),
-        float.fromhex("-0x1.55555554a593fp-3"),
-        float.fromhex("0x1.24924925ccb32p-3"),
-        float.fromhex("-0x1.0000004795b48p-3"),
-        float.fromhex("0x1.c71c721488f24p-4"),
-        float.fromhex("-0x1.99997d264de9p-4"),
-        float.fromhex("0x1.745cd70f1ba7ap-4"),
-        float.fromhex("-0x1.5558313a0f214p-4"),
-        float.fromhex("0x1.3b1ef96fefd4ep-4"),
-        float.fromhex("-0x1.247387f49bb2ep-4"),
-        float.fromhex("0x1.1031aab1b3941p-4"),
-        float.fromhex("-0x1.ff50d2fe4e0a4p-5"),
-        float.fromhex("0x1.f04828172a80bp-5"),
-        float.fromhex("-0x1.e919faf263798p-5"),
-        float.fromhex("0x1.a6b80f56e847ap-5"),
-        float.fromhex("-0x1.f6aa9002b7b77p-6"),
-        float.fromhex("0x1.1c7764eb2ecc6p-7"),
+        float.fromhex("0x1.5555555555555p-2"),
+        float.fromhex("-0x1.55555555554ecp-1"),
+        float.fromhex("0x1.c71c71c7154eep-2"),
+        float.fromhex("-0x1.55555553b70ap-2"),
+        float.fromhex("0x1.111110de4d962p-2"),
+        float.fromhex("-0x1.c71c6a13778bbp-3"),
+        float.fromhex("0x1.8617fcdad69f8p-3"),
+        float.fromhex("-0x1.5551accff911ap-3"),
+        float.fromhex("0x1.2f4f198c2d65cp-3"),
+        float.fromhex("-0x1.108ccf1b05fd7p-3"),
+        float.fromhex("0x1.ec427825f8992p-4"),
+        float.fromhex("-0x1.b96ac95917f8ep-4"),
+        float.fromhex("0x1.806ba6ee27531p-4"),
+        float.fromhex("-0x1.3a6068db78a33p-4"),
+        float.fromhex("0x1.cef47faa82dd7p-5"),
+        float.fromhex("-0x1.250fd81ac5a6p-5"),
+        float.fromhex("0x1.2fbe064547908p-6"),
+        float.fromhex("-0x1.e77c87c4ea652p-8"),
+        float.fromhex("0x1.19303fd19055fp-9"),
+        float.fromhex("-0x1.9c15ff0d36fd6p-12"),
+        float.fromhex("0x1.1ec698b2fa0e3p-15"),
     )
 )
 
 
 @triton.jit
-def log1p_parts(x):
-    """For 0 <= x <= 1, log(1 + x) is f (1 + ratio) or, where `upper`, ln2 + f (1 + ratio): f, ratio, upper."""
-    upper = x > 0.5
-    f = tl.where(upper, -0.5 * (1.0 - x), x)
+def log1p_rest(x):
+    """log(1 + x) = 3/4 x (1 + rest) for 0 <= x <= 1, where the rest is small at 1 and is rounded the less for it."""
     if x.dtype == tl.float64:
-        return f, f * polynomial(f, _LOG1P_FLOAT64, 19), upper
+        return polynomial(x, _LOG1P_FLOAT64, 20)
     else:
-        return f, f * polynomial(f, _LOG1P_FLOAT32, 8), upper
+        return polynomial(x, _LOG1P_FLOAT32, 10)
 
 
 _LOG_FLOAT32 = tl.constexpr(
