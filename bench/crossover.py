@@ -5,6 +5,11 @@
 For each activation, without gradients and with (forward + backward), the public function on the kernel path races
 torch's, from the largest size downwards, until it loses. So it has won at the size that is written down and at every
 larger one measured. A loss is measured again, for longer, before it is believed.
+
+What an x86 CPU without AVX2 would do is measured with all libraries held to its instructions:
+
+    FASTACT_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 \\
+        ONEDNN_MAX_CPU_ISA=SSE41 python bench/crossover.py
 """
 
 from __future__ import annotations
@@ -20,8 +25,13 @@ from measure import Call, Case, Race, by_host_clock
 
 import fastact
 from fastact.catalogue import ACTIVATIONS
+from fastact.cpu import lacks_avx2
 
-TABLES = {"cpu": {"CPU": torch.float32, "CPU_16_BIT": torch.bfloat16}, "cuda": {"CUDA": torch.float32}}
+TABLES = {
+    "cpu": {"CPU": torch.float32, "CPU_16_BIT": torch.bfloat16},
+    "cpu without AVX2": {"CPU_WITHOUT_AVX2": torch.float32},
+    "cuda": {"CUDA": torch.float32},
+}
 """In fastact/crossover.py, and the dtype that each is measured with."""
 TABLE = Path(__file__).parents[1] / "fastact" / "crossover.py"
 SIZES = [1 << power for power in range(24, 5, -1)]
@@ -93,7 +103,8 @@ def main() -> None:
     here: dict[str, Any] = environment(options.device)
     measured_on = f"{name_of(here)}, torch {here['versions']['torch']}, {here['date'][:10]}"
     ratios: dict[str, dict[str, Any]] = {}
-    for table, dtype in TABLES[options.device].items():
+    tables = "cpu without AVX2" if options.device == "cpu" and lacks_avx2() else options.device
+    for table, dtype in TABLES[tables].items():
         found, measured = {}, ratios.setdefault(str(dtype).removeprefix("torch."), {})
         for name in ACTIVATIONS:
             results = [find(name, dtype, training, options.device, options.seconds) for training in (False, True)]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "formula.h"
+#include "rectifiers.h"
 
 namespace fastact {
 namespace {
@@ -43,7 +44,7 @@ template <class T>
 struct Hardsigmoid : SavesBits {
   T forward(T x) const {
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
-    T y = at_most(T(6), at_least(T(0), x + 3)), quotient = y * sixth.high;
+    T y = ReLU6<T>().forward(x + 3), quotient = y * sixth.high;
     return quotient + fma(y, sixth.low, product_error(y, sixth.high, quotient));
   }
   bool keep(T x) const { return (x > -3) & (x < 3); }

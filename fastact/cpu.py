@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from pathlib import Path
+from platform import machine
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,11 @@ def _ops(activation: Activation) -> _Ops:
 def instruction_set() -> str:
     """The instruction set whose kernels this process runs: "baseline", "avx2" or "avx512"."""
     return _OPS.cpu_capability().lower()
+
+
+def lacks_avx2() -> bool:
+    """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which have to make up for those."""
+    return instruction_set() == "baseline" and machine().lower() in ("x86_64", "amd64")
 
 
 def forward(
