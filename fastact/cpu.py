@@ -53,7 +53,7 @@ def instruction_set() -> str:
 
 
 def lacks_avx2() -> bool:
-    """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which have to make up for those."""
+    """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which make up for those."""
     return instruction_set() == "baseline" and machine().lower() in ("x86_64", "amd64")
 
 
