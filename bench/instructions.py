@@ -88,7 +88,8 @@ def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
     return (
         "# Instructions per float32 element\n\n"
         "Counted by `python bench/instructions.py` in the inner loops of the kernels; "
-        f"{where['versions']['compiler']}, {where['date'][:10]}. Where bits are saved, forward writes them. An "
+        f"{where['versions']['compiler']}, {where['date'][:10]}. Where bits are saved, forward writes them; "
+        "Softplus is that of any beta, which takes more than beta = 1. An "
         "instruction does up to 16 elements with AVX-512, 8 with AVX2, 4 on the baseline.\n\n"
         f"{table(['activation', *columns], cells.values())}\n"
     )
