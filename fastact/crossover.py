@@ -3,8 +3,7 @@
 For the CPU (16-bit types have a table of their own, and so have x86 CPUs without AVX2) and for CUDA: activation ->
 (without gradients, with gradients).
 Below, and for an activation without an entry, calls go to torch; so do, on CPUs without AVX2, gated units and Maxout,
-which were not measured there. `bench/crossover.py` measures a device and writes it
-here.
+which were not measured there. `bench/crossover.py` measures a device and writes it here.
 """
 
 import sys
