@@ -11,7 +11,9 @@
 // A Random formula takes a uniform random number u from [0, 1) as well: forward(x, u), dropped(grad, u).
 // The first members of a Learned<K> formula are K learned numbers; `with_gradients(grad, x)` gives the input's gradient
 // and those of the learned numbers, by which the loops sum.
-// Formulas know nothing of loops, and must be branch-free (selects only), so that a loop over them vectorises.
+// A formula with `specialised(body)` calls body with the cheapest formula for its parameters; loops take that one.
+// 16-bit types take a shorter formula where narrow.h has one. Formulas know nothing of loops, and must be branch-free
+// (selects only), so that a loop over them vectorises.
 #pragma once
 
 #include "vecmath.h"

@@ -14,11 +14,10 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// 16-bit types. Narrowing rounds to nearest even, once; NaN becomes the quiet NaN.
+// Narrowing rounds to nearest even, once.
 inline float widen_bfloat16(uint16_t half) { return bit_cast<float>(static_cast<uint32_t>(half) << 16); }
-// To nearest even. A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs
-// come from bfloat16, whose lower bits are 0, or from an instruction. The test for it would cost as much as all the
-// rest.
+// A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs come from bfloat16,
+// whose lower bits are 0, or from an instruction. The test for it would cost as much as all the rest.
 inline uint16_t narrow_bfloat16(float x) {
   uint32_t bits = bit_cast<uint32_t>(x);
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -103,7 +102,7 @@ void narrow_block(const float* from, void* to, int64_t n) {
   for (int64_t step = 0; step < n; step += kStep) narrow(from + step, static_cast<S*>(to) + step);
 }
 
-// What the numbers of a dtype are computed with as.
+// What the numbers of a dtype are computed as.
 template <class S>
 constexpr bool is_16_bit = sizeof(S) == 2;
 template <class S>

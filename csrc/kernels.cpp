@@ -154,8 +154,15 @@ inline void unpack(uint64_t bits, Flag* flags) {
 
 // The formula for numbers that are kept as S.
 template <template <class> class Formula, class S>
-using FormulaFor =
-    typename std::conditional_t<is_16_bit<S>, Narrow<Formula>, std::enable_if<true, Formula<Compute<S>>>>::type;
+struct Choice {
+  using type = Formula<S>;
+};
+template <template <class> class Formula>
+struct Choice<Formula, Float16> : Narrow<Formula> {};
+template <template <class> class Formula>
+struct Choice<Formula, BFloat16> : Narrow<Formula> {};
+template <template <class> class Formula, class S>
+using FormulaFor = typename Choice<Formula, S>::type;
 
 // Calls body with the formula or, if it has a cheaper one for these parameters, with that.
 template <class F, class Body>

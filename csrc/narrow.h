@@ -54,17 +54,22 @@ struct Expm1 {
   float exp() const { return fma(lifted, m, lifted); }
 };
 
+// e^x - 1 for x <= 80
+inline float expm1(float x) { return Expm1<>(at_least(K::expm1_lowest, x)).value(); }
+
+// What lifts a number by 48 powers of two, ExpConstants' unit takes back.
+constexpr int kLift = 48;
+static_assert(K::unit * (int64_t{1} << kLift) == 1);
+
 // sigma(v) for `least` <= v <= `most`, and for NaN anything. Between 2^-48 and 2^126 the sum is within range.
-constexpr float kLeast = -112, kMost = 40;
 inline float sigmoid(float v) {
-  constexpr float unit = 0x1p-48f;
-  auto reduced = reduce<-48, -1>(v);
-  return unit / fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), unit);
+  auto reduced = reduce<-kLift, -1>(v);
+  return K::unit / fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), K::unit);
 }
 
 struct Sigmoid : fastact::Sigmoid<float> {
   float forward(float x) const {
-    float y = sigmoid(clamp_number(kLeast, kMost, x));
+    float y = sigmoid(clamp_number(K::least, K::most, x));
     return x == x ? y : x;
   }
 };
@@ -95,26 +100,27 @@ struct Tanhshrink : fastact::Tanhshrink<float> {
   }
 };
 
-// e^v may be far below the smallest number, as long as a product with it is not.
-constexpr int kLift = 48;
-constexpr float kDrop = 0x1p-48f;
+// e factor / denominator^2 with e = e_there (1 + growth), which may be far below the smallest number.
+inline float over_square(float e_there, Expm1<kLift> growth, float factor, float denominator) {
+  float inverse = 1 / denominator;
+  return growth.exp() * inverse * (factor * inverse) * (e_there * K::unit);
+}
 
 // The derivative of x sigma(v) is e^v (1 + e^v + x v') / (1 + e^v)^2. Its second factor crosses zero at one x, and is
 // the distance in x v' from there plus that in e^v, which is `e_there` times `growth`, e^distance in v less 1: two
 // terms of one sign, so that nothing cancels.
 inline float gated_derivative(float e_there, Expm1<kLift> growth, float distance) {
-  float factor = growth.value(), second = fma(e_there, factor, distance);
-  float inverse = 1 / fma(e_there, factor, 1 + e_there);
-  return growth.exp() * inverse * (second * inverse) * (e_there * kDrop);
+  float rise = growth.value();
+  return over_square(e_there, growth, fma(e_there, rise, distance), fma(e_there, rise, 1 + e_there));
 }
 
 // 1 + e^v + v = 0 here
 constexpr float kCrossing = -0x1.474974p+0f, kCrossingLow = 0x1.bdf6fap-27f, kExpAtCrossing = 0x1.1d25dp-2f;
 
 struct SiLU : fastact::SiLU<float> {
-  float forward(float x) const { return x * sigmoid(clamp_number(kLeast, kMost, x)); }
+  float forward(float x) const { return x * sigmoid(clamp_number(K::least, K::most, x)); }
   float derivative(float x) const {
-    float distance = clamp_number(kLeast, kMost, x) - kCrossing - kCrossingLow;
+    float distance = clamp_number(K::least, K::most, x) - kCrossing - kCrossingLow;
     float slope = gated_derivative(kExpAtCrossing, Expm1<kLift>(distance), distance);
     return x == x ? slope : x;
   }
@@ -122,7 +128,7 @@ struct SiLU : fastact::SiLU<float> {
 
 struct QuickGELU : fastact::QuickGELU<float> {
   static constexpr float scale = 1.702f;
-  static float bounded(float x) { return clamp_number(kLeast / scale, kMost / scale, x); }
+  static float bounded(float x) { return clamp_number(K::least / scale, K::most / scale, x); }
   float forward(float x) const { return x * sigmoid(scale * bounded(x)); }
   float derivative(float x) const {
     // What is left there of 1.702 x - kCrossing for the constants' rounding
@@ -156,7 +162,7 @@ struct GELU : fastact::GELU<float> {
     constexpr float coefficients[] = {0x1.98bap-2f,  0x1.15e298p0f,  0x1.711218p1f, 0x1.d81fdcp0f,
                                       0x1.ad84c4p4f, -0x1.34985ep6f, 0x1.c9d9fep5f};
     Tail tail(x);
-    float left = tail.lifted_bell * (tail.r * polynomial(tail.r, coefficients)) * 0x1p-64f;
+    float left = tail.lifted_bell * (tail.r * polynomial(tail.r, coefficients)) * ScaledExp<float>::drop;
     return x * (x < 0 ? left : 1 - left);
   }
   // Phi(x) + x phi(x), which is 1 less the same at -x, and at -t the distance of t from where it is 0 times something.
@@ -166,7 +172,8 @@ struct GELU : fastact::GELU<float> {
                                       0x1.56ebcep2f,  -0x1.53c2e2p3f, 0x1.6dbaf6p2f};
     constexpr float zero = 0x1.80ead2p-1f, zero_low = -0x1.a03fd4p-27f;
     Tail tail(x);
-    float left = tail.lifted_bell * ((zero - tail.t + zero_low) * polynomial(tail.r, coefficients)) * 0x1p-64f;
+    float left =
+        tail.lifted_bell * ((zero - tail.t + zero_low) * polynomial(tail.r, coefficients)) * ScaledExp<float>::drop;
     float slope = x < 0 ? left : 1 - left;
     return x == x ? slope : x;
   }
@@ -177,7 +184,7 @@ struct GELU : fastact::GELU<float> {
     float t, lifted_bell, r;
     explicit Tail(float x) {
       t = at_most_number(16, abs(x));
-      lifted_bell = exp<64, -1>(0.5f * t * t);
+      lifted_bell = exp<ExpConstants<float>::lift, -1>(0.5f * t * t);
       r = 1 / (t + 2.75f);
     }
   };
@@ -186,20 +193,20 @@ struct GELU : fastact::GELU<float> {
 // x n / (n + 2) with e = e^x and n = e (e + 2)
 struct Mish : fastact::Mish<float> {
   float forward(float x) const {
-    float t = clamp_number(kLeast, 20.f, x), lifted = exp<kLift>(t), e = lifted * kDrop;
+    float t = clamp_number(K::least, 20.f, x), lifted = exp<kLift>(t), e = lifted * K::unit;
     float inverse = 1 / fma(e, e + 2, 2.f);
-    return x * (lifted * (e + 2) * inverse * kDrop);
+    return x * (lifted * (e + 2) * inverse * K::unit);
   }
   // e ((e + 2) (n + 2) + 4 x (e + 1)) / (n + 2)^2. The second factor, less what it is where it crosses zero:
   // rise (e^2 + e e' + e'^2 + 4 (e + e') + 6 + 4 x) + 4 distance (1 + e') with e' there, and rise = e - e'.
   float derivative(float x) const {
     constexpr float there = -0x1.31432cp+0f, there_low = -0x1.a25b08p-29f, e_there = 0x1.36c42p-2f;
-    float t = clamp_number(kLeast, 20.f, x), distance = t - there - there_low;
+    float t = clamp_number(K::least, 20.f, x), distance = t - there - there_low;
     Expm1<kLift> growth(distance);
     float rise = e_there * growth.value(), e = e_there + rise;
     float bend = fma(e, e + (e_there + 4), fma(4.f, t, e_there * e_there + 4 * e_there + 6));
-    float second = fma(rise, bend, distance * (4 + 4 * e_there)), inverse = 1 / fma(e, e + 2, 2.f);
-    float slope = growth.exp() * inverse * (second * inverse) * (e_there * kDrop);
+    float second = fma(rise, bend, distance * (4 + 4 * e_there));
+    float slope = over_square(e_there, growth, second, fma(e, e + 2, 2.f));
     return x == x ? slope : x;
   }
 };
@@ -209,30 +216,27 @@ inline float lifted_log1p_exp(float size) {
   // log(1 + x) / x, up to 1
   constexpr float coefficients[] = {0x1.ffffd6p-1f, -0x1.ffddd4p-2f, 0x1.530a7p-2f, -0x1.e15becp-3f,
                                     0x1.319c4ap-3f, -0x1.0ffb56p-4f, 0x1.cf5f82p-7f};
-  float lifted = exp<64, -1>(at_most(132.f, size));
-  return lifted * polynomial(lifted * 0x1p-64f, coefficients);
+  float lifted = exp<K::lift, -1>(at_most(K::highest, size));
+  return lifted * polynomial(lifted * ScaledExp<float>::drop, coefficients);
 }
 
 struct Softplus : SavesInput {
   float beta, threshold;
 
   float forward(float x) const {
-    float z = beta * x, y = fma(lifted_log1p_exp(abs(z)), 0x1p-64f / beta, z > 0 ? x : beta * 0);
+    float z = beta * x, y = fma(lifted_log1p_exp(abs(z)), ScaledExp<float>::drop / beta, z > 0 ? x : beta * 0);
     return z > threshold ? x : y;
   }
   float derivative(float x) const {
-    float z = beta * x, slope = sigmoid(clamp_number(kLeast, kMost, z));
+    float z = beta * x, slope = sigmoid(clamp_number(K::least, K::most, z));
     return z > threshold ? 1 : z == z ? slope : z;
   }
 };
 
 struct LogSigmoid : fastact::LogSigmoid<float> {
-  float forward(float x) const { return fma(lifted_log1p_exp(abs(x)), -0x1p-64f, at_most(0.f, x)); }
-  float derivative(float y) const { return 0 - Expm1<>(at_least(K::expm1_lowest, y)).value(); }
+  float forward(float x) const { return fma(lifted_log1p_exp(abs(x)), -ScaledExp<float>::drop, at_most(0.f, x)); }
+  float derivative(float y) const { return 0 - expm1(y); }
 };
-
-// e^x - 1 for x <= 80
-inline float expm1(float x) { return Expm1<>(at_least(K::expm1_lowest, x)).value(); }
 
 struct ELU : fastact::ELU<float> {
   float forward(float x) const { return x <= 0 ? copysign(alpha * expm1(x), x) : x; }
@@ -249,8 +253,9 @@ struct CELU : fastact::CELU<float> {
 struct SigmoidGate : fastact::SigmoidGate<float> {
   float forward(float x) const { return Sigmoid().forward(x); }
   float derivative(float x) const {
-    float lifted = exp<64, -1>(at_most_number(132, abs(x))), inverse = 1 / fma(lifted, 0x1p-64f, 1.f);
-    float slope = lifted * inverse * inverse * 0x1p-64f;
+    float lifted = exp<K::lift, -1>(at_most_number(K::highest, abs(x)));
+    float inverse = 1 / fma(lifted, ScaledExp<float>::drop, 1.f);
+    float slope = lifted * inverse * inverse * ScaledExp<float>::drop;
     return x == x ? slope : x;
   }
 };
