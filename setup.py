@@ -27,7 +27,7 @@ FLAGS += os.environ.get("CXXFLAGS", "").split()
 # kernels.cpp is compiled once for each; the widest that the CPU has is chosen when the library is loaded.
 INSTRUCTION_SETS = {"Baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    INSTRUCTION_SETS["Avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["Avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
     INSTRUCTION_SETS["Avx512"] = [*INSTRUCTION_SETS["Avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
     INSTRUCTION_SETS["Avx512"] += ["-mprefer-vector-width=512"]
 

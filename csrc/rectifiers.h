@@ -49,11 +49,7 @@ struct Hardtanh : AllOrNothing<T> {
 
 template <class T>
 struct ReLU6 : AllOrNothing<T> {
-  // Of two selects between constants GCC makes a case distinction of twice the instructions.
-  T forward(T x) const {
-    auto negative = -static_cast<decltype(sign_mask(x))>(x < 0);
-    return select(negative, T(0), at_most(T(6), x));
-  }
+  T forward(T x) const { return zero_if(x < 0, at_most(T(6), x)); }
   bool keep(T x) const { return Hardtanh<T>{{}, 0, 6}.keep(x); }
 };
 

@@ -92,7 +92,8 @@ inline T clamp_number(T low, T high, T x) {
   using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   using Unsigned = std::make_unsigned_t<Int>;
   auto bits = bit_cast<Unsigned>(x), least = bit_cast<Unsigned>(low);
-  auto bounded = static_cast<Int>(bits < least ? bits : least), most = bit_cast<Int>(high);
+  bits = bits < least ? bits : least;  // with a cast around it, GCC would see no minimum
+  auto bounded = bit_cast<Int>(bits), most = bit_cast<Int>(high);
   return bit_cast<T>(bounded < most ? bounded : most);
 }
 
@@ -108,6 +109,13 @@ inline auto sign_mask(T x) {
 template <class T, class Int>
 inline T select(Int mask, T a, T b) {
   return bit_cast<T>((bit_cast<Int>(a) & mask) | (bit_cast<Int>(b) & ~mask));
+}
+
+// 0 where the condition holds, else x. Of selects between constants inside another GCC makes a case distinction with
+// twice the instructions.
+template <class T>
+inline T zero_if(bool condition, T x) {
+  return select(-static_cast<decltype(sign_mask(x))>(condition), T(0), x);
 }
 
 // A number known to more digits than T has, given as a double and what is missing there.
