@@ -180,7 +180,9 @@ def test_cases_come_from_the_catalogue(name: str) -> None:
 
 def test_crossover_table_is_replaced() -> None:
     text = crossover.TABLE.read_text()
-    replaced = crossover.with_table(text, "CPU", "a machine", {"relu": (None, 1 << 12)})
+    here = {"hardware": {"gpu": "a machine"}, "versions": {"torch": "2"}, "date": "2026-01-01 00:00 UTC"}
+    row = {"environment": here, "inference": {"from": None}, "training": {"from": 1 << 12}}
+    replaced = crossover.with_table(text, "CPU", {"relu": row})
     scope: dict[str, Any] = {"__package__": "fastact"}
     exec(replaced, scope)
     assert scope["CPU"] == {"relu": (scope["NEVER"], 4096)}
@@ -189,7 +191,27 @@ def test_crossover_table_is_replaced() -> None:
     assert scope["CUDA"] == before["CUDA"]
     tables = ("CPU_WITHOUT_AVX2", "CPU_WITHOUT_AVX2") if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
     assert scope["CROSSOVER"] == (tuple(scope[table] for table in tables), (scope["CUDA"], scope["CUDA"]))
-    assert "Measured on a machine." in replaced
+    assert "Measured on a machine, torch 2, 2026-01-01." in replaced
+
+
+def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossover, "SIZES", [1 << 10, 1 << 6])
+    table = tmp_path / "crossover.py"
+    table.write_text(crossover.TABLE.read_text())
+    for name in ("softsign", "relu"):
+        command = ["crossover.py", f"--out={tmp_path}", f"--table={table}", "--seconds=0.001", name]
+        monkeypatch.setattr(sys, "argv", command)
+        crossover.main()
+    (file,) = tmp_path.glob("*/crossover.json")
+    results = json.loads(file.read_text())
+    scope: dict[str, Any] = {"__package__": "fastact"}
+    exec(table.read_text(), scope)
+    names = ("CPU_WITHOUT_AVX2",) if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
+    for name, rows in zip(names, results.values(), strict=True):
+        assert list(rows) == list(scope[name]) == ["relu", "softsign"]
+        for activation, row in rows.items():
+            sizes = tuple(row[mode]["from"] or scope["NEVER"] for mode in crossover.MODES)
+            assert scope[name][activation] == sizes
 
 
 def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
