@@ -24,7 +24,8 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off
 FLAGS += ["-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 FLAGS += os.environ.get("CXXFLAGS", "").split()
 
-# kernels.cpp is compiled once for each; the widest that the CPU has is chosen when the library is loaded.
+# kernels.cpp is compiled once for each; the widest that the CPU has is chosen when the library is loaded. (A CPU
+# without PREFETCHW takes it for a NOP: nobody has to ask for it.)
 INSTRUCTION_SETS = {"Baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["Avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]

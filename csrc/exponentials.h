@@ -20,7 +20,11 @@ template <class T>
 struct SELU : SavesOutput {
   static constexpr T scale = T(1.0507009873554804934193349852946);
   static constexpr T scale_alpha = T(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717);
-  T forward(T x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : scale * x; }
+  // The scale in two parts, for the largest numbers' sake: times the nearest float, which is above it, 3.2386221e38
+  // would be infinite. The second part is positive, or infinity would give NaN.
+  static constexpr T scale_high = sizeof(T) == 4 ? T(0x1.0cfabcp0) : T(0x1.0cfabd6a91132p0);
+  static constexpr T scale_low = sizeof(T) == 4 ? T(0x1.6a9114p-24) : T(0x1.6fc7d272f2695p-55);
+  T forward(T x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : fma(x, scale_high, x * scale_low); }
   T derivative(T y) const { return y > 0 ? scale : y + scale_alpha; }
 };
 

@@ -13,15 +13,21 @@ struct Float16 {
 struct BFloat16 {
   uint16_t bits;
 };
+// The same where the order within a step does not matter: the even ones are widened to its first half, the odd ones to
+// its second. A shift and a mask do that, and undo it, where nothing has to be moved between the lanes of a vector.
+struct UnorderedBFloat16 {
+  uint16_t bits;
+};
 
 // Narrowing rounds to nearest even, once.
 inline float widen_bfloat16(uint16_t half) { return bit_cast<float>(static_cast<uint32_t>(half) << 16); }
 // A NaN would be lost if all upper bits of its payload were set and one of the lower; but here NaNs come from bfloat16,
 // whose lower bits are 0, or from an instruction. The test for it would cost as much as all the rest.
-inline uint16_t narrow_bfloat16(float x) {
+inline uint32_t rounded_to_bfloat16(float x) {  // the upper half of it
   uint32_t bits = bit_cast<uint32_t>(x);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  return bits + 0x7fff + ((bits >> 16) & 1);
 }
+inline uint16_t narrow_bfloat16(float x) { return static_cast<uint16_t>(rounded_to_bfloat16(x) >> 16); }
 
 #if !defined(__F16C__)
 // Half precision by exponent arithmetic: the multiplication renormalises subnormals, and the addition of a number 2^13
@@ -61,6 +67,21 @@ inline void narrow(const float* from, BFloat16* to) {
 #else
   FASTACT_FOR_EACH_IN_STEP(i) to[i].bits = narrow_bfloat16(from[i]);
 #endif
+}
+inline void widen(const UnorderedBFloat16* from, float* to) {
+  FASTACT_VECTORIZE for (int64_t i = 0; i < kStep / 2; ++i) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, from + 2 * i, sizeof(pair));
+    to[i] = bit_cast<float>(pair << 16);
+    to[kStep / 2 + i] = bit_cast<float>(pair & 0xffff0000);
+  }
+}
+inline void narrow(const float* from, UnorderedBFloat16* to) {
+  FASTACT_VECTORIZE for (int64_t i = 0; i < kStep / 2; ++i) {
+    uint32_t even = rounded_to_bfloat16(from[i]), odd = rounded_to_bfloat16(from[kStep / 2 + i]);
+    uint32_t pair = even >> 16 | (odd & 0xffff0000);
+    __builtin_memcpy(to + 2 * i, &pair, sizeof(pair));
+  }
 }
 inline void widen(const Float16* from, float* to) {
 #if defined(__AVX512F__)
@@ -107,6 +128,17 @@ template <class S>
 constexpr bool is_16_bit = sizeof(S) == 2;
 template <class S>
 using Compute = std::conditional_t<is_16_bit<S>, float, S>;
+
+template <class S>
+struct UnorderedOf {
+  using type = S;
+};
+template <>
+struct UnorderedOf<BFloat16> {
+  using type = UnorderedBFloat16;
+};
+template <class S>
+using Unordered = typename UnorderedOf<S>::type;
 
 template <class S>
 struct alignas(64) Widened {

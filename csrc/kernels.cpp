@@ -42,7 +42,8 @@ namespace {
 template <class Base, class Derived>
 constexpr bool derives = __is_base_of(Base, Derived);
 
-// Parameters come as doubles and are rounded to the compute type once, as torch does. They follow the learned numbers.
+// Parameters come as doubles and are rounded to the compute type once, as torch does (but for its shrinkages, which
+// round lambd to 16 bits). They follow the learned numbers.
 template <class Formula, class T>
 inline Formula make_formula(const Call& call, unsigned learned = 0) {
   Formula formula;
@@ -174,18 +175,17 @@ inline void specialise(const F& formula, const Body& body, long) {
   body(formula);
 }
 
-// Asks for the lines that a later step will write. What is read comes ahead of time by itself, but a store waits for
-// its line from L2 while the few hundred instructions that the processor holds fill up: with bits to pack, ReLU of
-// 65,536 floats took 10.4 us without this and 8.1 with it, for 1 KiB as for 2. Asking for what is read too gained
-// nothing.
-constexpr int64_t kAhead = 2048;
+// Asks for the lines that a later step will write, `ahead` bytes further on. What is read comes ahead of time by
+// itself, but a store waits for its line from L2 while the few hundred instructions that the processor holds fill up:
+// with bits to pack, ReLU of 65,536 floats took 10.4 us without this and 8.1 with it, for 1 KiB as for 2. Asking for
+// what is read too gained nothing.
 template <class S>
-inline void prefetch_to_write(const void* data, int64_t step) {
-  auto* line = static_cast<const char*>(data) + step * sizeof(S) + kAhead;
+inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
+  auto* line = static_cast<const char*>(data) + step * sizeof(S) + ahead;
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }
 
-template <class S, class F>
+template <class S, bool with_bits, class F>
 inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first,
                           const Call& call) {
   using T = Compute<S>;
@@ -193,17 +193,15 @@ inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* b
   if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
     Widened<S> wide_x, wide_y;
-    prefetch_to_write<S>(y_, step);
+    prefetch_to_write<S>(y_, step, call.ahead);
     const T* x = read(x_, step, wide_x);
     T* y = results(y_, step, wide_y);
-    if constexpr (derives<SavesBits, F>) {
-      if (bits) {
-        alignas(64) Flag<T> flags[kStep];
-        // Most formulas negate what they compare, and here that costs nothing.
-        FASTACT_FOR_EACH_IN_STEP(i) flags[i] = formula.keep(x[i]) ? 0 : -1;
-        uint64_t packed = ~pack(flags);
-        __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
-      }
+    if constexpr (with_bits) {
+      alignas(64) Flag<T> flags[kStep];
+      // Most formulas negate what they compare, and here that costs nothing.
+      FASTACT_FOR_EACH_IN_STEP(i) flags[i] = formula.keep(x[i]) ? 0 : -1;
+      uint64_t packed = ~pack(flags);
+      __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
     }
     FASTACT_FOR_EACH_IN_STEP(i) {
       if constexpr (derives<Random, F>)
@@ -217,8 +215,14 @@ inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* b
 
 template <template <class> class Formula, class S>
 FASTACT_FLATTEN void forward(const void* x, void* y, uint8_t* bits, int64_t n, int64_t first, const Call& call) {
-  const auto run = [=](const auto& formula) { forward_steps<S>(formula, x, y, bits, n, first, call); };
-  specialise(make_formula<FormulaFor<Formula, S>, Compute<S>>(call), run, 0);
+  using F = FormulaFor<Formula, S>;
+  const auto run = [=](const auto& formula) {
+    if constexpr (derives<SavesBits, F>)
+      if (bits) return forward_steps<S, true>(formula, x, y, bits, n, first, call);
+    using Stored = std::conditional_t<derives<Random, F>, S, Unordered<S>>;
+    forward_steps<Stored, false>(formula, x, y, nullptr, n, first, call);
+  };
+  specialise(make_formula<F, Compute<S>>(call), run, 0);
 }
 
 template <class Formula, class T>
@@ -251,7 +255,7 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
   alignas(64) float u[kBlock];
   if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
-    prefetch_to_write<S>(grad_input_, step);
+    prefetch_to_write<S>(grad_input_, step, call.ahead);
     if constexpr (is_16_bit<S> && derives<AllOrNothing<T>, F>) {  // the gradient passes or does not, as it is
       auto* grad = static_cast<const int16_t*>(grad_) + step;
       auto* grad_input = static_cast<int16_t*>(grad_input_) + step;
@@ -285,8 +289,12 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
 template <template <class> class Formula, class S>
 FASTACT_FLATTEN void backward(const void* grad, const void* saved, void* grad_input, int64_t n, int64_t first,
                               const Call& call) {
-  const auto run = [=](const auto& formula) { backward_steps<S>(formula, grad, saved, grad_input, n, first, call); };
-  specialise(make_formula<FormulaFor<Formula, S>, Compute<S>>(call), run, 0);
+  using F = FormulaFor<Formula, S>;
+  using Stored = std::conditional_t<derives<SavesBits, F>, S, Unordered<S>>;
+  const auto run = [=](const auto& formula) {
+    backward_steps<Stored>(formula, grad, saved, grad_input, n, first, call);
+  };
+  specialise(make_formula<F, Compute<S>>(call), run, 0);
 }
 
 // The formula with the learned numbers of element i.
@@ -352,7 +360,7 @@ template <template <class> class Formula, class S>
 FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* out_, int64_t n) {
   const FormulaFor<Formula, S> formula{};
   for (int64_t step = 0; step < n; step += kStep) {
-    Widened<S> wide_value, wide_gate, wide_out;
+    Widened<Unordered<S>> wide_value, wide_gate, wide_out;
     const auto *value = read(value_, step, wide_value), *gate = read(gate_, step, wide_gate);
     auto* out = results(out_, step, wide_out);
     FASTACT_FOR_EACH_IN_STEP(i) out[i] = formula.forward(value[i], gate[i]);
@@ -365,7 +373,7 @@ FASTACT_FLATTEN void gated_backward(const void* grad_, const void* value_, const
                                     void* grad_gate_, int64_t n) {
   const FormulaFor<Formula, S> formula{};
   for (int64_t step = 0; step < n; step += kStep) {
-    Widened<S> wide_grad, wide_value, wide_gate, wide_grad_value, wide_grad_gate;
+    Widened<Unordered<S>> wide_grad, wide_value, wide_gate, wide_grad_value, wide_grad_gate;
     const auto *grad = read(grad_, step, wide_grad), *value = read(value_, step, wide_value);
     const auto* gate = read(gate_, step, wide_gate);
     auto *grad_value = results(grad_value_, step, wide_grad_value),

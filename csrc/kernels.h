@@ -28,6 +28,7 @@ constexpr int kMostLearned = 2;  // tensors of one activation
 struct Call {
   const double* parameters;  // of the activation, in the order of its schema
   uint64_t seed;             // of the random numbers, where the formula takes one
+  int64_t ahead = 0;         // the bytes by which lines are asked for before they are written
 };
 
 // y = f(x) for n elements, of which the first is element number `first` of the tensor. Where the formula saves bits and

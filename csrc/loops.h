@@ -349,9 +349,17 @@ void for_each_block(Shape shape, const Body& body) {
                               [&](int64_t begin, int64_t end) { blocks.visit(begin, end, body); });
 }
 
+// A call that asks early for the lines of its output, 2 KiB ahead, if those are the output's: beyond a row of a larger
+// tensor lies another's memory.
+inline Call looking_ahead(Call call, const Operand& output, Shape shape) {
+  call.ahead = output.row_stride == shape.columns ? 2048 : 0;
+  return call;
+}
+
 // y = f(x), and one bit per element where `bits` is not null. The walk's tensors are x and y.
-inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const Call& call) {
+inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const Call& call_) {
   const Operand x = walk.operands[0], y = walk.operands[1];
+  const Call call = looking_ahead(call_, y, walk.shape);
   auto block = instruction_set().forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;
@@ -367,8 +375,9 @@ inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const 
 }
 
 // grad_input = grad * f'(saved). The walk's tensors are grad, saved (unless `bits` is given in its place), grad_input.
-inline void run_backward(Pointwise which, const Walk& walk, const uint8_t* bits, const Call& call) {
+inline void run_backward(Pointwise which, const Walk& walk, const uint8_t* bits, const Call& call_) {
   const Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
+  const Call call = looking_ahead(call_, grad_input, walk.shape);
   auto block = instruction_set().backward[which][type_index(grad.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer grad_buffer, saved_buffer;

@@ -163,10 +163,10 @@ struct GELU : SavesInput {
   T forward(T x) const {
     Tail tail(x);
     T u = tail.t / tail.sum, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
-    T u_high = (product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding gave to u
-    z = multiply_add(-2 * K::a, u_high, z);
+    T excess_of_u = (product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding gave to it
+    z = multiply_add(-2 * K::a, excess_of_u, z);
     T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
-    T w = fma(u, rest, multiply_add(u, rest_low, -u_high * (1 + rest))), v = u + w;
+    T w = fma(u, rest, multiply_add(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
     T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
     return (x < 0 ? x * 0 : x) - excess;
   }
@@ -238,7 +238,7 @@ struct Mish : SavesInput {
 
 template <class T>
 struct Hardswish : SavesInput {
-  T forward(T x) const {
+  T forward(T x) const {  // a NaN is lost to the bounds, and comes back by the product
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
     T bounded = clamp_number(T(-3), T(3), x), sum = bounded + 3, sum_low = bounded - (sum - 3);
     return x * fma(sum, sixth.high, multiply_add(sum, sixth.low, sum_low * sixth.high));

@@ -111,8 +111,8 @@ inline T select(Int mask, T a, T b) {
   return bit_cast<T>((bit_cast<Int>(a) & mask) | (bit_cast<Int>(b) & ~mask));
 }
 
-// 0 where the condition holds, else x. Of selects between constants inside another GCC makes a case distinction with
-// twice the instructions.
+// 0 where the condition holds, else x. By its bits, since of a select around another GCC makes a case distinction with
+// up to twice the instructions.
 template <class T>
 inline T zero_if(bool condition, T x) {
   return select(-static_cast<decltype(sign_mask(x))>(condition), T(0), x);

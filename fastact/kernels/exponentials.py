@@ -33,9 +33,15 @@ SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
 SELU_SCALE_ALPHA = tl.constexpr(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717)
 
 
+# In two parts, the second positive: times the float above it the largest numbers would overflow too early.
+SELU_SCALE_HIGH = tl.constexpr((float.fromhex("0x1.0cfabcp0"), float.fromhex("0x1.0cfabd6a91132p0")))
+SELU_SCALE_LOW = tl.constexpr((float.fromhex("0x1.6a9114p-24"), float.fromhex("0x1.6fc7d272f2695p-55")))
+
+
 @triton.jit
 def selu_forward(x, p):
-    return tl.where(x <= 0, copysign(scalar(SELU_SCALE_ALPHA, x) * expm1(x), x), scalar(SELU_SCALE, x) * x)
+    scaled = tl.fma(x, by_type(SELU_SCALE_HIGH, x), x * by_type(SELU_SCALE_LOW, x))
+    return tl.where(x <= 0, copysign(scalar(SELU_SCALE_ALPHA, x) * expm1(x), x), scaled)
 
 
 @triton.jit
