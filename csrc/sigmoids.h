@@ -24,7 +24,7 @@ struct Tanh : SavesOutput {
     T t = expm1_in_range(2 * at_most(T(20), abs(x))), sum = t + 2;
     return copysign(divide(t, sum, t - (sum - 2)), x);
   }
-  T derivative(T y) const { return fma(-y, y, T(1)); }
+  T derivative(T y) const { return one_less_square(y); }
 };
 
 // The input is saved, not the output: 1 - |y| has lost the digits of 1 / (1 + |x|) for large x.

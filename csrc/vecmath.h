@@ -67,6 +67,16 @@ inline double product_error(double a, double b, double product) {
 #endif
 }
 
+// 1 - y^2, which near 1 keeps its digits as a product too, where no fused multiply-add does.
+inline float one_less_square(float y) { return fma(-y, y, 1.f); }
+inline double one_less_square(double y) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fma(-y, y, 1.0);
+#else
+  return (1 - y) * (1 + y);
+#endif
+}
+
 // Both comparisons are false for NaN, which therefore passes.
 template <class T>
 inline T at_least(T low, T x) {
