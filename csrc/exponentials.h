@@ -52,9 +52,10 @@ struct XIELU : Learned<2> {
     auto bend = expm1_minus_x(x);
     T slope = alpha_p * x, factor = x > 0 ? slope : alpha_n, bent = x > 0 ? x : bend.high;
     T low = x > 0 ? product_error(alpha_p, x, slope) * x : alpha_n * bend.low;
-    T curve = factor * bent, line = beta * x;
+    // Rounding may make the product infinite where the sum is not: 3.3678991e19 with an alpha_p of 0.3.
+    T product = factor * bent, curve = at_most(largest_number<T>, product), line = beta * x;
     low += product_error(factor, bent, curve) + product_error(beta, x, line);
-    return curve + line + (curve - curve == 0 ? low : T(0));  // an infinite product has no error
+    return low - low == 0 ? curve + line + low : product + line;
   }
   T derivative(T x) const {
     // -1 in twice the precision is reached at twice the argument

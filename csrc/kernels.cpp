@@ -430,7 +430,8 @@ void softmax_peaks(Panel x_, int64_t steps, Lanes in_use, bool first, void* peak
   const Formula<T> formula;
   auto* peaks = static_cast<T*>(peaks_);
   alignas(64) T largest[kLanes];
-  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? lowest_number<T>() : peaks[i];
+  // From -infinity all differences would be NaN until a number is met.
+  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? -largest_number<T> : peaks[i];
   for (int64_t step = 0; step < steps; ++step) {
     const T* x = step_of<const T>(x_, step);
     FASTACT_FOR_EACH(i, kLanes) largest[i] = at_least(largest[i], formula.oriented(x[i]));

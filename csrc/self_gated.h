@@ -11,7 +11,6 @@ namespace {
 // last, to the quotient.
 template <class T>
 struct Sides {
-  static constexpr T largest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
   decltype(sign_mask(T())) left;
   ScaledExp<T> e;
 
@@ -21,7 +20,7 @@ struct Sides {
   // (a + a m) / (b + b_low) times the powers of two. Where a is infinite or NaN, only the correction is: the remainder
   // of an infinite quotient would be NaN.
   T quotient(T a, T m, T b, T b_low) const {
-    T finite = at_most_number(largest, a), product = fma(finite, m, finite);
+    T finite = at_most_number(largest_number<T>, a), product = fma(finite, m, finite);
     T product_low = fma(finite, m, a - product);
     T y = divide(product, b, b_low, product_low);
     return select(left, e.times_power(y), y);

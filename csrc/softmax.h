@@ -32,12 +32,6 @@ inline T raised_exp(T x, T peak) {
   return difference <= zero_below ? T(0) : multiply_add(scale, small_exp_less_1(reduced.r), scale);
 }
 
-// What peaks start from. From -infinity all differences would be NaN until a number is met.
-template <class T>
-constexpr T lowest_number() {
-  return sizeof(T) == 4 ? T(-0x1.fffffep127) : T(-0x1.fffffffffffffp1023);
-}
-
 // A sum of raised exponentials: over what is below the peak, and over the elements at the peak. Apart, so that the
 // logarithm of a sum just above 1 keeps its digits.
 constexpr double kRaised = 0x1p64;

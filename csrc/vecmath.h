@@ -77,6 +77,9 @@ inline double one_less_square(double y) {
 #endif
 }
 
+template <class T>
+constexpr T largest_number = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
+
 // Both comparisons are false for NaN, which therefore passes.
 template <class T>
 inline T at_least(T low, T x) {

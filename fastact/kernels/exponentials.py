@@ -6,7 +6,9 @@ import triton.language as tl
 
 from .vecmath import (
     EXPM1_LOWEST,
+    LARGEST_NUMBER,
     at_least,
+    at_most,
     by_type,
     copysign,
     expm1,
@@ -68,11 +70,13 @@ def xielu_forward(x, w, p):
     slope = w[0] * x
     factor = tl.where(x > 0, slope, w[1])
     bent = tl.where(x > 0, x, high)
-    curve = factor * bent
+    product = factor * bent
+    # Rounding may make the product infinite where the sum is not: 3.3678991e19 with an alpha_p of 0.3.
+    curve = at_most(by_type(LARGEST_NUMBER, x), product)
     line = p[0] * x
     low = tl.where(x > 0, product_error(w[0], x, slope) * x, w[1] * low)
     low += product_error(factor, bent, curve) + product_error(p[0], x, line)
-    return curve + line + tl.where(curve - curve == 0, low, 0.0)
+    return tl.where(low - low == 0, curve + line + low, product + line)
 
 
 @triton.jit

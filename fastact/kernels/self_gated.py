@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .sigmoids import sigmoid_forward
 from .vecmath import (
+    LARGEST_NUMBER,
     LEAST,
     MOST,
     UNIT,
@@ -35,7 +36,6 @@ _DENSITY = constant(float.fromhex("0x1.9884533d43651p-2"), float.fromhex("-0x1.c
 _SIXTH = constant(1 / 6, float.fromhex("0x1.5555555555555p-57"))
 
 # For float32 and for float64.
-_LARGEST = tl.constexpr((float.fromhex("0x1.fffffep127"), float.fromhex("0x1.fffffffffffffp1023")))
 _LEAST_QUICK = tl.constexpr((-112 / 1.702, -760 / 1.702))
 _MOST_QUICK = tl.constexpr((40 / 1.702, 60 / 1.702))
 _LEAST_GELU_TANH = tl.constexpr((-11.0, -21.7))
@@ -90,7 +90,7 @@ _TAIL_FLOAT64 = tl.constexpr(
 def _quotient(x, a, m, b, b_low, lifted):
     """(a + a m) / (b + b_low), for negative x times the power of two in `lifted`. Where a is infinite or NaN, only the
     correction is: the remainder of an infinite quotient would be NaN."""
-    finite = tl.minimum(by_type(_LARGEST, a), a)
+    finite = tl.minimum(by_type(LARGEST_NUMBER, a), a)
     product = tl.fma(finite, m, finite)
     product_low = tl.fma(finite, m, a - product)
     y = divide(product, b, b_low, product_low)

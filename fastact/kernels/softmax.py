@@ -10,8 +10,10 @@ import triton.language as tl
 
 from .loops import _narrow, _widen
 from .vecmath import (
+    LARGEST_NUMBER,
     LOG2_E,
     at_most,
+    by_type,
     exp2,
     from_exponent,
     highest_exponent,
@@ -22,8 +24,6 @@ from .vecmath import (
     unscaled,
 )
 
-_LOWEST_FLOAT32 = tl.constexpr(float.fromhex("-0x1.fffffep127"))
-_LOWEST_FLOAT64 = tl.constexpr(float.fromhex("-0x1.fffffffffffffp1023"))
 _RAISED = tl.constexpr(2.0**64)
 
 
@@ -78,10 +78,8 @@ def _raised_exp(x, peak, EXACT: tl.constexpr, NARROW: tl.constexpr = False):
 def _peak(x):
     """The largest of each row, or the lowest number: -infinity would make all differences NaN."""
     peak = tl.max(x, axis=1)
-    if x.dtype == tl.float64:
-        return tl.where(peak < _LOWEST_FLOAT64, _LOWEST_FLOAT64, peak)
-    else:
-        return tl.where(peak < _LOWEST_FLOAT32, _LOWEST_FLOAT32, peak)
+    lowest = -by_type(LARGEST_NUMBER, peak)
+    return tl.where(peak < lowest, lowest, peak)
 
 
 @triton.jit

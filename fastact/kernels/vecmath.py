@@ -64,7 +64,9 @@ _LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
 _LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
 LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 
-# For float32 and for float64. e^x - 1 rounds to -1 below:
+# For float32 and for float64
+LARGEST_NUMBER = tl.constexpr((float.fromhex("0x1.fffffep127"), float.fromhex("0x1.fffffffffffffp1023")))
+# e^x - 1 rounds to -1 below:
 EXPM1_LOWEST = tl.constexpr((-18.0, -38.0))
 # Of a logistic:
 UNIT = tl.constexpr((2.0**-48, 2.0**-96))
