@@ -240,7 +240,7 @@ struct Hardswish : SavesInput {
   T forward(T x) const {  // a NaN is lost to the bounds, and comes back by the product
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
     T bounded = clamp_number(T(-3), T(3), x), sum = bounded + 3, sum_low = bounded - (sum - 3);
-    return x * fma(sum, sixth.high, multiply_add(sum, sixth.low, sum_low * sixth.high));
+    return x * fma(sum, sixth.high, fma(sum, sixth.low, sum_low * sixth.high));
   }
   T gradient(T grad, T x) const {
     T slope = (x + T(1.5)) * T(1. / 3), between = grad * slope;

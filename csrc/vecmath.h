@@ -38,6 +38,20 @@ inline double fma(double a, double b, double c) {
 #endif
 }
 
+// The same for |a b| < |c|, where also that one result is: a sum that is no double becomes the odd one of the two doubles
+// beside it, which rounds to a float as the sum does (Boldo and Melquiond 2008). For what formulas magnify.
+inline float correct(float c, float a, float b) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  double product = static_cast<double>(a) * b, sum = product + c, error = product - (sum - c);  // Dekker 1971
+  auto bits = bit_cast<uint64_t>(sum), error_bits = bit_cast<uint64_t>(error), size = error_bits << 1;
+  uint64_t inexact = (size | (0 - size)) >> 63, beyond = (error_bits ^ bits) >> 63;
+  return static_cast<float>(bit_cast<double>((bits - (beyond & inexact)) | inexact));
+#endif
+}
+inline double correct(double c, double a, double b) { return fma(a, b, c); }
+
 // The same where two roundings serve: the product is exact, or so small that what it loses is nothing beside c.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
@@ -249,11 +263,11 @@ inline Reduced<T> reduce(T x, int bias, Low... low) {
 // e^r - 1 for |r| <= ln2 / 2: to an ULP of its own, and to one of e^r.
 template <class T>
 inline T small_expm1(T r) {
-  return fma(r * r, polynomial(r, ExpConstants<T>::expm1_polynomial), r);
+  return correct(r, r * r, polynomial(r, ExpConstants<T>::expm1_polynomial));
 }
 template <class T>
 inline T small_exp_less_1(T r) {
-  return fma(r * r, polynomial(r, ExpConstants<T>::polynomial), r);
+  return correct(r, r * r, polynomial(r, ExpConstants<T>::polynomial));
 }
 
 // The number whose biased exponent the integer's low bits hold.
@@ -326,7 +340,7 @@ inline T divide(T a, T b, T b_low, Low... a_low) {
 template <class T>
 inline T corrected_inverse(T b, T b_low) {
   T inverse = 1 / b;
-  return fma(inverse, -product_error(inverse, b, T(1)) - inverse * b_low, inverse);
+  return correct(inverse, inverse, -product_error(inverse, b, T(1)) - inverse * b_low);
 }
 
 // A number in twice the precision, high + low, where low is small beside high.
