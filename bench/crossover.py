@@ -8,10 +8,7 @@ at every larger one measured. A loss is measured again, for longer, before it is
 crossover.json, which grows with each activation and keeps what earlier runs measured of others: a run that was stopped
 can be gone on with.
 
-What an x86 CPU without AVX2 would do is measured with all libraries held to its instructions:
-
-    FASTACT_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 \\
-        ONEDNN_MAX_CPU_ISA=SSE41 python bench/crossover.py
+What an x86 CPU without AVX2 would do is measured with all libraries held to its instructions: bench/README.md says how.
 """
 
 from __future__ import annotations

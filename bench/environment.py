@@ -20,6 +20,9 @@ from fastact.info import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 
+LIMITS = ("FASTACT_CPU_CAPABILITY", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+"""What holds each library to the instructions of an older CPU."""
+
 
 def _output(*command: str) -> str | None:
     try:
@@ -58,6 +61,8 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instruction_set": cpu.instruction_set(),
     }
+    if limits := [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]:
+        hardware["held_to"] = " ".join(limits)
     if device == "cuda":
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         hardware |= {"gpu": torch.cuda.get_device_name(), "driver": driver and driver.split()[0]}
@@ -83,7 +88,8 @@ def name_of(environment: dict[str, Any]) -> str:
     if "gpu" in hardware:
         return hardware["gpu"]
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] > 1 else ''}"
-    return f"{_plain(hardware['cpu'])}, {hardware['instruction_set']}, {threads}"
+    held = "held to " if "held_to" in hardware else ""
+    return f"{_plain(hardware['cpu'])}, {held}{hardware['instruction_set']}, {threads}"
 
 
 def folder_of(environment: dict[str, Any]) -> str:

@@ -304,6 +304,19 @@ def test_exhaustive_errors_and_their_table(program: Path) -> None:
     assert text.endswith("in: relu() forward, relu() derivative.\n")
 
 
+def test_results_say_what_the_libraries_were_held_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    free = environment.environment("cpu")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    held = environment.environment("cpu")
+    assert held["hardware"]["held_to"] == "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"
+    assert "held_to" not in free["hardware"]
+    instructions = cpu.instruction_set()
+    assert environment.name_of(held) == environment.name_of(free).replace(instructions, f"held to {instructions}")
+
+
 def test_memory_of_networks() -> None:
     """Kernels that save bits or a gated unit's input alone show in a whole network; ReLU in place saves bits on top."""
     saved = {}
