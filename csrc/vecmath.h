@@ -38,8 +38,8 @@ inline double fma(double a, double b, double c) {
 #endif
 }
 
-// The same for |a b| < |c|, where also that one result is: a sum that is no double becomes the odd one of the two doubles
-// beside it, which rounds to a float as the sum does (Boldo and Melquiond 2008). For what formulas magnify.
+// The same for finite |c| > |a b|, and without that exception: a sum that is no double becomes the odd one of the two
+// doubles beside it, which rounds to a float as the sum does (Boldo and Melquiond 2008). For what formulas magnify.
 inline float correct(float c, float a, float b) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);

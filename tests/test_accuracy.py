@@ -56,6 +56,15 @@ def test_bounds_leave_room_for_approximate_functions(activation, device, monkeyp
                 assert measurement.held, str(measurement)
 
 
+@pytest.mark.parametrize(("name", "input"), [("selu", 3.2386221e38), ("xielu", 3.3678991e19)])
+def test_results_beside_the_largest_number_are_finite(name, input, on):
+    """Those of all float32 inputs that were infinite once: a constant, or a product, was rounded up on the way."""
+    activation = ACTIVATIONS[name]
+    for measurement in measure(activation, samples(activation)[0], torch.full((64,), input, device=on)):
+        assert measurement.held, str(measurement)
+        assert torch.tensor(measurement.result).isfinite()
+
+
 @pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "sample"), CASES)
 def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
