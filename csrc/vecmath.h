@@ -38,8 +38,9 @@ inline double fma(double a, double b, double c) {
 #endif
 }
 
-// The same for finite |c| > |a b|, and without that exception: a sum that is no double becomes the odd one of the two
-// doubles beside it, which rounds to a float as the sum does (Boldo and Melquiond 2008). For what formulas magnify.
+// c + a * b for finite |c| > |a b|, in one rounding without exception: on the baseline, a sum that is no double becomes
+// the odd one of the two doubles beside it, which rounds to a float as the sum does (Boldo and Melquiond 2008). For
+// what formulas magnify.
 inline float correct(float c, float a, float b) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
@@ -52,7 +53,7 @@ inline float correct(float c, float a, float b) {
 }
 inline double correct(double c, double a, double b) { return fma(a, b, c); }
 
-// The same where two roundings serve: the product is exact, or so small that what it loses is nothing beside c.
+// a * b + c where two roundings serve: the product is exact, or so small that what it loses is nothing beside c.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
