@@ -13,17 +13,17 @@ struct GatedGradients {
   T value, gate;
 };
 
-// f is a formula that saves bits or its input.
+// f is a formula that saves bits or its input; `gated` is what it makes of the gate.
 template <class T, class Gate>
 struct Gated {
   Gate f;
-  T forward(T value, T gate) const { return value * f.forward(gate); }
-  GatedGradients<T> with_gradients(T grad, T value, T gate) const {
+  T forward(T value, T gated) const { return value * gated; }
+  GatedGradients<T> with_gradients(T grad, T value, T gate, T gated) const {
     T product = grad * value;
     if constexpr (std::is_base_of_v<SavesBits, Gate>) {
-      return {grad * f.forward(gate), f.keep(gate) ? f.kept(product) : f.dropped(product)};
+      return {grad * gated, f.keep(gate) ? f.kept(product) : f.dropped(product)};
     } else {
-      return {grad * f.forward(gate), product * f.derivative(gate)};
+      return {grad * gated, product * f.derivative(gate)};
     }
   }
 };

@@ -5,7 +5,11 @@
 #include "kernels.h"
 
 #if defined(__x86_64__)
+#pragma GCC diagnostic push  // of registers that GCC 12's own header leaves undefined on purpose (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "exponentials.h"
@@ -33,8 +37,9 @@
 #define FASTACT_FOR_EACH(i, n) \
   for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
 
-#include "half.h"  // these two have loops of their own, with these
+#include "half.h"  // these have loops of their own, with these
 #include "maxout.h"
+#include "tables.h"
 
 namespace fastact {
 namespace {
@@ -185,6 +190,33 @@ inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }
 
+// Calls body(i, f(x[i])) for each element of a step.
+template <class F, class T, class Body>
+inline void for_each_value(const F& formula, const T* x, const Body& body) {
+  using Table = Pieces<F>;
+  if constexpr (derives<InPieces, Table>) {
+    alignas(64) T high[kStep], low[kStep];
+    read_pieces<Table>(x, high, low);
+    const auto value = [&](int64_t i) {
+      if constexpr (Table::split)
+        return formula.from_pieces(x[i], high[i], low[i]);
+      else
+        return formula.from_pieces(x[i], high[i]);
+    };
+    if constexpr (Table::one_sided) {
+      if (any_below(x, -Table::most)) {
+        alignas(64) T beyond[kStep];
+        FASTACT_FOR_EACH_IN_STEP(i) beyond[i] = formula.forward(x[i]);
+        FASTACT_FOR_EACH_IN_STEP(i) body(i, x[i] < -Table::most ? beyond[i] : value(i));
+        return;
+      }
+    }
+    FASTACT_FOR_EACH_IN_STEP(i) body(i, value(i));
+  } else {
+    FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.forward(x[i]));
+  }
+}
+
 template <class S, bool with_bits, class F>
 inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first,
                           const Call& call) {
@@ -203,12 +235,10 @@ inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* b
       uint64_t packed = ~pack(flags);
       __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
     }
-    FASTACT_FOR_EACH_IN_STEP(i) {
-      if constexpr (derives<Random, F>)
-        y[i] = formula.forward(x[i], u[step + i]);
-      else
-        y[i] = formula.forward(x[i]);
-    }
+    if constexpr (derives<Random, F>)
+      FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula.forward(x[i], u[step + i]);
+    else
+      for_each_value(formula, x, [=](int64_t i, T value) { y[i] = value; });
     finish(wide_y, y_, step);
   }
 }
@@ -363,7 +393,7 @@ FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* 
     Widened<Unordered<S>> wide_value, wide_gate, wide_out;
     const auto *value = read(value_, step, wide_value), *gate = read(gate_, step, wide_gate);
     auto* out = results(out_, step, wide_out);
-    FASTACT_FOR_EACH_IN_STEP(i) out[i] = formula.forward(value[i], gate[i]);
+    for_each_value(formula.f, gate, [=](int64_t i, auto gated) { out[i] = formula.forward(value[i], gated); });
     finish(wide_out, out_, step);
   }
 }
@@ -378,11 +408,11 @@ FASTACT_FLATTEN void gated_backward(const void* grad_, const void* value_, const
     const auto* gate = read(gate_, step, wide_gate);
     auto *grad_value = results(grad_value_, step, wide_grad_value),
          *grad_gate = results(grad_gate_, step, wide_grad_gate);
-    FASTACT_FOR_EACH_IN_STEP(i) {
-      const auto gradients = formula.with_gradients(grad[i], value[i], gate[i]);
+    for_each_value(formula.f, gate, [=](int64_t i, auto gated) {
+      const auto gradients = formula.with_gradients(grad[i], value[i], gate[i], gated);
       grad_value[i] = gradients.value;
       grad_gate[i] = gradients.gate;
-    }
+    });
     finish(wide_grad_value, grad_value_, step);
     finish(wide_grad_gate, grad_gate_, step);
   }

@@ -89,6 +89,12 @@ struct QuickGELU : SavesInput {
   };
 };
 
+// x or, on the left, 0, less what is beyond it on either side: the step's rest at -|x| times |x|, in two parts.
+template <class T>
+inline T without_excess(T x, T high, T low) {
+  return (x < 0 ? T(0) : x) - high - low;
+}
+
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which is another way to write tanh's formula.
 template <class T>
 struct GELUTanh : SavesInput {
@@ -98,6 +104,7 @@ struct GELUTanh : SavesInput {
     Exponent v(t);
     return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
+  T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
     T t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));  // v up to the highest that exp_of_minus takes
@@ -169,6 +176,7 @@ struct GELU : SavesInput {
     T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
     return (x < 0 ? x * 0 : x) - excess;
   }
+  T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
   T derivative(T x) const {
     constexpr Constant<T> density(0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56);  // 1 / sqrt(2 pi)

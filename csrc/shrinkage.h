@@ -53,6 +53,12 @@ struct Tanhshrink : SavesInput {
     T size = abs(x), above = copysign(size - 1 + one_less_tanh(size), x);
     return size < 1 ? below_1(x) : above;
   }
+  // From x^-3 f(x)
+  T from_pieces(T x, T ratio) const {
+    auto cube = cubed(x);
+    T near = fma(cube.high, ratio, cube.low * ratio);
+    return abs(x) > 8 ? x - copysign(T(1), x) : near;
+  }
   T derivative(T x) const {
     using K = TanhshrinkConstants<T>;
     T square = x * x, ratio = square * fma(square, polynomial(square, K::polynomial), K::third);
@@ -64,11 +70,14 @@ struct Tanhshrink : SavesInput {
   // Both factors in twice the precision: each rounding of either would be one of the result.
   static T below_1(T x) {
     using K = TanhshrinkConstants<T>;
-    T square = x * x, cube = square * x;
-    T cube_low = multiply_add(product_error(x, x, square), x, product_error(square, x, cube));
-    T tail = fma(square, polynomial(square, K::polynomial), K::third_low);
+    auto cube = cubed(x);
+    T square = x * x, tail = fma(square, polynomial(square, K::polynomial), K::third_low);
     T factor = K::third + tail, factor_low = K::third - factor + tail;
-    return fma(cube, factor, multiply_add(cube, factor_low, cube_low * factor));
+    return fma(cube.high, factor, multiply_add(cube.high, factor_low, cube.low * factor));
+  }
+  static Pair<T> cubed(T x) {
+    T square = x * x, cube = square * x;
+    return {cube, multiply_add(product_error(x, x, square), x, product_error(square, x, cube))};
   }
   static T one_less_tanh(T size) {  // from 20 on nothing beside 1, let alone beside size
     return 2 * ExpConstants<T>::unit / logistic(-2 * at_most(T(20), size)).sum;

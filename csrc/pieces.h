@@ -1,0 +1,106 @@
+// Functions of t = |x| that are read from a table (tables.h): eight pieces, on each a polynomial. For float32 alone, and
+// where what elementary functions would have to be put together takes longer: GELU's 64 instructions become 30. Eight
+// numbers are one AVX2 register, out of which an instruction picks one for each lane. (Sixteen with lower degrees would
+// serve AVX-512 better, but take AVX2 three instructions for each coefficient.)
+#pragma once
+
+#include "vecmath.h"
+
+namespace fastact {
+namespace {
+
+// The table of a formula, or none. `most` bounds t; the piece's number is linear t + quadratic t^2, rounded, and
+// coefficients[k][piece] goes with the k-th power of t - points[piece]. What is made of the function's value is up to
+// from_pieces(x, value) of the formula or, where the value is split in two, from_pieces(x, high, low), high being the
+// first two terms.
+template <class Formula>
+struct Pieces {};
+// Where it is one-sided, x below -most is left to forward(x).
+struct InPieces {};
+template <bool is_split, bool is_one_sided>
+struct Tabulated : InPieces {
+  static constexpr bool split = is_split, one_sided = is_one_sided;
+};
+
+// A vector of floats; minimum() is the second one unless the first is less, so that a NaN passes as the second.
+#if defined(__AVX512DQ__)
+typedef __m512 Floats;
+inline Floats all(float x) { return _mm512_set1_ps(x); }
+inline Floats load(const float* x) { return _mm512_loadu_ps(x); }
+inline void store(float* to, Floats x) { _mm512_store_ps(to, x); }
+inline Floats abs(Floats x) { return _mm512_abs_ps(x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats pick(const float* eight, Floats number) {
+  return _mm512_permutexvar_ps(_mm512_castps_si512(number), _mm512_broadcast_f32x8(_mm256_loadu_ps(eight)));
+}
+inline bool any_less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
+#elif defined(__AVX2__)
+typedef __m256 Floats;
+inline Floats all(float x) { return _mm256_set1_ps(x); }
+inline Floats load(const float* x) { return _mm256_loadu_ps(x); }
+inline void store(float* to, Floats x) { _mm256_store_ps(to, x); }
+inline Floats abs(Floats x) { return _mm256_andnot_ps(all(-0.f), x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats pick(const float* eight, Floats number) {
+  return _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight), _mm256_castps_si256(number));
+}
+inline bool any_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0; }
+#else  // one float, for compilers to make a vector of
+typedef float Floats;
+inline Floats all(float x) { return x; }
+inline Floats load(const float* x) { return *x; }
+inline void store(float* to, Floats x) { *to = x; }
+inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+inline Floats pick(const float* eight, Floats number) { return eight[bit_cast<uint32_t>(number) & 7]; }
+#endif
+constexpr int64_t kFloats = sizeof(Floats) / sizeof(float);
+
+// The sum of coefficients[k] d^(k - first) from k = first on.
+template <int first, int degree>
+inline Floats piecewise(const float (&coefficients)[degree + 1][8], Floats number, Floats d) {
+  Floats coefficient = pick(coefficients[first], number);
+  if constexpr (first == degree) {
+    return coefficient;
+  } else {
+    return fma(piecewise<first + 1, degree>(coefficients, number, d), d, coefficient);
+  }
+}
+
+// A step's values, in two parts if the table has them so.
+template <class Table>
+inline void read_pieces(const float* x, float* high, float* low) {
+  constexpr int degree = sizeof(Table::coefficients) / sizeof(*Table::coefficients) - 1;
+  const auto& coefficients = Table::coefficients;
+  for (int64_t i = 0; i < kStep; i += kFloats) {
+    Floats t = minimum(all(Table::most), abs(load(x + i)));
+    Floats slope = fma(all(Table::quadratic), t, all(Table::linear));
+    Floats number = fma(slope, t, all(ExpConstants<float>::round_to_integer));
+    Floats d = t - pick(Table::points, number);
+    if constexpr (Table::split) {
+      Floats zeroth = pick(coefficients[0], number), first = pick(coefficients[1], number);
+      Floats line = fma(d, first, zeroth), line_low = fma(d, first, zeroth - line);
+      store(high + i, line);
+      store(low + i, fma(d * d, piecewise<2, degree>(coefficients, number, d), line_low));
+    } else {
+      store(high + i, piecewise<0, degree>(coefficients, number, d));
+    }
+  }
+}
+
+// Whether one of a step's numbers lies below `bound`.
+inline bool any_below(const float* x, float bound) {
+#if defined(__AVX2__)
+  Floats least = all(bound);
+  for (int64_t i = 0; i < kStep; i += kFloats) least = minimum(load(x + i), least);
+  return any_less(least, all(bound));
+#else
+  int32_t any = 0;
+  for (int64_t i = 0; i < kStep; ++i) any |= x[i] < bound ? 1 : 0;
+  return any != 0;
+#endif
+}
+
+}  // namespace
+}  // namespace fastact
