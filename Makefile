@@ -50,7 +50,7 @@ docs: .venv/built
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/* tests/blocks.cpp bench/exhaustive.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/blocks.cpp bench/exhaustive.cpp
 
 # The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1

@@ -8,23 +8,15 @@
 namespace fastact {
 namespace {
 
-template <class T>
-struct GatedGradients {
-  T value, gate;
-};
-
-// f is a formula that saves bits or its input; `gated` is what it makes of the gate.
+// f is a formula that saves bits or its input. `grad` is that of f(gate).
 template <class T, class Gate>
 struct Gated {
   Gate f;
-  T forward(T value, T gated) const { return value * gated; }
-  GatedGradients<T> with_gradients(T grad, T value, T gate, T gated) const {
-    T product = grad * value;
-    if constexpr (std::is_base_of_v<SavesBits, Gate>) {
-      return {grad * gated, f.keep(gate) ? f.kept(product) : f.dropped(product)};
-    } else {
-      return {grad * gated, product * f.derivative(gate)};
-    }
+  T gradient(T grad, T gate) const {
+    if constexpr (std::is_base_of_v<SavesBits, Gate>)
+      return f.keep(gate) ? f.kept(grad) : f.dropped(grad);
+    else
+      return grad * f.derivative(gate);
   }
 };
 

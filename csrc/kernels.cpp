@@ -193,8 +193,8 @@ inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
 // Calls body(i, f(x[i])) for each element of a step.
 template <class F, class T, class Body>
 inline void for_each_value(const F& formula, const T* x, const Body& body) {
-  using Table = Pieces<F>;
-  if constexpr (derives<InPieces, Table>) {
+  if constexpr (in_pieces<F>) {
+    using Table = Pieces<F>;
     alignas(64) T high[kStep], low[kStep];
     read_pieces<Table>(x, high, low);
     const auto value = [&](int64_t i) {
@@ -309,7 +309,10 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
         }
       } else {
         const T* saved = read(saved_, step, wide_saved);
-        FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
+        if constexpr (in_pieces<Derivative<F>>)
+          for_each_value(Derivative<F>{formula}, saved, [=](int64_t i, T slope) { grad_input[i] = grad[i] * slope; });
+        else
+          FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
       }
       finish(wide_grad_input, grad_input_, step);
     }
@@ -393,7 +396,7 @@ FASTACT_FLATTEN void gated_forward(const void* value_, const void* gate_, void* 
     Widened<Unordered<S>> wide_value, wide_gate, wide_out;
     const auto *value = read(value_, step, wide_value), *gate = read(gate_, step, wide_gate);
     auto* out = results(out_, step, wide_out);
-    for_each_value(formula.f, gate, [=](int64_t i, auto gated) { out[i] = formula.forward(value[i], gated); });
+    for_each_value(formula.f, gate, [=](int64_t i, auto gated) { out[i] = value[i] * gated; });
     finish(wide_out, out_, step);
   }
 }
@@ -408,10 +411,18 @@ FASTACT_FLATTEN void gated_backward(const void* grad_, const void* value_, const
     const auto* gate = read(gate_, step, wide_gate);
     auto *grad_value = results(grad_value_, step, wide_grad_value),
          *grad_gate = results(grad_gate_, step, wide_grad_gate);
-    for_each_value(formula.f, gate, [=](int64_t i, auto gated) {
-      const auto gradients = formula.with_gradients(grad[i], value[i], gate[i], gated);
-      grad_value[i] = gradients.value;
-      grad_gate[i] = gradients.gate;
+    using Slope = Derivative<decltype(formula.f)>;
+    alignas(64) Compute<S> slopes[kStep];
+    if constexpr (in_pieces<Slope>)
+      for_each_value(Slope{formula.f}, gate, [&](int64_t i, auto slope) { slopes[i] = slope; });
+    for_each_value(formula.f, gate, [&](int64_t i, auto gated) {
+      auto product = grad[i] * value[i];
+      if constexpr (in_pieces<Slope>)
+        product *= slopes[i];
+      else
+        product = formula.gradient(product, gate[i]);
+      grad_value[i] = grad[i] * gated;
+      grad_gate[i] = product;
     });
     finish(wide_grad_value, grad_value_, step);
     finish(wide_grad_gate, grad_gate_, step);

@@ -105,6 +105,7 @@ struct GELUTanh : SavesInput {
     return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
   T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
+  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
     T t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));  // v up to the highest that exp_of_minus takes
@@ -177,6 +178,7 @@ struct GELU : SavesInput {
     return (x < 0 ? x * 0 : x) - excess;
   }
   T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
+  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
   T derivative(T x) const {
     constexpr Constant<T> density(0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56);  // 1 / sqrt(2 pi)

@@ -9,104 +9,166 @@
 namespace fastact {
 namespace {
 
-// tanh t: 0.17 ULP at most
+// tanh t: 0.16 ULP at most
 template <>
 struct Pieces<Tanh<float>> : Tabulated<false, false> {
-  static constexpr float most = 0x1.20a3d8p3f, linear = 0x1.a66666p0f, quadratic = -0x1.73bd46p-4f;
+  static constexpr float most = 0x1.20a3d8p3f;
+  static constexpr float linear = 0x1.a66666p0f, quadratic = -0x1.73bd46p-4f;
   static constexpr float points[8] = {0x0p0f,     0x1.4c3p-1f, 0x1.5494p0f, 0x1.074ap1f,
                                       0x1.73bp1f, 0x1.ece4p1f, 0x1.4506p2f, 0x1.d87p2f};
   static constexpr float coefficients[][8] = {{0x0p0f, 0x1.24484cp-1f, 0x1.bd1a86p-1f, 0x1.ef8868p-1f, 0x1.fceebap-1f,
                                                0x1.ff8984p-1f, 0x1.fff5d4p-1f, 0x1.ffffe6p-1f},
                                               {0x1p0f, 0x1.59257ep-1f, 0x1.f4358cp-3f, 0x1.033cd6p-4f, 0x1.8775e6p-7f,
-                                               0x1.d9b934p-10f, 0x1.457cccp-13f, 0x1.9f5a88p-20f},
-                                              {-0x1.5ad388p-23f, -0x1.8a107ep-2f, -0x1.b2da76p-3f, -0x1.f5cc42p-5f,
-                                               -0x1.851d9ep-7f, -0x1.d94cf8p-10f, -0x1.457cd6p-13f, -0x1.a5b312p-20f},
-                                              {-0x1.5552c8p-2f, -0x1.48eb5ep-8f, 0x1.a69baep-4f, 0x1.38d524p-5f,
-                                               0x1.004c12p-7f, 0x1.3af44ap-10f, 0x1.b1e6e2p-14f, 0x1.18ab32p-20f},
-                                              {-0x1.9868e6p-13f, 0x1.0cb338p-3f, -0x1.35ee52p-6f, -0x1.0f2b52p-6f,
-                                               -0x1.f42b82p-9f, -0x1.399642p-11f, -0x1.b09d8ap-15f, -0x1.f8003ep-22f},
-                                              {0x1.14abfp-3f, -0x1.dcbdfp-5f, -0x1.9ba53cp-7f, 0x1.339bcap-8f,
-                                               0x1.7c9ceap-10f, 0x1.f2c72cp-13f, 0x1.5a317p-16f, 0x1.99b10ap-23f},
-                                              {-0x1.f6ec46p-8f, -0x1.49725p-6f, 0x1.98cbf4p-7f, -0x1.2336e8p-12f,
-                                               -0x1.cc11d8p-12f, -0x1.52e53cp-14f, -0x1.ed1c1ap-18f, -0x1.a5bf82p-24f},
-                                              {-0x1.476deap-5f, 0x1.c72d62p-6f, -0x1.277076p-8f, -0x1.1636d2p-11f,
-                                               0x1.920ddep-14f, 0x1.69f09p-16f, 0x1.15686p-19f, 0x1.d2e64ep-26f}};
+                                               0x1.d9b934p-10f, 0x1.457cccp-13f, 0x1.9f5a9ap-20f},
+                                              {-0x1.524c92p-23f, -0x1.8a107ap-2f, -0x1.b2da76p-3f, -0x1.f5cc48p-5f,
+                                               -0x1.851d9ep-7f, -0x1.d94cf8p-10f, -0x1.457cd6p-13f, -0x1.a5b334p-20f},
+                                              {-0x1.5552d2p-2f, -0x1.48ee8p-8f, 0x1.a69ba8p-4f, 0x1.38d54ap-5f,
+                                               0x1.004c12p-7f, 0x1.3af444p-10f, 0x1.b1e6cep-14f, 0x1.18aac2p-20f},
+                                              {-0x1.945ce2p-13f, 0x1.0cb26ep-3f, -0x1.35ee26p-6f, -0x1.0f2a68p-6f,
+                                               -0x1.f42b8ap-9f, -0x1.399646p-11f, -0x1.b09d8cp-15f, -0x1.f80076p-22f},
+                                              {0x1.14a602p-3f, -0x1.dcb55ap-5f, -0x1.9ba09p-7f, 0x1.3385fep-8f,
+                                               0x1.7c9d0ap-10f, 0x1.f2c924p-13f, 0x1.5a334ap-16f, 0x1.99b58cp-23f},
+                                              {-0x1.f4e74ep-8f, -0x1.494ca8p-6f, 0x1.98c87cp-7f, -0x1.243f32p-12f,
+                                               -0x1.cc1086p-12f, -0x1.52e49cp-14f, -0x1.ed1beap-18f, -0x1.a5be86p-24f},
+                                              {-0x1.47b08p-5f, 0x1.c6d4c6p-6f, -0x1.27a68ep-8f, -0x1.13413ep-11f,
+                                               0x1.92037ep-14f, 0x1.69ca36p-16f, 0x1.1553c6p-19f, 0x1.d2dbe2p-26f}};
 };
 
-// t Phi(-t): 0.19 ULP at most
-template <>
-struct Pieces<GELU<float>> : Tabulated<true, true> {
-  static constexpr float most = 0x1.566666p2f, linear = 0x1.666666p-1f, quadratic = 0x1.0c9b4ap-3f;
-  static constexpr float points[8] = {0x0p0f,      0x1.7b2p0f,  0x1.269ap1f, 0x1.83cap1f,
-                                      0x1.d3e6p1f, 0x1.0ebep2f, 0x1.3273p2f, 0x1.5181p2f};
-  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.a46dbp-4f, 0x1.92b768p-6f, 0x1.e6325cp-9f, 0x1.ec0416p-12f,
-                                               0x1.9e0224p-15f, 0x1.0e48e8p-18f, 0x1.7af26ap-22f},
-                                              {0x1p-1f, -0x1.063102p-3f, -0x1.bcac66p-5f, -0x1.6a4888p-7f,
-                                               -0x1.bdda8ep-10f, -0x1.b3ab18p-13f, -0x1.428638p-16f, -0x1.f27cd8p-20f},
-                                              {-0x1.988456p-2f, 0x1.a5d986p-7f, 0x1.7d3014p-5f, 0x1.dcbce2p-7f,
-                                               0x1.749d08p-9f, 0x1.b03f5ap-12f, 0x1.6fd2ecp-15f, 0x1.3bf49ep-18f},
-                                              {0x1.932ff2p-20f, 0x1.e6cc64p-5f, -0x1.cc3a68p-7f, -0x1.5b4ef4p-7f,
-                                               -0x1.761b22p-9f, -0x1.0a69f8p-11f, -0x1.097cacp-14f, -0x1.002eap-17f},
-                                              {0x1.10448ap-4f, -0x1.2983d4p-5f, -0x1.82e428p-8f, 0x1.0992dep-8f,
-                                               0x1.e689fap-10f, 0x1.c2efc8p-12f, 0x1.0e5c8p-14f, 0x1.293522p-17f},
-                                              {0x1.d27bd4p-14f, 0x1.182314p-9f, 0x1.b111b2p-8f, -0x1.10c18ep-13f,
-                                               -0x1.8c3b12p-11f, -0x1.0f2b0cp-12f, -0x1.98d3aep-15f, -0x1.04facap-17f},
-                                              {-0x1.5236cp-7f, 0x1.40cb0cp-8f, -0x1.f014c2p-10f, -0x1.673326p-11f,
-                                               0x1.128204p-13f, 0x1.c15a98p-14f, 0x1.d48d9ep-16f, 0x1.6b91a8p-18f},
-                                              {0x1.2c4b04p-11f, -0x1.eb7eb2p-10f, -0x1.115c2p-12f, 0x1.a93a36p-12f,
-                                               0x1.20fc8ap-15f, -0x1.077906p-15f, -0x1.8a876cp-17f, -0x1.558d1ap-19f},
-                                              {0x1.93d422p-11f, -0x1.a2b2a2p-11f, 0x1.6e64a2p-12f, 0x1.01ef76p-16f,
-                                               -0x1.ec5cc6p-15f, -0x1.ba2fa8p-18f, 0x1.135ba4p-18f, 0x1.f48818p-20f}};
-};
-
-// t sigma(-v), with v as in GELUTanh: 0.28 ULP at most
-template <>
-struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
-  static constexpr float most = 0x1.41eb86p2f, linear = 0x1.70a3d8p-1f, quadratic = 0x1.39dbe4p-3f;
-  static constexpr float points[8] = {0x0p0f,      0x1.699cp0f, 0x1.1bp1f,   0x1.7028p1f,
-                                      0x1.b9bep1f, 0x1.fedep1f, 0x1.2091p2f, 0x1.3d0dp2f};
-  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.c96bf4p-4f, 0x1.e540c4p-6f, 0x1.5dce32p-8f, 0x1.86cb64p-11f,
-                                               0x1.33515p-14f, 0x1.47b676p-18f, 0x1.4f0c8ap-22f},
-                                              {0x1p-1f, -0x1.0829bp-3f, -0x1.055ddep-4f, -0x1.077778p-6f,
-                                               -0x1.789832p-9f, -0x1.6d5332p-12f, -0x1.d51bc2p-16f, -0x1.1665ccp-19f},
-                                              {-0x1.988456p-2f, -0x1.42596p-10f, 0x1.9dce38p-5f, 0x1.50edc6p-6f,
-                                               0x1.44b064p-8f, 0x1.903f4cp-11f, 0x1.3b7b82p-14f, 0x1.b80466p-18f},
-                                              {0x1.8106d8p-20f, 0x1.1b1ccap-4f, -0x1.5af94ap-7f, -0x1.bc8874p-7f,
-                                               -0x1.41f67p-8f, -0x1.08841ap-10f, -0x1.0710d6p-13f, -0x1.b60edap-17f},
-                                              {0x1.119ecp-4f, -0x1.27015ap-5f, -0x1.39cc04p-7f, 0x1.e7e62ep-9f,
-                                               0x1.7f7d7ap-9f, 0x1.cc90a8p-11f, 0x1.2d7a12p-13f, 0x1.32511p-16f},
-                                              {0x1.b929b8p-14f, 0x1.8955ep-13f, 0x1.dc4ca8p-8f, 0x1.00a3e6p-10f,
-                                               -0x1.d41cep-11f, -0x1.0a26bcp-11f, -0x1.ef3e46p-14f, -0x1.3d1914p-16f},
-                                              {-0x1.593228p-7f, 0x1.572424p-8f, -0x1.78a516p-10f, -0x1.2c86b2p-10f,
-                                               -0x1.c97468p-15f, 0x1.6be08ep-13f, 0x1.202cd6p-14f, 0x1.f2d522p-17f},
-                                              {0x1.24457p-11f, -0x1.d35626p-10f, -0x1.eb22ecp-12f, 0x1.68ec8ep-12f,
-                                               0x1.568406p-13f, -0x1.71dbd6p-16f, -0x1.f541bcp-16f, -0x1.178042p-17f},
-                                              {0x1.b2d61ep-11f, -0x1.c912c2p-11f, 0x1.2d292p-12f, 0x1.305c7ep-14f,
-                                               -0x1.d73fcap-15f, -0x1.156028p-15f, 0x1.07bdb4p-19f, 0x1.4608f8p-18f}};
-};
-
-// (t - tanh t) / t^3: 0.31 ULP at most
+// (t - tanh t) / t^3: 0.30 ULP at most
 template <>
 struct Pieces<Tanhshrink<float>> : Tabulated<false, false> {
-  static constexpr float most = 0x1p3f, linear = 0x1.a66666p0f, quadratic = -0x1.6cdd2ep-4f;
+  static constexpr float most = 0x1p3f;
+  static constexpr float linear = 0x1.a66666p0f, quadratic = -0x1.6cdd2ep-4f;
   static constexpr float points[8] = {0x1.8p-3f,   0x1.4e2p-1f, 0x1.5a58p0f, 0x1.0ceep1f,
                                       0x1.762ap1f, 0x1.f3ap1f,  0x1.450cp2f, 0x1.bd52p2f};
   static constexpr float coefficients[][8] = {{0x1.5099c6p-2f, 0x1.23bc4ep-2f, 0x1.8b7718p-3f, 0x1.f347f2p-4f,
                                                0x1.3c5054p-4f, 0x1.900a62p-5f, 0x1.fe1d9cp-6f, 0x1.21c4f4p-6f},
                                               {-0x1.8e2ff4p-5f, -0x1.0352fcp-3f, -0x1.e8334ap-4f, -0x1.28eecap-4f,
                                                -0x1.450efap-5f, -0x1.53dfd6p-6f, -0x1.608d18p-7f, -0x1.31334p-8f},
-                                              {-0x1.f51f4ep-4f, -0x1.479dbep-5f, 0x1.f7eef2p-6f, 0x1.b649e8p-6f,
-                                               0x1.ccf946p-7f, 0x1.a083bcp-8f, 0x1.6684c2p-9f, 0x1.de2412p-11f},
-                                              {0x1.34e00cp-5f, 0x1.f92db2p-5f, 0x1.0d5328p-7f, -0x1.81ba08p-8f,
-                                               -0x1.ff2208p-9f, -0x1.adc0ep-10f, -0x1.3c0f96p-11f, -0x1.4991fap-13f},
-                                              {0x1.61a68ap-5f, -0x1.ca84acp-7f, -0x1.94a4b6p-7f, -0x1.2b268ep-12f,
-                                               0x1.a3204ap-11f, 0x1.8047aap-12f, 0x1.f94dc8p-14f, 0x1.a4508p-16f},
-                                              {-0x1.60598ap-6f, -0x1.ee157ap-7f, 0x1.833078p-8f, 0x1.0e451cp-10f,
-                                               -0x1.2a192cp-14f, -0x1.2370f6p-14f, -0x1.721ecap-16f, -0x1.f8df06p-19f},
-                                              {-0x1.c93f68p-7f, 0x1.6323a6p-7f, -0x1.618278p-11f, -0x1.3aa5a2p-11f,
-                                               -0x1.47d494p-15f, 0x1.46c5aap-17f, 0x1.f553b2p-19f, 0x1.3052acp-21f},
-                                              {0x1.35e70cp-7f, 0x1.c2c95ap-11f, -0x1.2d00e8p-10f, 0x1.c32a46p-13f,
-                                               0x1.e9ae94p-16f, 0x1.5c8d46p-26f, -0x1.3eeaa4p-21f, -0x1.74420ep-24f}};
+                                              {-0x1.f51f4ep-4f, -0x1.479db6p-5f, 0x1.f7eee4p-6f, 0x1.b649f6p-6f,
+                                               0x1.ccf94ap-7f, 0x1.a083bcp-8f, 0x1.6684bep-9f, 0x1.de241p-11f},
+                                              {0x1.34e014p-5f, 0x1.f92dc6p-5f, 0x1.0d5382p-7f, -0x1.81b9d2p-8f,
+                                               -0x1.ff21f2p-9f, -0x1.adc0a6p-10f, -0x1.3c0f86p-11f, -0x1.4992p-13f},
+                                              {0x1.61a6f2p-5f, -0x1.ca8856p-7f, -0x1.94a29p-7f, -0x1.2b7596p-12f,
+                                               0x1.a31c1ep-11f, 0x1.8046d2p-12f, 0x1.f95158p-14f, 0x1.a45122p-16f},
+                                              {-0x1.605b58p-6f, -0x1.ee1eb2p-7f, 0x1.8325bep-8f, 0x1.0e2a2ep-10f,
+                                               -0x1.2a4c7ap-14f, -0x1.2396eep-14f, -0x1.722a52p-16f, -0x1.f8db3cp-19f},
+                                              {-0x1.c9bbccp-7f, 0x1.633ce6p-7f, -0x1.622c88p-11f, -0x1.39d1d6p-11f,
+                                               -0x1.46cceep-15f, 0x1.4756bcp-17f, 0x1.f49fdp-19f, 0x1.30469ep-21f},
+                                              {0x1.34407cp-7f, 0x1.c6d4c4p-11f, -0x1.2c763cp-10f, 0x1.c8b83ep-13f,
+                                               0x1.ed248ap-16f, 0x1.dcec1ep-24f, -0x1.3d4a8p-21f, -0x1.748acep-24f}};
+};
+
+// t Phi(-t): 0.17 ULP at most
+template <>
+struct Pieces<GELU<float>> : Tabulated<true, true> {
+  static constexpr float most = 0x1.566666p2f;
+  static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.f2eecep-4f;
+  static constexpr float points[8] = {0x0p0f,      0x1.6574p0f, 0x1.2032p1f, 0x1.7c0cp1f,
+                                      0x1.d14cp1f, 0x1.0dbbp2f, 0x1.2ff8p2f, 0x1.5181p2f};
+  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.d10b06p-4f, 0x1.c12a42p-6f, 0x1.2291eap-8f, 0x1.08c296p-11f,
+                                               0x1.ba701cp-15f, 0x1.44f688p-18f, 0x1.7af26ap-22f},
+                                              {0x1p-1f, -0x1.07db8ap-3f, -0x1.e3ab08p-5f, -0x1.a7e27cp-7f,
+                                               -0x1.dd172cp-10f, -0x1.cfd05p-13f, -0x1.80983ap-16f, -0x1.f27cd8p-20f},
+                                              {-0x1.988456p-2f, -0x1.f08efep-9f, 0x1.8daac6p-5f, 0x1.0f56eap-6f,
+                                               0x1.8c0918p-9f, 0x1.ca3416p-12f, 0x1.b2ae4cp-15f, 0x1.3bf49cp-18f},
+                                              {0x1.96bb18p-20f, 0x1.26252cp-4f, -0x1.9fea3ep-7f, -0x1.7b7d38p-7f,
+                                               -0x1.8a4b96p-9f, -0x1.190378p-11f, -0x1.369cc4p-14f, -0x1.002ea6p-17f},
+                                              {0x1.10445p-4f, -0x1.2c5092p-5f, -0x1.f3cdc8p-8f, 0x1.09785p-8f,
+                                               0x1.fae1c8p-10f, 0x1.d8cbap-12f, 0x1.38b712p-14f, 0x1.29357ap-17f},
+                                              {0x1.d7eb8ep-14f, -0x1.429e0ep-11f, 0x1.d4ce42p-8f, 0x1.402e2ep-13f,
+                                               -0x1.948adcp-11f, -0x1.1a1a64p-12f, -0x1.d279cap-15f, -0x1.04f44cp-17f},
+                                              {-0x1.525538p-7f, 0x1.7cc714p-8f, -0x1.da7624p-10f, -0x1.b7759ap-11f,
+                                               0x1.04039ap-13f, 0x1.ccfa08p-14f, 0x1.06da32p-15f, 0x1.6be34ep-18f},
+                                              {0x1.2ed238p-11f, -0x1.693736p-10f, -0x1.dd556ap-12f, 0x1.c380b2p-12f,
+                                               0x1.58532cp-15f, -0x1.0d74ccp-15f, -0x1.b1d3cp-17f, -0x1.53d832p-19f},
+                                              {0x1.928b1ep-11f, -0x1.aceb0ep-11f, 0x1.4e415cp-12f, 0x1.376c62p-15f,
+                                               -0x1.ff2f4cp-15f, -0x1.0783fap-17f, 0x1.18b91cp-18f, 0x1.f7cdc6p-20f}};
+};
+
+// Phi(-t) - t phi(t): 0.57 ULP at most
+template <>
+struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
+  static constexpr float most = 0x1.7b851ep2f;
+  static constexpr float linear = 0x1p0f, quadratic = 0x1.6d837ep-5f;
+  static constexpr float points[8] = {0x1.777p-2f, 0x1.80ead2p-1f, 0x1.04dep1f, 0x1.6edcp1f,
+                                      0x1.d17ep1f, 0x1.18a9p2f,    0x1.44a2p2f, 0x1.7081p2f};
+  static constexpr float coefficients[][8] = {{0x1.c2f03ep-3f, -0x1.6737d8p-28f, -0x1.4c4e9ep-4f, -0x1.122ee8p-6f,
+                                               -0x1.daadc6p-10f, -0x1.d10e54p-14f, -0x1.524b4p-18f, -0x1.2ebd76p-23f},
+                                              {-0x1.644a3p-1f, -0x1.b9d99p-2f, 0x1.b90e2ep-4f, 0x1.4e292p-5f,
+                                               0x1.8a3bfp-8f, 0x1.e0b06ep-12f, 0x1.9b0f42p-16f, 0x1.a5ddeep-21f},
+                                              {0x1.0eabep-2f, 0x1.8d9a94p-2f, -0x1.005b7ap-7f, -0x1.44c0dep-5f,
+                                               -0x1.269046p-7f, -0x1.d1d344p-11f, -0x1.dd5434p-15f, -0x1.1c23a4p-19f},
+                                              {0x1.87c9fep-3f, 0x1.2a378ep-6f, -0x1.0b070ap-4f, 0x1.f50228p-7f,
+                                               0x1.f9544ap-8f, 0x1.160dd2p-10f, 0x1.5eb4e2p-14f, 0x1.eb7bfap-19f},
+                                              {-0x1.8206bp-4f, -0x1.d2fd0ep-4f, 0x1.6b08p-5f, 0x1.f58f3ep-9f,
+                                               -0x1.f8cfbep-9f, -0x1.c14e4cp-11f, -0x1.6b588p-14f, -0x1.319064p-18f},
+                                              {-0x1.25a06p-5f, 0x1.e2a706p-7f, -0x1.1f9e6ap-8f, -0x1.bdb784p-8f,
+                                               0x1.904396p-11f, 0x1.f5a40cp-12f, 0x1.172722p-14f, 0x1.2187dp-18f},
+                                              {0x1.38e7d4p-6f, 0x1.3fb626p-6f, -0x1.cd220cp-8f, 0x1.6a4254p-9f,
+                                               0x1.79dad4p-12f, -0x1.6a8086p-13f, -0x1.43bb02p-15f, -0x1.b04f1ap-19f},
+                                              {0x1.39ce74p-7f, -0x1.1e527cp-8f, 0x1.7669b2p-9f, -0x1.5ed66ap-14f,
+                                               -0x1.57e18p-12f, 0x1.ae752ep-16f, 0x1.17a7d4p-16f, 0x1.015p-19f},
+                                              {0x1.61d748p-6f, -0x1.7813a2p-9f, 0x1.54a152p-13f, -0x1.f99c2p-12f,
+                                               0x1.2a21cp-13f, 0x1.3986a8p-17f, -0x1.5c818p-18f, -0x1.d1001p-21f},
+                                              {0x1.c72a12p-6f, 0x1.525a82p-10f, -0x1.f61038p-12f, 0x1.364d08p-15f,
+                                               0x1.478b66p-15f, -0x1.cc7aeep-17f, 0x1.dca4bcp-24f, 0x1.fef468p-22f}};
+};
+
+// t sigma(-v): 0.16 ULP at most
+template <>
+struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
+  static constexpr float most = 0x1.41eb86p2f;
+  static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.2da4eep-3f;
+  static constexpr float points[8] = {0x0p0f,      0x1.699cp0f, 0x1.168ep1f, 0x1.7028p1f,
+                                      0x1.b9bep1f, 0x1.fedep1f, 0x1.2091p2f, 0x1.3eebp2f};
+  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.c96bf4p-4f, 0x1.05487ap-5f, 0x1.5dce32p-8f, 0x1.86cb64p-11f,
+                                               0x1.33515p-14f, 0x1.47b676p-18f, 0x1.13bac4p-22f},
+                                              {0x1p-1f, -0x1.0829aep-3f, -0x1.13e34ap-4f, -0x1.077778p-6f,
+                                               -0x1.789832p-9f, -0x1.6d5332p-12f, -0x1.d51bc2p-16f, -0x1.ce936p-20f},
+                                              {-0x1.988454p-2f, -0x1.4256fcp-10f, 0x1.a64014p-5f, 0x1.50edc4p-6f,
+                                               0x1.44b062p-8f, 0x1.903f4ep-11f, 0x1.3b7b8p-14f, 0x1.7149e2p-18f},
+                                              {0x1.5e889p-21f, 0x1.1b1bfep-4f, -0x1.2c7bcap-7f, -0x1.bc8842p-7f,
+                                               -0x1.41f666p-8f, -0x1.088408p-10f, -0x1.0710d4p-13f, -0x1.73b8c4p-17f},
+                                              {0x1.11a684p-4f, -0x1.270b2ep-5f, -0x1.640674p-7f, 0x1.e7f692p-9f,
+                                               0x1.7f7f02p-9f, 0x1.cc8fecp-11f, 0x1.2d7afep-13f, 0x1.072284p-16f},
+                                              {0x1.2b8c4ap-14f, 0x1.725ecap-13f, 0x1.ef745cp-8f, 0x1.01681p-10f,
+                                               -0x1.d415f8p-11f, -0x1.0a3c2ap-11f, -0x1.ef304ep-14f, -0x1.13ba6ap-16f},
+                                              {-0x1.5692f6p-7f, 0x1.5656cep-8f, -0x1.4f0e6p-10f, -0x1.2a4dbp-10f,
+                                               -0x1.cebdbcp-15f, 0x1.69f7c2p-13f, 0x1.205224p-14f, 0x1.be85d6p-17f},
+                                              {0x1.e4f0fp-12f, -0x1.d50344p-10f, -0x1.ffaaacp-12f, 0x1.75d7c2p-12f,
+                                               0x1.5268bcp-13f, -0x1.9491e2p-16f, -0x1.f4c9fap-16f, -0x1.df300ep-18f},
+                                              {0x1.ca3e6ap-11f, -0x1.c9b45ep-11f, 0x1.50dbfap-12f, 0x1.4e5568p-14f,
+                                               -0x1.e4b3bp-15f, -0x1.2368cap-15f, 0x1.06ab7ep-19f, 0x1.48f6a4p-18f}};
+};
+
+// sigma(-v) (1 - t v' sigma(v)): 0.34 ULP at most
+template <>
+struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
+  static constexpr float most = 0x1.6p2f;
+  static constexpr float linear = 0x1p0f, quadratic = 0x1.0eacacp-4f;
+  static constexpr float points[8] = {0x1.69ap-2f, 0x1.8142ap-1f, 0x1.ff5p0f,  0x1.60bp1f,
+                                      0x1.ba08p1f, 0x1.07dfp2f,   0x1.3044p2f, 0x1.5639p2f};
+  static constexpr float coefficients[][8] = {{0x1.d65d14p-3f, -0x1.4f6404p-28f, -0x1.61d95ep-4f, -0x1.630d08p-6f,
+                                               -0x1.75abdep-9f, -0x1.937d76p-13f, -0x1.d7401ep-18f, -0x1.37308ap-23f},
+                                              {-0x1.67afa4p-1f, -0x1.b8baccp-2f, 0x1.b9c97p-4f, 0x1.a68268p-5f,
+                                               0x1.42837ap-7f, 0x1.d2b344p-11f, 0x1.5aee7ep-15f, 0x1.18e104p-20f},
+                                              {0x1.0780c4p-2f, 0x1.8cd1a2p-2f, 0x1.c40772p-9f, -0x1.750d2cp-5f,
+                                               -0x1.e059fap-7f, -0x1.ec746p-10f, -0x1.df842ap-14f, -0x1.e40c42p-19f},
+                                              {0x1.91bbdep-3f, 0x1.02908ep-6f, -0x1.28e2a8p-4f, 0x1.76c464p-7f,
+                                               0x1.7e2bd6p-7f, 0x1.344f56p-9f, 0x1.9a377ep-13f, 0x1.07ec9ep-17f},
+                                              {-0x1.7f30c4p-4f, -0x1.d2b52ap-4f, 0x1.5c4ffcp-5f, 0x1.3888b4p-7f,
+                                               -0x1.2499ccp-8f, -0x1.ed1ebap-10f, -0x1.e0e93cp-13f, -0x1.96aefcp-17f},
+                                              {-0x1.2e9882p-5f, 0x1.10c5c4p-6f, -0x1.270904p-9f, -0x1.1416bcp-7f,
+                                               -0x1.39431p-12f, 0x1.e668f8p-11f, 0x1.91a57p-13f, 0x1.d36c2cp-17f},
+                                              {0x1.63bcf2p-6f, 0x1.41633ap-6f, -0x1.b8eac4p-8f, 0x1.05dd96p-9f,
+                                               0x1.2cec8p-10f, -0x1.a2f2bcp-13f, -0x1.da77e6p-14f, -0x1.9b30e4p-17f},
+                                              {-0x1.b871a6p-9f, -0x1.62b9eep-8f, 0x1.467f32p-9f, 0x1.c3d172p-12f,
+                                               -0x1.e91608p-12f, -0x1.13d494p-14f, 0x1.6a829ap-15f, 0x1.15aa66p-17f},
+                                              {-0x1.76b7a2p-5f, -0x1.f7e014p-10f, 0x1.0846e2p-17f, -0x1.d31fb8p-12f,
+                                               -0x1.a030acp-19f, 0x1.48388ap-14f, -0x1.262e1ap-17f, -0x1.1a0a9ep-18f},
+                                              {-0x1.a91cap-5f, 0x1.70d8f4p-11f, -0x1.d4cfa2p-12f, -0x1.1d9748p-15f,
+                                               0x1.4e1b2p-15f, -0x1.25cbeap-18f, -0x1.05486ap-17f, 0x1.aac1fp-20f}};
 };
 
 }  // namespace

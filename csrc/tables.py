@@ -1,12 +1,13 @@
-"""Writes tables.h with Sollya: `python csrc/tables.py`, about two minutes; needs sollya, mpmath and clang-format.
+"""Writes tables.h, in seconds: `python csrc/tables.py`; needs mpmath and clang-format.
 
-A piece is the minimax polynomial, in relative error, of the distance from a point whose value happens to be a float to
-2^-30 or better, so that the largest term is not rounded. The pieces' bounds are where `linear t + quadratic t^2` rounds
-to another of the numbers 0 to 7, which `most` just does not leave; `linear` was chosen by trying: it balances the errors
-of the pieces. `share` says how far to the right in its piece the point lies: where a function falls fast, far to the
-right, so that all terms have one sign.
+The pieces' bounds are where `linear t + quadratic t^2` rounds to another of the numbers 0 to 7, which `most` just does
+not leave. A piece is a polynomial of the distance from a point in it, near to the best in relative error. The point is
+a zero of the function if there is one, and else one whose value happens to be a float to 2^-30 or better: the largest
+term is not rounded. `share` says how far to the right in its piece it lies: far where a function falls fast, for the
+terms then have one sign. `linear` and `share` were chosen by trying.
 """
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy
 
 mpmath.mp.prec = 160
 GRID = 2.0**-14  # of the points: the distance from one to a float of its piece is a float
+NODES = 80
 
 
 def to_float(x):
@@ -27,42 +29,64 @@ def hexadecimal(x):
     return f"{mantissa}p{int(exponent)}f"
 
 
-def minimax(function, point, value, degree, low, high):
+def lawson(basis, values, weights):
+    """Coefficients of the columns with nearly the least largest error, times the weights (Lawson 1961)."""
+    importance = numpy.ones(len(values))
+    best, least = None, numpy.inf
+    for _ in range(40):
+        scale = weights * numpy.sqrt(importance)
+        coefficients = numpy.linalg.lstsq(basis * scale[:, None], values * scale, rcond=None)[0]
+        error = numpy.abs((basis @ coefficients - values) * weights)
+        if error.max() < least:
+            best, least = coefficients, error.max()
+        importance = importance * error + 1e-300
+        importance /= importance.sum()
+    return best
+
+
+def fit(function, point, value, degree, low, high):
     """The coefficients, and the largest error in units of 2^-24 of the function's value."""
-    shifted = function.replace("@", f"({point!r}+x)")
-    powers, given = (f"[|1,...,{degree}|]", f",{value!r}") if value else (f"[|1,...,{degree}|]", "")
-    program = (
-        "verbosity=0!;prec=160!;display=hexadecimal!;"
-        f"p=fpminimax({shifted},{powers},[|SG...|],[{low!r};{high!r}],relative,floating{given});"
-        f"for i from 0 to {degree} do print(coeff(p,i));"
-        f"display=decimal!;print(dirtyinfnorm(p/({shifted})-1,[{low!r};{high!r}])*2^24);quit;"
-    )
-    lines = subprocess.run(["sollya"], input=program, capture_output=True, text=True, check=True).stdout.split()
-    return [float.fromhex(line) for line in lines[: degree + 1]], float(lines[degree + 1])
+    unit = numpy.cos(numpy.pi * (numpy.arange(NODES) + 0.5) / NODES)
+    distances = (low + high) / 2 - point + (high - low) / 2 * unit
+    true = [function(mpmath.mpf(point) + mpmath.mpf(d)) for d in distances]
+    relative = numpy.array([float(abs(d / y)) for d, y in zip(distances, true, strict=True)])
+    left = [(y - value) / mpmath.mpf(d) for d, y in zip(distances, true, strict=True)]  # for degrees 1 and on
+    width = max(abs(low - point), abs(high - point))
+    scaled = distances / width
+    coefficients = [value]
+    for power in range(1, degree + 1):  # each is rounded, and those after it make up for that
+        basis = scaled[:, None] ** numpy.arange(degree - power + 1)
+        leading = lawson(basis, numpy.array([float(y) for y in left]), relative * numpy.abs(scaled) ** (power - 1))[0]
+        coefficients.append(to_float(leading))
+        left = [(y - coefficients[-1]) / mpmath.mpf(d) for d, y in zip(distances, left, strict=True)]
+    result = [mpmath.polyval(coefficients[::-1], mpmath.mpf(d)) for d in distances]
+    return coefficients, max(float(abs(p / y - 1)) * 2**24 for p, y in zip(result, true, strict=True))
 
 
-def table(formula, comment, function, exact, degree, most, linear, share, through_zero, split, far):
+def table(formula, comment, function, degree, most, linear, share, split, one_sided, zero=None):
     most, linear = to_float(most), to_float(linear)
     quadratic = to_float((7.499 - linear * most) / most**2)
-    bounds = [0.0] + [2 * y / (linear + (linear**2 + 4 * quadratic * y) ** 0.5) for y in numpy.arange(0.5, 7)] + [most]
-    columns, largest = [], 0
-    for piece, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    bounds = [0.0, *(2 * y / (linear + (linear**2 + 4 * quadratic * y) ** 0.5) for y in numpy.arange(0.5, 7)), most]
+    columns, errors = [], []
+    for low, high in itertools.pairwise(bounds):
         low, high = float(low) * (1 - 2**-20), float(high) * (1 + 2**-20)
-        point = value = 0.0
-        if piece or not through_zero:
+        if zero is not None and low <= zero <= high:
+            point = to_float(zero)
+        else:
             grid = numpy.round((low + share * (high - low)) / GRID) * GRID + numpy.arange(-300, 301) * GRID
-            errors = {float(p): exact(mpmath.mpf(float(p))) for p in grid}
-            point = min(errors, key=lambda p: abs(to_float(errors[p]) / errors[p] - 1))
-            value = to_float(errors[point])
-        coefficients, error = minimax(function, point, value, degree, max(low, 2**-20) - point, high - point)
+            values = {float(each): function(mpmath.mpf(float(each))) for each in grid}
+            point = min(values, key=lambda each: abs(to_float(values[each]) / values[each] - 1))
+        coefficients, error = fit(function, point, to_float(function(mpmath.mpf(point))), degree, low, high)
         columns.append([point, *coefficients])
-        largest = max(largest, error)
+        errors.append(error)
+    print(formula, *(f"{low:.3f}({error:.2f})" for low, error in zip(bounds[:-1], errors, strict=True)))
     rows = [", ".join(hexadecimal(column[i]) for column in columns) for i in range(degree + 2)]
     return f"""
-// {comment}: {largest:.2f} ULP at most
+// {comment}: {max(errors):.2f} ULP at most
 template <>
-struct Pieces<{formula}<float>> : Tabulated<{str(split).lower()}, {str(far).lower()}> {{
-  static constexpr float most = {hexadecimal(most)}, linear = {hexadecimal(linear)}, quadratic = {hexadecimal(quadratic)};
+struct Pieces<{formula}> : Tabulated<{str(split).lower()}, {str(one_sided).lower()}> {{
+  static constexpr float most = {hexadecimal(most)};
+  static constexpr float linear = {hexadecimal(linear)}, quadratic = {hexadecimal(quadratic)};
   static constexpr float points[8] = {{{rows[0]}}};
   static constexpr float coefficients[][8] = {{{", ".join(f"{{{row}}}" for row in rows[1:])}}};
 }};
@@ -84,38 +108,47 @@ TAIL = """
 }  // namespace
 }  // namespace fastact
 """
+SLOPE = 2 * mpmath.sqrt(2 / mpmath.pi)
+CUBIC = SLOPE * mpmath.mpf(44715) / 10**6
 
 
-def excess(x):
-    return x * mpmath.erfc(x / mpmath.sqrt(2)) / 2
+def gelu_step(t):
+    return mpmath.erfc(t / mpmath.sqrt(2)) / 2
 
 
-def tanh_exponent(x):
-    return 2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf(44715) / 10**6 * x**3)
+def gelu_slope(t):
+    return gelu_step(t) - t * mpmath.npdf(t)
+
+
+def gelu_tanh_step(t):
+    return 1 / (1 + mpmath.exp(SLOPE * t + CUBIC * t**3))
+
+
+def gelu_tanh_slope(t):
+    step = gelu_tanh_step(t)
+    return step - t * (SLOPE + 3 * CUBIC * t**2) * step * (1 - step)
+
+
+def tanhshrink_ratio(t):
+    return (t - mpmath.tanh(t)) / t**3 if t else mpmath.mpf(1) / 3
 
 
 TABLES = [
-    ("Tanh", "tanh t", "tanh(@)", mpmath.tanh, 7, 9.02, 1.65, 0.5, True, False, False),
+    ("Tanh<float>", "tanh t", mpmath.tanh, 7, 9.02, 1.65, 0.5, False, False, 0),
+    ("Tanhshrink<float>", "(t - tanh t) / t^3", tanhshrink_ratio, 7, 8, 1.65, 0.55, False, False),
+    ("GELU<float>", "t Phi(-t)", lambda t: t * gelu_step(t), 8, 5.35, 0.75, 0.82, True, True, 0),
     (
-        "GELU",
-        "t Phi(-t)",
-        "(@*erfc(@/sqrt(2))/2)",
-        excess,
-        *(8, 5.35, 0.65, 0.84, True, True, True),
+        "Derivative<GELU<float>>",
+        "Phi(-t) - t phi(t)",
+        gelu_slope,
+        *(9, 5.93, 1.0, 0.75, False, True, mpmath.findroot(gelu_slope, 0.75)),
     ),
+    ("GELUTanh<float>", "t sigma(-v)", lambda t: t * gelu_tanh_step(t), 8, 5.03, 0.75, 0.86, True, True, 0),
     (
-        "GELUTanh",
-        "t sigma(-v), with v as in GELUTanh",
-        "(@/(1+exp(2*sqrt(2/pi)*(@+44715/1000000*@^3))))",
-        lambda t: t / (1 + mpmath.exp(tanh_exponent(t))),
-        *(8, 5.03, 0.72, 0.84, True, True, True),
-    ),
-    (
-        "Tanhshrink",
-        "(t - tanh t) / t^3",
-        "((@-tanh(@))/@^3)",
-        lambda t: (t - mpmath.tanh(t)) / t**3,
-        *(7, 8, 1.65, 0.55, False, False, False),
+        "Derivative<GELUTanh<float>>",
+        "sigma(-v) (1 - t v' sigma(v))",
+        gelu_tanh_slope,
+        *(9, 5.5, 1.0, 0.75, False, True, mpmath.findroot(gelu_tanh_slope, 0.75)),
     ),
 ]
 
