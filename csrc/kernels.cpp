@@ -190,7 +190,9 @@ inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }
 
-// Calls body(i, f(x[i])) for each element of a step.
+// Calls body(i, f(x[i])) for each element of a step. Few numbers lie beyond a table: what that takes is done for the
+// sixteen around each of them.
+constexpr int64_t kPart = 16;
 template <class F, class T, class Body>
 inline void for_each_value(const F& formula, const T* x, const Body& body) {
   if constexpr (in_pieces<F>) {
@@ -204,9 +206,12 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
         return formula.from_pieces(x[i], high[i]);
     };
     if constexpr (Table::one_sided) {
-      if (any_below(x, -Table::most)) {
-        alignas(64) T beyond[kStep];
-        FASTACT_FOR_EACH_IN_STEP(i) beyond[i] = formula.forward(x[i]);
+      if (any_below<kStep>(x, -Table::most)) {
+        alignas(64) T beyond[kStep] = {};
+        for (int64_t part = 0; part < kStep; part += kPart) {
+          if (any_below<kPart>(x + part, -Table::most))
+            FASTACT_VECTORIZE for (int64_t i = part; i < part + kPart; ++i) beyond[i] = formula.beyond_pieces(x[i]);
+        }
         FASTACT_FOR_EACH_IN_STEP(i) body(i, x[i] < -Table::most ? beyond[i] : value(i));
         return;
       }

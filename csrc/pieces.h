@@ -19,10 +19,10 @@ struct Pieces {};
 template <class Formula>
 struct Derivative {
   Formula formula;
-  float forward(float x) const { return formula.derivative(x); }
+  float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
   float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
 };
-// Where it is one-sided, x below -most is left to forward(x).
+// Where it is one-sided, x below -most is left to beyond_pieces(x).
 struct InPieces {};
 template <class Formula>
 constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);
@@ -98,15 +98,16 @@ inline void read_pieces(const float* x, float* high, float* low) {
   }
 }
 
-// Whether one of a step's numbers lies below `bound`.
+// Whether one of n numbers lies below `bound`.
+template <int64_t n>
 inline bool any_below(const float* x, float bound) {
 #if defined(__AVX2__)
   Floats least = all(bound);
-  for (int64_t i = 0; i < kStep; i += kFloats) least = minimum(load(x + i), least);
+  for (int64_t i = 0; i < n; i += kFloats) least = minimum(load(x + i), least);
   return any_less(least, all(bound));
 #else
   int32_t any = 0;
-  for (int64_t i = 0; i < kStep; ++i) any |= x[i] < bound ? 1 : 0;
+  for (int64_t i = 0; i < n; ++i) any |= x[i] < bound ? 1 : 0;
   return any != 0;
 #endif
 }

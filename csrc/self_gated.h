@@ -106,6 +106,8 @@ struct GELUTanh : SavesInput {
   }
   T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
   T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
+  T beyond_pieces(T x) const { return forward(x); }
+  T derivative_beyond_pieces(T x) const { return derivative(x); }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
     T t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));  // v up to the highest that exp_of_minus takes
@@ -146,6 +148,9 @@ struct GaussianTailConstants<float> {
   static constexpr float polynomial[] = {-0x1.25ccb4p-1f,  0x1.13258p-3f,   0x1.19741p-5f,   -0x1.278c08p-6f,
                                          -0x1.c4d782p-8f,  0x1.09c22cp-9f,  0x1.e646c6p-10f, 0x1.d0f1bp-14f,
                                          -0x1.63f98ap-12f, -0x1.ee6b18p-14f};
+  // fpminimax(erfc(1/sqrt(2*x))/sqrt(4*x)*exp(1/(2*x)), 5, [|SG...|], [1/14.7^2;1/5.349^2], relative): 1.2e-9
+  static constexpr float far_polynomial[] = {0x1.988452p-2f, -0x1.9881ep-2f, 0x1.31eeb2p0f,
+                                             -0x1.74552cp2f, 0x1.0b8bdp5f,   -0x1.0d91f4p7f};
 };
 
 template <>
@@ -179,9 +184,14 @@ struct GELU : SavesInput {
   }
   T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
   T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
+  T beyond_pieces(T x) const {
+    return x * 0 - far_left(x, [](T, T, T ratio) { return ratio; });
+  }
+  T derivative_beyond_pieces(T x) const {
+    return 0 - far_left(x, [](T t, T inverse, T ratio) { return t * fma(-inverse, ratio, density.high); });
+  }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
   T derivative(T x) const {
-    constexpr Constant<T> density(0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56);  // 1 / sqrt(2 pi)
     Tail tail(x);
     T slope = density.high * tail.t;
     T slope_low = multiply_add(density.low, tail.t, product_error(density.high, tail.t, slope));
@@ -194,6 +204,7 @@ struct GELU : SavesInput {
 
  private:
   using K = GaussianTailConstants<T>;
+  static constexpr Constant<T> density = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};  // 1 / sqrt(2 pi)
   // e^(-t^2 / 2) and a t + b for t = |x|.
   struct Tail {
     T t, sum, sum_low;
@@ -206,6 +217,14 @@ struct GELU : SavesInput {
       sum_low = product_error(K::a, t, sum - K::b);
     }
   };
+  // e^(-t^2 / 2) times what `factor` makes of t, 1 / t^2 and the ratio of t Phi(-t) to e^(-t^2 / 2), which for t > 5.3
+  // is nearly that of numbers infinitely far out: 1 / sqrt(2 pi).
+  template <class Factor>
+  static T far_left(T x, const Factor& factor) {
+    Tail tail(x);
+    T inverse = 1 / (tail.t * tail.t), ratio = factor(tail.t, inverse, polynomial(inverse, K::far_polynomial));
+    return tail.bell.times_power(fma(ratio, tail.bell.m, ratio));
+  }
 };
 
 // x tanh(log(1 + e^x)) = x (1 + a) / (1 + b), with e = e^-|x| multiplied by
