@@ -10,6 +10,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "exponentials.h"
@@ -206,7 +208,7 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
         return formula.from_pieces(x[i], high[i]);
     };
     if constexpr (Table::one_sided) {
-      if (any_below<kStep>(x, -Table::most)) {
+      if (__builtin_expect(any_below<kStep>(x, -Table::most), 0)) {
         alignas(64) T beyond[kStep] = {};
         for (int64_t part = 0; part < kStep; part += kPart) {
           if (any_below<kPart>(x + part, -Table::most))

@@ -56,6 +56,38 @@ inline Floats pick(const float* eight, Floats number) {
   return _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight), _mm256_castps_si256(number));
 }
 inline bool any_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0; }
+#elif defined(__SSE2__)
+typedef __m128 Floats;
+inline Floats all(float x) { return _mm_set1_ps(x); }
+inline Floats load(const float* x) { return _mm_loadu_ps(x); }
+inline void store(float* to, Floats x) { _mm_store_ps(to, x); }
+inline Floats abs(Floats x) { return _mm_andnot_ps(all(-0.f), x); }
+inline Floats fma(Floats a, Floats b, Floats c) {  // in double, as that of floats
+  auto right = [](Floats x) { return _mm_cvtps_pd(x); };
+  auto left = [](Floats x) { return _mm_cvtps_pd(_mm_movehl_ps(x, x)); };
+  return _mm_movelh_ps(_mm_cvtpd_ps(right(a) * right(b) + right(c)), _mm_cvtpd_ps(left(a) * left(b) + left(c)));
+}
+inline Floats minimum(Floats a, Floats b) { return _mm_min_ps(a, b); }
+inline Floats pick(const float* eight, Floats number) {
+  auto numbers = (__v4si)number & 7;
+  return _mm_setr_ps(eight[numbers[0]], eight[numbers[1]], eight[numbers[2]], eight[numbers[3]]);
+}
+inline bool any_less(Floats a, Floats b) { return _mm_movemask_ps(_mm_cmplt_ps(a, b)) != 0; }
+#elif defined(__aarch64__)
+typedef float32x4_t Floats;
+inline Floats all(float x) { return vdupq_n_f32(x); }
+inline Floats load(const float* x) { return vld1q_f32(x); }
+inline void store(float* to, Floats x) { vst1q_f32(to, x); }
+inline Floats abs(Floats x) { return vabsq_f32(x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+inline Floats minimum(Floats a, Floats b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+inline Floats pick(const float* eight, Floats number) {  // out of 32 bytes
+  uint32x4_t numbers = vandq_u32(vreinterpretq_u32_f32(number), vdupq_n_u32(7));
+  uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100), numbers, vdupq_n_u32(0x04040404));
+  auto* from = reinterpret_cast<const uint8_t*>(eight);
+  return vreinterpretq_f32_u8(vqtbl2q_u8({vld1q_u8(from), vld1q_u8(from + 16)}, vreinterpretq_u8_u32(bytes)));
+}
+inline bool any_less(Floats a, Floats b) { return vmaxvq_u32(vcltq_f32(a, b)) != 0; }
 #else  // one float, for compilers to make a vector of
 typedef float Floats;
 inline Floats all(float x) { return x; }
@@ -63,6 +95,7 @@ inline Floats load(const float* x) { return *x; }
 inline void store(float* to, Floats x) { *to = x; }
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats pick(const float* eight, Floats number) { return eight[bit_cast<uint32_t>(number) & 7]; }
+inline bool any_less(Floats a, Floats b) { return a < b; }
 #endif
 constexpr int64_t kFloats = sizeof(Floats) / sizeof(float);
 
@@ -101,15 +134,9 @@ inline void read_pieces(const float* x, float* high, float* low) {
 // Whether one of n numbers lies below `bound`.
 template <int64_t n>
 inline bool any_below(const float* x, float bound) {
-#if defined(__AVX2__)
   Floats least = all(bound);
   for (int64_t i = 0; i < n; i += kFloats) least = minimum(load(x + i), least);
   return any_less(least, all(bound));
-#else
-  int32_t any = 0;
-  for (int64_t i = 0; i < n; ++i) any |= x[i] < bound ? 1 : 0;
-  return any != 0;
-#endif
 }
 
 }  // namespace

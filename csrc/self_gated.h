@@ -89,10 +89,10 @@ struct QuickGELU : SavesInput {
   };
 };
 
-// x or, on the left, 0, less what is beyond it on either side: the step's rest at -|x| times |x|, in two parts.
+// x or, on the left, -0, less what is beyond it on either side: the step's rest at -|x| times |x|, in two parts.
 template <class T>
 inline T without_excess(T x, T high, T low) {
-  return (x < 0 ? T(0) : x) - high - low;
+  return (x < 0 ? T(-0.) : x) - high - low;
 }
 
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which is another way to write tanh's formula.

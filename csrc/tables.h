@@ -115,31 +115,31 @@ struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
                                                0x1.478b66p-15f, -0x1.cc7aeep-17f, 0x1.dca4bcp-24f, 0x1.fef468p-22f}};
 };
 
-// t sigma(-v): 0.16 ULP at most
+// t sigma(-v): 0.14 ULP at most
 template <>
 struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
   static constexpr float most = 0x1.41eb86p2f;
-  static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.2da4eep-3f;
-  static constexpr float points[8] = {0x0p0f,      0x1.699cp0f, 0x1.168ep1f, 0x1.7028p1f,
-                                      0x1.b9bep1f, 0x1.fedep1f, 0x1.2091p2f, 0x1.3eebp2f};
-  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.c96bf4p-4f, 0x1.05487ap-5f, 0x1.5dce32p-8f, 0x1.86cb64p-11f,
-                                               0x1.33515p-14f, 0x1.47b676p-18f, 0x1.13bac4p-22f},
-                                              {0x1p-1f, -0x1.0829aep-3f, -0x1.13e34ap-4f, -0x1.077778p-6f,
-                                               -0x1.789832p-9f, -0x1.6d5332p-12f, -0x1.d51bc2p-16f, -0x1.ce936p-20f},
-                                              {-0x1.988454p-2f, -0x1.4256fcp-10f, 0x1.a64014p-5f, 0x1.50edc4p-6f,
-                                               0x1.44b062p-8f, 0x1.903f4ep-11f, 0x1.3b7b8p-14f, 0x1.7149e2p-18f},
-                                              {0x1.5e889p-21f, 0x1.1b1bfep-4f, -0x1.2c7bcap-7f, -0x1.bc8842p-7f,
-                                               -0x1.41f666p-8f, -0x1.088408p-10f, -0x1.0710d4p-13f, -0x1.73b8c4p-17f},
-                                              {0x1.11a684p-4f, -0x1.270b2ep-5f, -0x1.640674p-7f, 0x1.e7f692p-9f,
-                                               0x1.7f7f02p-9f, 0x1.cc8fecp-11f, 0x1.2d7afep-13f, 0x1.072284p-16f},
-                                              {0x1.2b8c4ap-14f, 0x1.725ecap-13f, 0x1.ef745cp-8f, 0x1.01681p-10f,
-                                               -0x1.d415f8p-11f, -0x1.0a3c2ap-11f, -0x1.ef304ep-14f, -0x1.13ba6ap-16f},
-                                              {-0x1.5692f6p-7f, 0x1.5656cep-8f, -0x1.4f0e6p-10f, -0x1.2a4dbp-10f,
-                                               -0x1.cebdbcp-15f, 0x1.69f7c2p-13f, 0x1.205224p-14f, 0x1.be85d6p-17f},
-                                              {0x1.e4f0fp-12f, -0x1.d50344p-10f, -0x1.ffaaacp-12f, 0x1.75d7c2p-12f,
-                                               0x1.5268bcp-13f, -0x1.9491e2p-16f, -0x1.f4c9fap-16f, -0x1.df300ep-18f},
-                                              {0x1.ca3e6ap-11f, -0x1.c9b45ep-11f, 0x1.50dbfap-12f, 0x1.4e5568p-14f,
-                                               -0x1.e4b3bp-15f, -0x1.2368cap-15f, 0x1.06ab7ep-19f, 0x1.48f6a4p-18f}};
+  static constexpr float linear = 0x1.666666p-1f, quadratic = 0x1.42008ap-3f;
+  static constexpr float points[8] = {0x0p0f,      0x1.7b3cp0f, 0x1.21a8p1f, 0x1.74d6p1f,
+                                      0x1.c00cp1f, 0x1.01cap2f, 0x1.2091p2f, 0x1.3eebp2f};
+  static constexpr float coefficients[][8] = {{0x0p0f, 0x1.a51ce8p-4f, 0x1.b11966p-6f, 0x1.3908dp-8f, 0x1.4299a6p-11f,
+                                               0x1.01ab24p-14f, 0x1.47b676p-18f, 0x1.13bac4p-22f},
+                                              {0x1p-1f, -0x1.0697c4p-3f, -0x1.e0710ep-5f, -0x1.df6b52p-7f,
+                                               -0x1.3d217p-9f, -0x1.3685c8p-12f, -0x1.d51bc2p-16f, -0x1.ce936p-20f},
+                                              {-0x1.988456p-2f, 0x1.8a0422p-7f, 0x1.8f1514p-5f, 0x1.390cp-6f,
+                                               0x1.17d5b2p-8f, 0x1.5972c2p-11f, 0x1.3b7b8p-14f, 0x1.7149e4p-18f},
+                                              {0x1.98b364p-20f, 0x1.e55592p-5f, -0x1.95f4dcp-7f, -0x1.aa4df8p-7f,
+                                               -0x1.1d9c48p-8f, -0x1.d0bedp-11f, -0x1.0710d4p-13f, -0x1.73b8cp-17f},
+                                              {0x1.119d32p-4f, -0x1.237672p-5f, -0x1.fbbfep-8f, 0x1.fc788cp-9f,
+                                               0x1.62868ep-9f, 0x1.9d6fp-11f, 0x1.2d7afcp-13f, 0x1.0721bp-16f},
+                                              {0x1.df25cap-14f, 0x1.237ed2p-9f, 0x1.bdc93ap-8f, 0x1.84bb28p-11f,
+                                               -0x1.d77f12p-11f, -0x1.ec5cfap-12f, -0x1.ef308ep-14f, -0x1.13c65cp-16f},
+                                              {-0x1.5a09ecp-7f, 0x1.1f0df4p-8f, -0x1.980f24p-10f, -0x1.11655ep-10f,
+                                               0x1.cf2d74p-19f, 0x1.61d478p-13f, 0x1.2050bap-14f, 0x1.be0566p-17f},
+                                              {0x1.365b06p-11f, -0x1.1b4d78p-9f, -0x1.429f6p-12f, 0x1.90fc08p-12f,
+                                               0x1.395276p-13f, -0x1.d129a6p-16f, -0x1.f4d79ap-16f, -0x1.e18f0ap-18f},
+                                              {0x1.a993a2p-11f, -0x1.b77c8ep-11f, 0x1.429d16p-12f, 0x1.537f2ep-14f,
+                                               -0x1.afaa0cp-15f, -0x1.fb17bep-16f, 0x1.064c24p-19f, 0x1.46e5ecp-18f}};
 };
 
 // sigma(-v) (1 - t v' sigma(v)): 0.34 ULP at most

@@ -143,7 +143,7 @@ TABLES = [
         gelu_slope,
         *(9, 5.93, 1.0, 0.75, False, True, mpmath.findroot(gelu_slope, 0.75)),
     ),
-    ("GELUTanh<float>", "t sigma(-v)", lambda t: t * gelu_tanh_step(t), 8, 5.03, 0.75, 0.86, True, True, 0),
+    ("GELUTanh<float>", "t sigma(-v)", lambda t: t * gelu_tanh_step(t), 8, 5.03, 0.7, 0.88, True, True, 0),
     (
         "Derivative<GELUTanh<float>>",
         "sigma(-v) (1 - t v' sigma(v))",

@@ -76,6 +76,16 @@ def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
     assert output.signbit().tolist() == expected.signbit().tolist()
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "quick_gelu", "mish", "hardswish", "tanh", "softsign"])
+def test_results_that_vanish_keep_their_sign(name, on):
+    """The smallest negative number, whose half is a tie between it and -0."""
+    input = torch.full((64,), -(2.0**-149), device=on)
+    activation = ACTIVATIONS[name]
+    with always_kernels():
+        output = bind(getattr(functional, activation.function), activation, samples(activation)[0], input)(input)
+    assert output.signbit().all()
+
+
 @pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [1, 5])
 def test_gradient_of_prelus_weight(channels, dtype, on):
