@@ -23,9 +23,11 @@ from report import table
 from fastact.catalogue import ACTIVATIONS
 
 INSTRUCTION_SETS = ("Baseline", "Avx2", "Avx512")
+TABLES = Path(__file__).parents[1] / "csrc/tables.h"
 FUNCTION = re.compile(r"<void fastact::\(anonymous namespace\)::(\w+)<fastact::\(anonymous namespace\)::(\w+), float>")
 WIDTHS = {"x": 4, "y": 8, "z": 16}
 """Floats in an xmm, ymm or zmm register."""
+LOOKUP = re.compile(r"vpermps\s")
 STORE = re.compile(r"v?mov[au]p[sd]\s+%([xyz])mm\d+,[-0-9a-fx]*\((%r\w+)")
 
 
@@ -41,8 +43,14 @@ def functions(file: Path) -> Iterator[tuple[str, str, list[tuple[int, str]]]]:
             yield found[1], found[2], [(int(address, 16), code) for address, code in lines]
 
 
-def per_element(code: list[tuple[int, str]]) -> float:
-    """Of the longest loop that stores numbers and contains no other such: instructions over the elements it stores."""
+def per_element(code: list[tuple[int, str]]) -> float | None:
+    """Of the longest loop that stores numbers and contains no other such: instructions over the elements it stores.
+
+    Of a formula that is read from a table, of the loop that looks numbers up: the longest may be the one for what lies
+    beyond the table. None of no code, and where the one is within the other: much of that would not be executed.
+    """
+    if not code:
+        return None
     stack = {"%rsp", "%rbp"} if any(re.match(r"mov\s+%rsp,%rbp", text) for _, text in code) else {"%rsp"}
     ends = [
         (address, int(target[1], 16)) for address, text in code if (target := re.match(r"j\w+\s+([0-9a-f]+)", text))
@@ -53,24 +61,30 @@ def per_element(code: list[tuple[int, str]]) -> float:
         if elements := sum(WIDTHS[s[1]] for text in body if (s := STORE.match(text)) and s[2] not in stack):
             loops[start, end] = len(body), elements
     inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    lookups = [address for address, text in code if LOOKUP.match(text)]
+    if lookups:
+        inner = [a for a in inner if any(a[0] <= address <= a[1] for address in lookups)]
+        if not inner:
+            return None
     instructions, elements = max(loops[each] for each in inner)
-    return instructions / elements
+    return round(instructions / elements, 2)
 
 
 def counted(root: Path) -> list[dict[str, Any]]:
     """A row for each activation and direction, from the newest object files."""
     code = {}
+    tables = set(re.findall(r"Pieces<(Derivative<)?(\w+)<float>", TABLES.read_text()))
     for name in INSTRUCTION_SETS:
         newest = max(root.glob(f"temp*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):
-            code[formula.lower(), direction, name] = lines
+            several = name == "Baseline" and ("Derivative<" if direction == "backward" else "", formula) in tables
+            code[formula.lower(), direction, name] = [] if several else lines
     return [
         {
             "activation": row.name,
             "direction": direction,
             "instructions_per_element": {
-                name.lower(): round(per_element(code[row.name.replace("_", ""), direction, name]), 2)
-                for name in INSTRUCTION_SETS
+                name.lower(): per_element(code[row.name.replace("_", ""), direction, name]) for name in INSTRUCTION_SETS
             },
         }
         for row in ACTIVATIONS.values()
@@ -83,13 +97,16 @@ def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
     cells: dict[str, list[str]] = {}
     for row in rows:
         counts = row["instructions_per_element"].values()
-        cells.setdefault(row["activation"], [row["activation"]]).extend(f"{count:.2f}" for count in counts)
+        cells.setdefault(row["activation"], [row["activation"]]).extend(
+            "" if count is None else f"{count:.2f}" for count in counts
+        )
     columns = [f"{direction}, {name.lower()}" for direction in ("forward", "backward") for name in INSTRUCTION_SETS]
     return (
         "# Instructions per float32 element\n\n"
         "Counted by `python bench/instructions.py` in the inner loops of the kernels; "
         f"{where['versions']['compiler']}, {where['date'][:10]}. Where bits are saved, forward writes them; "
-        "Softplus is that of any beta, which takes more than beta = 1. An "
+        "Softplus is that of any beta, which takes more than beta = 1. What is read from a table takes the baseline "
+        "several loops, which are not counted, nor is what else is done where numbers lie beyond the table. An "
         "instruction does up to 16 elements with AVX-512, 8 with AVX2, 4 on the baseline.\n\n"
         f"{table(['activation', *columns], cells.values())}\n"
     )
