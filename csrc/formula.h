@@ -12,6 +12,7 @@
 // The first members of a Learned<K> formula are K learned numbers; `with_gradients(grad, x)` gives the input's gradient
 // and those of the learned numbers, by which the loops sum.
 // A formula with `specialised(body)` calls body with the cheapest formula for its parameters; loops take that one.
+// float32 takes values from a table where tables.h has one, and the formula what is made of them (pieces.h).
 // 16-bit types take a shorter formula where narrow.h has one. Formulas know nothing of loops, and must be branch-free
 // (selects only), so that a loop over them vectorises.
 #pragma once

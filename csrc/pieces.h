@@ -1,5 +1,5 @@
 // Functions of t = |x| that are read from a table (tables.h): eight pieces, and on each a polynomial. For float32
-// alone, where putting elementary functions together takes longer: GELU's forward takes 36 instructions instead of 64.
+// alone, where putting elementary functions together takes longer: GELU's forward takes 40 instructions instead of 64.
 // Eight numbers fill one AVX2 register, out of which one instruction picks a number for every lane. (Sixteen pieces, of
 // lower degrees, would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
 #pragma once
