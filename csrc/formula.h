@@ -21,6 +21,10 @@
 
 namespace fastact {
 
+// The table of a formula, or none.
+template <class Formula>
+struct Pieces {};
+
 struct SavesBits {};
 // The gradient passes or does not: bits are all that has to be known of it.
 template <class T>

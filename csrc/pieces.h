@@ -4,17 +4,15 @@
 // lower degrees, would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
 #pragma once
 
-#include "vecmath.h"
+#include "formula.h"
 
 namespace fastact {
 namespace {
 
-// The table of a formula, or none. `most` bounds t; the piece's number is linear t + quadratic t^2, rounded, and
+// Of a table, Pieces<Formula>: `most` bounds t; the piece's number is linear t + quadratic t^2, rounded, and
 // coefficients[k][piece] goes with the k-th power of t - points[piece]. What is made of the function's value is up to
 // from_pieces(x, value) of the formula or, where the value is split in two, from_pieces(x, high, low), high being the
 // first two terms.
-template <class Formula>
-struct Pieces {};
 // A formula's derivative as a formula, which may have a table of its own.
 template <class Formula>
 struct Derivative {
@@ -31,73 +29,67 @@ struct Tabulated : InPieces {
   static constexpr bool split = is_split, one_sided = is_one_sided;
 };
 
-// A vector of floats; minimum() is the second one unless the first is less, so that a NaN passes as the second.
+// A vector of floats, and what no operator says of it: minimum() is the second one unless the first is less, so that a
+// NaN passes as the second; pick() gives each lane that of eight numbers which the low bits of `number` say.
 #if defined(__AVX512DQ__)
 typedef __m512 Floats;
-inline Floats all(float x) { return _mm512_set1_ps(x); }
-inline Floats load(const float* x) { return _mm512_loadu_ps(x); }
-inline void store(float* to, Floats x) { _mm512_store_ps(to, x); }
-inline Floats abs(Floats x) { return _mm512_abs_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline bool any_less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 inline Floats pick(const float* eight, Floats number) {
   return _mm512_permutexvar_ps(_mm512_castps_si512(number), _mm512_broadcast_f32x8(_mm256_loadu_ps(eight)));
 }
-inline bool any_less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 #elif defined(__AVX2__)
 typedef __m256 Floats;
-inline Floats all(float x) { return _mm256_set1_ps(x); }
-inline Floats load(const float* x) { return _mm256_loadu_ps(x); }
-inline void store(float* to, Floats x) { _mm256_store_ps(to, x); }
-inline Floats abs(Floats x) { return _mm256_andnot_ps(all(-0.f), x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline bool any_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0; }
 inline Floats pick(const float* eight, Floats number) {
   return _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight), _mm256_castps_si256(number));
 }
-inline bool any_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0; }
-#elif defined(__SSE2__)
-typedef __m128 Floats;
-inline Floats all(float x) { return _mm_set1_ps(x); }
-inline Floats load(const float* x) { return _mm_loadu_ps(x); }
-inline void store(float* to, Floats x) { _mm_store_ps(to, x); }
-inline Floats abs(Floats x) { return _mm_andnot_ps(all(-0.f), x); }
-inline Floats fma(Floats a, Floats b, Floats c) {  // in double, as that of floats
-  auto right = [](Floats x) { return _mm_cvtps_pd(x); };
-  auto left = [](Floats x) { return _mm_cvtps_pd(_mm_movehl_ps(x, x)); };
-  return _mm_movelh_ps(_mm_cvtpd_ps(right(a) * right(b) + right(c)), _mm_cvtpd_ps(left(a) * left(b) + left(c)));
-}
-inline Floats minimum(Floats a, Floats b) { return _mm_min_ps(a, b); }
-inline Floats pick(const float* eight, Floats number) {
-  auto numbers = (__v4si)number & 7;
-  return _mm_setr_ps(eight[numbers[0]], eight[numbers[1]], eight[numbers[2]], eight[numbers[3]]);
-}
-inline bool any_less(Floats a, Floats b) { return _mm_movemask_ps(_mm_cmplt_ps(a, b)) != 0; }
 #elif defined(__aarch64__)
 typedef float32x4_t Floats;
-inline Floats all(float x) { return vdupq_n_f32(x); }
-inline Floats load(const float* x) { return vld1q_f32(x); }
-inline void store(float* to, Floats x) { vst1q_f32(to, x); }
-inline Floats abs(Floats x) { return vabsq_f32(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
 inline Floats minimum(Floats a, Floats b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+inline bool any_less(Floats a, Floats b) { return vmaxvq_u32(vcltq_f32(a, b)) != 0; }
 inline Floats pick(const float* eight, Floats number) {  // out of 32 bytes
   uint32x4_t numbers = vandq_u32(vreinterpretq_u32_f32(number), vdupq_n_u32(7));
   uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100), numbers, vdupq_n_u32(0x04040404));
   auto* from = reinterpret_cast<const uint8_t*>(eight);
   return vreinterpretq_f32_u8(vqtbl2q_u8({vld1q_u8(from), vld1q_u8(from + 16)}, vreinterpretq_u8_u32(bytes)));
 }
-inline bool any_less(Floats a, Floats b) { return vmaxvq_u32(vcltq_f32(a, b)) != 0; }
-#else  // one float, for compilers to make a vector of
-typedef float Floats;
-inline Floats all(float x) { return x; }
-inline Floats load(const float* x) { return *x; }
-inline void store(float* to, Floats x) { *to = x; }
+#else
+typedef float Floats __attribute__((vector_size(16)));
+inline Floats fma(Floats a, Floats b, Floats c) {  // in double, as that of floats
+  typedef double Doubles __attribute__((vector_size(32)));
+  return __builtin_convertvector(
+      __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles) + __builtin_convertvector(c, Doubles),
+      Floats);
+}
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
-inline Floats pick(const float* eight, Floats number) { return eight[bit_cast<uint32_t>(number) & 7]; }
-inline bool any_less(Floats a, Floats b) { return a < b; }
+inline bool any_less(Floats a, Floats b) {
+  auto less = a < b;
+  return less[0] | less[1] | less[2] | less[3];
+}
+inline Floats pick(const float* eight, Floats number) {
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  Ints numbers = bit_cast<Ints>(number) & 7;
+  return Floats{eight[numbers[0]], eight[numbers[1]], eight[numbers[2]], eight[numbers[3]]};
+}
 #endif
 constexpr int64_t kFloats = sizeof(Floats) / sizeof(float);
+
+inline Floats all(float x) { return Floats{} + x; }
+inline Floats load(const float* x) {
+  Floats floats;
+  __builtin_memcpy(&floats, x, sizeof floats);
+  return floats;
+}
+inline void store(float* to, Floats x) { __builtin_memcpy(to, &x, sizeof x); }
+inline Floats abs(Floats x) {
+  typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
+  return bit_cast<Floats>(bit_cast<Ints>(x) & 0x7fffffff);
+}
 
 // The sum of coefficients[k] d^(k - first) from k = first on.
 template <int first, int degree>

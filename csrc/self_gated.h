@@ -89,23 +89,23 @@ struct QuickGELU : SavesInput {
   };
 };
 
-// x or, on the left, -0, less what is beyond it on either side: the step's rest at -|x| times |x|, in two parts.
+// The tables of GELU and of its tanh form hold, of |x|, how far below x (below 0 for negative x) the result lies, in
+// two parts, and the derivative at -|x|.
 template <class T>
-inline T without_excess(T x, T high, T low) {
-  return (x < 0 ? T(-0.) : x) - high - low;
-}
+struct GELUFromPieces : SavesInput {
+  T from_pieces(T x, T high, T low) const { return (x < 0 ? T(-0.) : x) - high - low; }
+  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
+};
 
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which is another way to write tanh's formula.
 template <class T>
-struct GELUTanh : SavesInput {
+struct GELUTanh : GELUFromPieces<T> {
   T forward(T x) const {
     constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
     T t = clamp_number(least, most, x);
     Exponent v(t);
     return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
-  T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
-  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
   T beyond_pieces(T x) const { return forward(x); }
   T derivative_beyond_pieces(T x) const { return derivative(x); }
   // x v' = v + 2 b x^3
@@ -135,19 +135,14 @@ struct GELUTanh : SavesInput {
 };
 
 // Phi(-t) = e^(-t^2 / 2) R(z) / (a t + b), z = (a t - b) / (a t + b). R is so flat that the rounding of z hardly shows
-// in it, and 1 at z = 0, from where on it is computed: the nearer it is to 1, the less is rounded.
+// in it, and 1 at z = 0, from where on it is computed: the nearer it is to 1, the less is rounded. float32, read from a
+// table, needs a formula beyond that only.
 template <class T>
 struct GaussianTailConstants;
 
 template <>
 struct GaussianTailConstants<float> {
-  static constexpr float a = 1.4375f, b = 0x1.a9c72ap+1f;
   static constexpr float highest = 16.272f;  // t^2 / 2 is the highest that exp_of_minus takes
-  // t = b / a (1 + x) / (1 - x); R = exp(t^2 / 2) erfc(t / sqrt(2)) / 2 (a t + b); t from 0 to 14.5
-  // fpminimax(R, [|1,...,10|], [|SG...|], [-1;0.7247], relative, floating, 1): 3.3e-9
-  static constexpr float polynomial[] = {-0x1.25ccb4p-1f,  0x1.13258p-3f,   0x1.19741p-5f,   -0x1.278c08p-6f,
-                                         -0x1.c4d782p-8f,  0x1.09c22cp-9f,  0x1.e646c6p-10f, 0x1.d0f1bp-14f,
-                                         -0x1.63f98ap-12f, -0x1.ee6b18p-14f};
   // fpminimax(erfc(1/sqrt(2*x))/sqrt(4*x)*exp(1/(2*x)), 5, [|SG...|], [1/14.7^2;1/5.349^2], relative): 1.2e-9
   static constexpr float far_polynomial[] = {0x1.988452p-2f, -0x1.9881ep-2f, 0x1.31eeb2p0f,
                                              -0x1.74552cp2f, 0x1.0b8bdp5f,   -0x1.0d91f4p7f};
@@ -157,7 +152,7 @@ template <>
 struct GaussianTailConstants<double> {
   static constexpr double a = 1.34375, b = 0x1.2c3a66e93293bp+2;
   static constexpr double highest = 46.13;
-  // t = b / a (1 + x) / (1 - x); as above, t from 0 to 39
+  // t = b / a (1 + x) / (1 - x); R = exp(t^2 / 2) erfc(t / sqrt(2)) / 2 (a t + b); t from 0 to 39
   // fpminimax(R, [|1,...,23|], [|D...|], [-1;0.8357], relative, floating, 1): 5.0e-18
   static constexpr double polynomial[] = {
       -0x1.848183ed6ead4p-1,  0x1.b015752440f47p-2,   -0x1.3bdeb6b686a0cp-3,  0x1.70cba03c358cep-6,
@@ -170,20 +165,19 @@ struct GaussianTailConstants<double> {
 };
 
 template <class T>
-struct GELU : SavesInput {
+struct GELU : GELUFromPieces<T> {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
     Tail tail(x);
-    T u = tail.t / tail.sum, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
-    T excess_of_u = (product_error(u, tail.sum, tail.t) + u * tail.sum_low) * inverse;  // what rounding gave to it
+    Sum sum(tail.t);
+    T u = tail.t / sum.high, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T excess_of_u = (product_error(u, sum.high, tail.t) + u * sum.low) * inverse;  // what rounding gave to it
     z = multiply_add(-2 * K::a, excess_of_u, z);
     T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
     T w = fma(u, rest, multiply_add(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
     T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
     return (x < 0 ? x * 0 : x) - excess;
   }
-  T from_pieces(T x, T high, T low) const { return without_excess(x, high, low); }
-  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
   T beyond_pieces(T x) const {
     return x * 0 - far_left(x, [](T, T, T ratio) { return ratio; });
   }
@@ -195,7 +189,8 @@ struct GELU : SavesInput {
     Tail tail(x);
     T slope = density.high * tail.t;
     T slope_low = multiply_add(density.low, tail.t, product_error(density.high, tail.t, slope));
-    T inverse = corrected_inverse(tail.sum, tail.sum_low), z = fma(-2 * K::b, inverse, T(1));
+    Sum sum(tail.t);
+    T inverse = corrected_inverse(sum.high, sum.low), z = fma(-2 * K::b, inverse, T(1));
     T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
     T left = tail.bell.times_power(fma(v, tail.bell.m, v));
     left = x < 0 ? left : 1 - left;
@@ -205,17 +200,20 @@ struct GELU : SavesInput {
  private:
   using K = GaussianTailConstants<T>;
   static constexpr Constant<T> density = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};  // 1 / sqrt(2 pi)
-  // e^(-t^2 / 2) and a t + b for t = |x|.
+  // t = |x| and e^(-t^2 / 2)
   struct Tail {
-    T t, sum, sum_low;
+    T t;
     ScaledExp<T> bell;
     explicit Tail(T x) {
       t = at_most_number(K::highest, abs(x));
       T half = T(0.5) * t, exponent = half * t;
       bell = exp_of_minus(exponent, product_error(half, t, exponent));
-      sum = fma(K::a, t, K::b);
-      sum_low = product_error(K::a, t, sum - K::b);
     }
+  };
+  // a t + b
+  struct Sum {
+    T high, low;
+    explicit Sum(T t) : high(fma(K::a, t, K::b)), low(product_error(K::a, t, high - K::b)) {}
   };
   // e^(-t^2 / 2) times what `factor` makes of t, 1 / t^2 and the ratio of t Phi(-t) to e^(-t^2 / 2), which for t > 5.3
   // is nearly that of numbers infinitely far out: 1 / sqrt(2 pi).

@@ -27,7 +27,7 @@ struct TanhshrinkConstants;
 // fpminimax(((sqrt(x)-tanh(sqrt(x)))/(x*sqrt(x))-1/3)/x, n, [|SG or D...|], [1b-20;1], relative)
 template <>
 struct TanhshrinkConstants<float> {
-  static constexpr float third = 0x1.555556p-2f, third_low = -0x1.555556p-27f;
+  static constexpr float third = 0x1.555556p-2f;
   // n = 7: 6.6e-10 of x - tanh x
   static constexpr float polynomial[] = {-0x1.11111p-3,  0x1.ba1ae4p-5,  -0x1.663b84p-6,  0x1.217ac8p-7,
                                          -0x1.ca0018p-9, 0x1.4a44e4p-10, -0x1.6cfa9ap-12, 0x1.ab6fa2p-15};
@@ -57,7 +57,7 @@ struct Tanhshrink : SavesInput {
   T from_pieces(T x, T ratio) const {
     auto cube = cubed(x);
     T near = fma(cube.high, ratio, cube.low * ratio);
-    return abs(x) > 8 ? x - copysign(T(1), x) : near;
+    return abs(x) > Pieces<Tanhshrink>::most ? x - copysign(T(1), x) : near;
   }
   T derivative(T x) const {
     using K = TanhshrinkConstants<T>;

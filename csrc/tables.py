@@ -63,7 +63,7 @@ def fit(function, point, value, degree, low, high):
     return coefficients, max(float(abs(p / y - 1)) * 2**24 for p, y in zip(result, true, strict=True))
 
 
-def table(formula, comment, function, degree, most, linear, share, split, one_sided, zero=None):
+def table(formula, comment, function, degree, most, linear, share, split=False, one_sided=False, zero=None):
     most, linear = to_float(most), to_float(linear)
     quadratic = to_float((7.499 - linear * most) / most**2)
     bounds = [0.0, *(2 * y / (linear + (linear**2 + 4 * quadratic * y) ** 0.5) for y in numpy.arange(0.5, 7)), most]
@@ -102,57 +102,65 @@ HEAD = """// Written by tables.py, which says how.
 #include "sigmoids.h"
 
 namespace fastact {
-namespace {
 """
 TAIL = """
-}  // namespace
 }  // namespace fastact
 """
-SLOPE = 2 * mpmath.sqrt(2 / mpmath.pi)
-CUBIC = SLOPE * mpmath.mpf(44715) / 10**6
 
 
-def gelu_step(t):
-    return mpmath.erfc(t / mpmath.sqrt(2)) / 2
+def gelu(x):
+    return x * mpmath.ncdf(x)
 
 
-def gelu_slope(t):
-    return gelu_step(t) - t * mpmath.npdf(t)
+def gelu_tanh(x):
+    return x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)))
 
 
-def gelu_tanh_step(t):
-    return 1 / (1 + mpmath.exp(SLOPE * t + CUBIC * t**3))
+def tables_of_gelu(formula, function, most, derivative_most, linear, share):
+    def slope(t):
+        return mpmath.diff(function, -t)
+
+    yield table(
+        f"{formula}<float>",
+        "-f(-t)",
+        lambda t: -function(-t),
+        degree=8,
+        most=most,
+        linear=linear,
+        share=share,
+        split=True,
+        one_sided=True,
+        zero=0,
+    )
+    yield table(
+        f"Derivative<{formula}<float>>",
+        "f'(-t)",
+        slope,
+        degree=9,
+        most=derivative_most,
+        linear=1.0,
+        share=0.75,
+        one_sided=True,
+        zero=mpmath.findroot(slope, 0.75),
+    )
 
 
-def gelu_tanh_slope(t):
-    step = gelu_tanh_step(t)
-    return step - t * (SLOPE + 3 * CUBIC * t**2) * step * (1 - step)
+def tables():
+    yield table("Tanh<float>", "tanh t", mpmath.tanh, degree=7, most=9.02, linear=1.65, share=0.5, zero=0)
+    yield table(
+        "Tanhshrink<float>",
+        "(t - tanh t) / t^3",
+        lambda t: (t - mpmath.tanh(t)) / t**3 if t else mpmath.mpf(1) / 3,
+        degree=7,
+        most=8,
+        linear=1.65,
+        share=0.55,
+    )
+    yield from tables_of_gelu("GELU", gelu, most=5.35, derivative_most=5.93, linear=0.75, share=0.82)
+    yield from tables_of_gelu("GELUTanh", gelu_tanh, most=5.03, derivative_most=5.5, linear=0.7, share=0.88)
 
-
-def tanhshrink_ratio(t):
-    return (t - mpmath.tanh(t)) / t**3 if t else mpmath.mpf(1) / 3
-
-
-TABLES = [
-    ("Tanh<float>", "tanh t", mpmath.tanh, 7, 9.02, 1.65, 0.5, False, False, 0),
-    ("Tanhshrink<float>", "(t - tanh t) / t^3", tanhshrink_ratio, 7, 8, 1.65, 0.55, False, False),
-    ("GELU<float>", "t Phi(-t)", lambda t: t * gelu_step(t), 8, 5.35, 0.75, 0.82, True, True, 0),
-    (
-        "Derivative<GELU<float>>",
-        "Phi(-t) - t phi(t)",
-        gelu_slope,
-        *(9, 5.93, 1.0, 0.75, False, True, mpmath.findroot(gelu_slope, 0.75)),
-    ),
-    ("GELUTanh<float>", "t sigma(-v)", lambda t: t * gelu_tanh_step(t), 8, 5.03, 0.7, 0.88, True, True, 0),
-    (
-        "Derivative<GELUTanh<float>>",
-        "sigma(-v) (1 - t v' sigma(v))",
-        gelu_tanh_slope,
-        *(9, 5.5, 1.0, 0.75, False, True, mpmath.findroot(gelu_tanh_slope, 0.75)),
-    ),
-]
 
 if __name__ == "__main__":
     path = Path(__file__).with_name("tables.h")
-    path.write_text(HEAD + "".join(table(*each) for each in TABLES) + TAIL)
+    path.write_text(HEAD + "".join(tables()) + TAIL)
     subprocess.run(["clang-format", "-i", str(path)], check=True)
