@@ -90,22 +90,63 @@ inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
 template <class T>
 using Flag = typename ExpConstants<T>::Int;
 
-// Flags, -1 or 0, are as wide as the numbers they belong to, so that a comparison's result is a flag and a select's
-// condition is one, without conversion. Those of a step become bits, and bits become flags, with instructions that
-// compilers do not find by themselves, and all stay in registers: through memory, bits cost ReLU's forward as much as
-// its output does.
+// The bits of a step, one for each number that a formula keeps. Through memory, bits cost ReLU's forward as much as its
+// output does, so all stays in registers, by instructions that compilers do not find by themselves.
 #if defined(__AVX512DQ__)
-inline uint64_t sixteen_or_less(const int32_t* flags) { return _mm512_movepi32_mask(_mm512_load_si512(flags)); }
-inline uint64_t sixteen_or_less(const int64_t* flags) { return _mm512_movepi64_mask(_mm512_load_si512(flags)); }
-constexpr int kVector = 64;
-#elif defined(__AVX2__)
+// A vector of numbers, and what comparing gives: keep() is written for these as for single numbers.
+template <class Bits>
+struct Mask {
+  Bits bits;
+  Mask operator!() const {
+    if constexpr (sizeof(Bits) == 1)
+      return {_knot_mask8(bits)};
+    else
+      return {_knot_mask16(bits)};
+  }
+  Mask operator|(Mask other) const {
+    if constexpr (sizeof(Bits) == 1)
+      return {_kor_mask8(bits, other.bits)};
+    else
+      return {_kor_mask16(bits, other.bits)};
+  }
+};
+template <class T>
+struct Numbers {
+  T numbers __attribute__((vector_size(64)));
+  template <int relation>
+  auto compare(T other) const {
+    if constexpr (sizeof(T) == 4)
+      return Mask<__mmask16>{_mm512_cmp_ps_mask(numbers, _mm512_set1_ps(other), relation)};
+    else
+      return Mask<__mmask8>{_mm512_cmp_pd_mask(numbers, _mm512_set1_pd(other), relation)};
+  }
+  auto operator<(T other) const { return compare<_CMP_LT_OQ>(other); }
+  auto operator<=(T other) const { return compare<_CMP_LE_OQ>(other); }
+  auto operator>(T other) const { return compare<_CMP_GT_OQ>(other); }
+  auto operator>=(T other) const { return compare<_CMP_GE_OQ>(other); }
+};
+inline Numbers<float> abs(Numbers<float> x) { return {_mm512_abs_ps(x.numbers)}; }
+inline Numbers<double> abs(Numbers<double> x) { return {_mm512_abs_pd(x.numbers)}; }
+
+template <class Formula, class T>
+inline void write_bits(const Formula& formula, const T* x, uint8_t* bits) {
+  constexpr int count = 64 / sizeof(T);
+  for (int i = 0; i < kStep; i += count) {
+    Numbers<T> numbers;
+    __builtin_memcpy(&numbers, x + i, sizeof numbers);
+    auto mask = formula.keep(numbers);
+    __builtin_memcpy(bits + i / 8, &mask, sizeof mask);
+  }
+}
+#else
+#if defined(__AVX2__)
+constexpr int kVector = 32;
 inline uint64_t sixteen_or_less(const int32_t* flags) {
   return _mm256_movemask_ps(_mm256_load_ps(reinterpret_cast<const float*>(flags)));
 }
 inline uint64_t sixteen_or_less(const int64_t* flags) {
   return _mm256_movemask_pd(_mm256_load_pd(reinterpret_cast<const double*>(flags)));
 }
-constexpr int kVector = 32;
 #else
 constexpr int kVector = 16;
 #if defined(__SSE2__)
@@ -125,14 +166,19 @@ inline uint64_t sixteen_or_less(const Flag* flags) {
 #endif
 #endif
 
-template <class Flag>
-inline uint64_t pack(const Flag* flags) {
-  constexpr int lanes = kVector / sizeof(Flag);
-  uint64_t bits = 0;
-  for (int j = 0; j < kStep; j += lanes) bits |= sixteen_or_less(flags + j) << j;
-  return bits;
+template <class Formula, class T>
+inline void write_bits(const Formula& formula, const T* x, uint8_t* bits) {
+  alignas(64) Flag<T> flags[kStep];
+  // Most formulas negate what they compare, and here that costs nothing.
+  FASTACT_FOR_EACH_IN_STEP(i) flags[i] = formula.keep(x[i]) ? 0 : -1;
+  uint64_t dropped = 0;
+  for (int i = 0; i < kStep; i += kVector / sizeof(T)) dropped |= sixteen_or_less(flags + i) << i;
+  uint64_t kept = ~dropped;
+  __builtin_memcpy(bits, &kept, sizeof kept);
 }
+#endif
 
+// Bits as flags, -1 or 0, which are as wide as the numbers they belong to, so that a select takes them as they are.
 #if defined(__AVX512DQ__)
 inline void unpack(uint64_t bits, int16_t* flags) {
   for (int j = 0; j < kStep; j += 32)
@@ -235,13 +281,7 @@ inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* b
     prefetch_to_write<S>(y_, step, call.ahead);
     const T* x = read(x_, step, wide_x);
     T* y = results(y_, step, wide_y);
-    if constexpr (with_bits) {
-      alignas(64) Flag<T> flags[kStep];
-      // Most formulas negate what they compare, and here that costs nothing.
-      FASTACT_FOR_EACH_IN_STEP(i) flags[i] = formula.keep(x[i]) ? 0 : -1;
-      uint64_t packed = ~pack(flags);
-      __builtin_memcpy(bits + step / 8, &packed, sizeof(packed));
-    }
+    if constexpr (with_bits) write_bits(formula, x, bits + step / 8);
     if constexpr (derives<Random, F>)
       FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula.forward(x[i], u[step + i]);
     else
@@ -365,6 +405,7 @@ FASTACT_FLATTEN void learned_forward(const void* x_, const void* const* learned,
   with_each_learned<FormulaFor<Formula, S>, T>(learned, each, call, [=](const auto& formula) {
     for (int64_t step = 0; step < n; step += kStep) {
       Widened<S> wide_x, wide_y;
+      prefetch_to_write<S>(y_, step, call.ahead);
       const T* x = read(x_, step, wide_x);
       T* y = results(y_, step, wide_y);
       FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula(step + i).forward(x[i]);

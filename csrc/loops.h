@@ -472,8 +472,9 @@ struct LearnedBlock {
 // The walk's tensors are x and y.
 template <class T>
 void run_learned(LearnedPointwise which, const Walk& walk, const std::vector<LearnedTensor<T>>& learned,
-                 const Call& call) {
+                 const Call& call_) {
   const Operand x = walk.operands[0], y = walk.operands[1];
+  const Call call = looking_ahead(call_, y, walk.shape);
   auto block = instruction_set().learned_forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;

@@ -16,21 +16,13 @@ namespace in_16_bits {
 
 using K = ExpConstants<float>;
 
-// n and r of sign * x = n ln2 + r. `biased` is as in Reduced, for 2^(n + lift).
-template <int lift = 0, int sign = 1>
-inline Reduced<float> reduce(float x) {
-  constexpr float shift = K::round_to_integer + K::exponent_bias + lift;
-  float shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
-  return {bit_cast<uint32_t>(shifted), fma(n, -0x1.62e43p-1f, sign * x)};
-}
-
 // exp(x), degree 4: 2.6e-6
 constexpr float kExp[] = {0x1.ffffe8p-1f, 0x1.fffb34p-1f, 0x1.00059ep-1f, 0x1.57e0bcp-3f, 0x1.53aafap-5f};
 
 // 2^lift e^(sign x). Where the power of two is out of range, it is anything.
 template <int lift = 0, int sign = 1>
 inline float exp(float x) {
-  auto reduced = reduce<lift, sign>(x);
+  auto reduced = reduce_roughly<sign>(x, K::exponent_bias + lift);
   return from_exponent<float>(reduced.biased) * polynomial(reduced.r, kExp);
 }
 
@@ -42,7 +34,7 @@ struct Expm1 {
   explicit Expm1(float x) {
     // expm1(x) / x, degree 4: 4.4e-7
     constexpr float coefficients[] = {0x1.fffffep-1f, 0x1.fffe5ep-2f, 0x1.5556dap-3f, 0x1.570a7p-5f, 0x1.1104ep-7f};
-    auto reduced = reduce<lift>(x);
+    auto reduced = reduce_roughly(x, K::exponent_bias + lift);
     lifted = from_exponent<float>(reduced.biased);
     m = reduced.r * polynomial(reduced.r, coefficients);
   }
@@ -63,7 +55,7 @@ static_assert(K::unit * (int64_t{1} << kLift) == 1);
 
 // sigma(v) for `least` <= v <= `most`, and for NaN anything. Between 2^-48 and 2^126 the sum is within range.
 inline float sigmoid(float v) {
-  auto reduced = reduce<-kLift, -1>(v);
+  auto reduced = reduce_roughly<-1>(v, K::exponent_bias - kLift);
   return K::unit / fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), K::unit);
 }
 
@@ -235,7 +227,10 @@ struct Softplus : SavesInput {
 
 struct LogSigmoid : fastact::LogSigmoid<float> {
   float forward(float x) const { return fma(lifted_log1p_exp(abs(x)), -ScaledExp<float>::drop, at_most(0.f, x)); }
-  float derivative(float y) const { return 0 - expm1(y); }
+  float derivative(float y) const {
+    Expm1<> e(at_least(K::expm1_lowest, y));
+    return fma(-e.lifted, e.m, 1 - e.lifted);
+  }
 };
 
 struct ELU : fastact::ELU<float> {

@@ -10,14 +10,20 @@ namespace {
 template <class T>
 struct ReLU : AllOrNothing<T> {
   T forward(T x) const { return x < 0 ? T(0) : x; }
-  bool keep(T x) const { return !(x <= 0); }
+  template <class X>
+  auto keep(X x) const {
+    return !(x <= 0);
+  }
 };
 
 template <class T>
 struct LeakyReLU : SavesBits {
   T negative_slope;
   T forward(T x) const { return x > 0 ? x : x * negative_slope; }
-  bool keep(T x) const { return x > 0; }
+  template <class X>
+  auto keep(X x) const {
+    return x > 0;
+  }
   T kept(T grad) const { return grad; }
   T dropped(T grad) const { return grad * negative_slope; }
 };
@@ -28,7 +34,10 @@ struct RReLU : SavesBits, Random {
   T lower, upper;
   T slope(T u) const { return u * (upper - lower) + lower; }
   T forward(T x, T u) const { return x <= 0 ? x * slope(u) : x; }
-  bool keep(T x) const { return !(x <= 0); }
+  template <class X>
+  auto keep(X x) const {
+    return !(x <= 0);
+  }
   T kept(T grad) const { return grad; }
   T dropped(T grad, T u) const { return grad * slope(u); }
 };
@@ -37,20 +46,29 @@ template <class T>
 struct Threshold : AllOrNothing<T> {
   T threshold, value;
   T forward(T x) const { return x <= threshold ? value : x; }
-  bool keep(T x) const { return !(x <= threshold); }
+  template <class X>
+  auto keep(X x) const {
+    return !(x <= threshold);
+  }
 };
 
 template <class T>
 struct Hardtanh : AllOrNothing<T> {
   T min_val, max_val;
   T forward(T x) const { return at_most(max_val, at_least(min_val, x)); }
-  bool keep(T x) const { return !((x <= min_val) | (x >= max_val)); }
+  template <class X>
+  auto keep(X x) const {
+    return !((x <= min_val) | (x >= max_val));
+  }
 };
 
 template <class T>
 struct ReLU6 : AllOrNothing<T> {
   T forward(T x) const { return zero_if(x < 0, at_most(T(6), x)); }
-  bool keep(T x) const { return Hardtanh<T>{{}, 0, 6}.keep(x); }
+  template <class X>
+  auto keep(X x) const {
+    return Hardtanh<T>{{}, 0, 6}.keep(x);
+  }
 };
 
 template <class T>

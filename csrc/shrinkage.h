@@ -10,7 +10,10 @@ template <class T>
 struct Hardshrink : AllOrNothing<T> {
   T lambd;
   T forward(T x) const { return keep(x) ? x : T(0); }
-  bool keep(T x) const { return !(abs(x) <= lambd); }
+  template <class X>
+  auto keep(X x) const {
+    return !(abs(x) <= lambd);
+  }
 };
 
 // x less what of it lies between -lambd and lambd: a positive zero there, as in torch's vector code, and NaN of NaN.
@@ -18,7 +21,10 @@ template <class T>
 struct Softshrink : AllOrNothing<T> {
   T lambd;
   T forward(T x) const { return x - at_most(lambd, at_least(-lambd, x)); }
-  bool keep(T x) const { return !(abs(x) <= lambd); }
+  template <class X>
+  auto keep(X x) const {
+    return !(abs(x) <= lambd);
+  }
 };
 
 template <class T>

@@ -48,7 +48,10 @@ struct Hardsigmoid : SavesBits {
     T y = ReLU6<T>().forward(x + 3), quotient = y * sixth.high;
     return quotient + fma(y, sixth.low, product_error(y, sixth.high, quotient));
   }
-  bool keep(T x) const { return abs(x) < 3; }
+  template <class X>
+  auto keep(X x) const {
+    return abs(x) < 3;
+  }
   T kept(T grad) const { return grad * T(1. / 6); }
   T dropped(T) const { return 0; }
 };

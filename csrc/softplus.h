@@ -75,7 +75,7 @@ struct Softplus : SavesInput {
 template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const { return add_log1p<-1>(at_most(T(0), x), x); }
-  T derivative(T y) const { return 0 - expm1(y); }  // -0 would be torch's 0 with the wrong sign
+  T derivative(T y) const { return one_less_exp(y); }
 };
 
 }  // namespace

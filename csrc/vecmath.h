@@ -261,6 +261,16 @@ inline Reduced<T> reduce(T x, int bias, Low... low) {
   return {bit_cast<decltype(Reduced<T>::biased)>(shifted), r};
 }
 
+// The same with ln2 in one part, whose rounding shows in r as n times 2e-9 (2e-17): little where e^x is a term beside 1
+// and n is negative, for it is the smaller the larger |n|.
+template <int sign = 1, class T>
+inline Reduced<T> reduce_roughly(T x, int bias) {
+  using K = ExpConstants<T>;
+  const T shift = K::round_to_integer + static_cast<T>(bias);
+  T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
+  return {bit_cast<decltype(Reduced<T>::biased)>(shifted), fma(n, T(-0x1.62e42fefa39efp-1), sign * x)};
+}
+
 // e^r - 1 for |r| <= ln2 / 2: to an ULP of its own, and to one of e^r.
 template <class T>
 inline T small_expm1(T r) {
@@ -326,6 +336,14 @@ inline T expm1_in_range(T x) {
 template <class T>
 inline T expm1(T x) {
   return expm1_in_range(at_least(ExpConstants<T>::expm1_lowest, x));
+}
+
+// 1 - e^x for x <= 0. Both zeros give 0.
+template <class T>
+inline T one_less_exp(T x) {
+  auto reduced = reduce_roughly(at_least(ExpConstants<T>::expm1_lowest, x), ExpConstants<T>::exponent_bias);
+  T scale = from_exponent<T>(reduced.biased);
+  return multiply_add(-scale, small_exp_less_1(reduced.r), 1 - scale);
 }
 
 // (a + a_low) / (b + b_low) for 1 <= b < 2^60, where the low parts are what rounding took from the true ones (a_low may
