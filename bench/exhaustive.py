@@ -1,4 +1,4 @@
-"""The largest errors over all 2^32 float32 inputs, written under bench/results/<hardware>/.
+"""The largest errors over all 2^32 float32 inputs, written under bench/results/accuracy/.
 
     python bench/exhaustive.py [NAME ...]
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment, name_of, result_folder, write_result
+from environment import RESULTS, environment, name_of, write_result
 from report import table
 
 from fastact import accuracy, cpu, functional
@@ -38,6 +38,7 @@ from fastact.path import always_kernels
 from fastact.validate import largest_errors, progress_bar
 
 ROOT = Path(__file__).parents[1]
+OUT = RESULTS / "accuracy"  # of any machine: no value depends on it
 DIRECTIONS = ("forward", "derivative")
 PATTERNS = (0, 1 << 32)
 _SPARSELY = 4099  # a prime, so that every mantissa's ending comes up
@@ -216,8 +217,7 @@ def main() -> int:
         if name not in choices:
             parser.error(f"no activation of one variable is called {name}")
     where = environment("cpu")
-    folder = result_folder(where)
-    file = folder / "accuracy.json"
+    file = OUT / "accuracy.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     program = build(ROOT / "build" / "exhaustive")
     starts = range(*PATTERNS, _SLICE)
@@ -227,7 +227,7 @@ def main() -> int:
             rows = merge(list(islice(slices, len(starts))))
             results[name] = {"environment": where, "rows": rows}
             results = {each: results[each] for each in ACTIVATIONS if each in results}
-            write_result(folder, "accuracy", results, report(results))
+            write_result(OUT, "accuracy", results, report(results))
             print(name, "within its bounds" if all(row["held"] for row in rows) else "OUT OF BOUNDS", flush=True)
     return 0 if all(row["held"] for result in results.values() for row in result["rows"]) else 1
 

@@ -254,13 +254,13 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
         return formula.from_pieces(x[i], high[i]);
     };
     if constexpr (Table::one_sided) {
-      if (__builtin_expect(any_below<kStep>(x, -Table::most), 0)) {
+      if (__builtin_expect(any_below<kStep>(x, Table::least), 0)) {
         alignas(64) T beyond[kStep] = {};
         for (int64_t part = 0; part < kStep; part += kPart) {
-          if (any_below<kPart>(x + part, -Table::most))
+          if (any_below<kPart>(x + part, Table::least))
             FASTACT_VECTORIZE for (int64_t i = part; i < part + kPart; ++i) beyond[i] = formula.beyond_pieces(x[i]);
         }
-        FASTACT_FOR_EACH_IN_STEP(i) body(i, x[i] < -Table::most ? beyond[i] : value(i));
+        FASTACT_FOR_EACH_IN_STEP(i) body(i, x[i] < Table::least ? beyond[i] : value(i));
         return;
       }
     }

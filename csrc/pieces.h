@@ -20,7 +20,7 @@ struct Derivative {
   float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
   float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
 };
-// Where it is one-sided, x below -most is left to beyond_pieces(x).
+// Where it is one-sided, x below `least` is left to beyond_pieces(x).
 struct InPieces {};
 template <class Formula>
 constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);

@@ -48,13 +48,22 @@ inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
   return sides.over_square(select(sides.left, left, right), sum, sum_low);
 }
 
+// Tables hold, of |x|, how far below x (below 0 for negative x) the result lies, in two parts, and the derivative at
+// -|x|.
 template <class T>
-struct SiLU : SavesInput {
+struct LeftInPieces : SavesInput {
+  T from_pieces(T x, T high, T low) const { return (x < 0 ? T(-0.) : x) - high - low; }
+  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
+};
+
+template <class T>
+struct SiLU : LeftInPieces<T> {
   T forward(T x) const {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
     return x <= K::most ? sigmoid_gated(x, t, logistic(t)) : x;
   }
+  T derivative_beyond_pieces(T x) const { return derivative(x); }
   // (1 + (1 + x) e^-x) / (1 + e^-x)^2
   T derivative(T x) const {
     using K = ExpConstants<T>;
@@ -89,17 +98,9 @@ struct QuickGELU : SavesInput {
   };
 };
 
-// The tables of GELU and of its tanh form hold, of |x|, how far below x (below 0 for negative x) the result lies, in
-// two parts, and the derivative at -|x|.
-template <class T>
-struct GELUFromPieces : SavesInput {
-  T from_pieces(T x, T high, T low) const { return (x < 0 ? T(-0.) : x) - high - low; }
-  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
-};
-
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which is another way to write tanh's formula.
 template <class T>
-struct GELUTanh : GELUFromPieces<T> {
+struct GELUTanh : LeftInPieces<T> {
   T forward(T x) const {
     constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
     T t = clamp_number(least, most, x);
@@ -165,7 +166,7 @@ struct GaussianTailConstants<double> {
 };
 
 template <class T>
-struct GELU : GELUFromPieces<T> {
+struct GELU : LeftInPieces<T> {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
     Tail tail(x);

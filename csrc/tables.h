@@ -61,7 +61,7 @@ struct Pieces<Tanhshrink<float>> : Tabulated<false, false> {
 // -f(-t): 0.17 ULP at most
 template <>
 struct Pieces<GELU<float>> : Tabulated<true, true> {
-  static constexpr float most = 0x1.566666p2f;
+  static constexpr float least = -0x1.566666p2f, most = 0x1.566666p2f;
   static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.f2eecep-4f;
   static constexpr float points[8] = {0x0p0f,      0x1.6574p0f, 0x1.2032p1f, 0x1.7c0cp1f,
                                       0x1.d14cp1f, 0x1.0dbbp2f, 0x1.2ff8p2f, 0x1.5181p2f};
@@ -88,7 +88,7 @@ struct Pieces<GELU<float>> : Tabulated<true, true> {
 // f'(-t): 0.57 ULP at most
 template <>
 struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
-  static constexpr float most = 0x1.7b851ep2f;
+  static constexpr float least = -0x1.7b851ep2f, most = 0x1.7b851ep2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.6d837ep-5f;
   static constexpr float points[8] = {0x1.777p-2f, 0x1.80ead2p-1f, 0x1.04dep1f, 0x1.6edcp1f,
                                       0x1.d17ep1f, 0x1.18a9p2f,    0x1.44a2p2f, 0x1.7081p2f};
@@ -117,7 +117,7 @@ struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
 // -f(-t): 0.14 ULP at most
 template <>
 struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
-  static constexpr float most = 0x1.41eb86p2f;
+  static constexpr float least = -0x1.41eb86p2f, most = 0x1.41eb86p2f;
   static constexpr float linear = 0x1.666666p-1f, quadratic = 0x1.42008ap-3f;
   static constexpr float points[8] = {0x0p0f,      0x1.7b3cp0f, 0x1.21a8p1f, 0x1.74d6p1f,
                                       0x1.c00cp1f, 0x1.01cap2f, 0x1.2091p2f, 0x1.3eebp2f};
@@ -144,7 +144,7 @@ struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
 // f'(-t): 0.34 ULP at most
 template <>
 struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
-  static constexpr float most = 0x1.6p2f;
+  static constexpr float least = -0x1.6p2f, most = 0x1.6p2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.0eacacp-4f;
   static constexpr float points[8] = {0x1.69ap-2f, 0x1.8142ap-1f, 0x1.ff5p0f,  0x1.60bp1f,
                                       0x1.ba08p1f, 0x1.07dfp2f,   0x1.3044p2f, 0x1.5639p2f};
@@ -168,6 +168,33 @@ struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
                                                -0x1.a030acp-19f, 0x1.48388ap-14f, -0x1.262e1ap-17f, -0x1.1a0a9ep-18f},
                                               {-0x1.a91cap-5f, 0x1.70d8f4p-11f, -0x1.d4cfa2p-12f, -0x1.1d9748p-15f,
                                                0x1.4e1b2p-15f, -0x1.25cbeap-18f, -0x1.05486ap-17f, 0x1.aac1fp-20f}};
+};
+
+// f'(-t): 0.90 ULP at most, down to x = -12.6
+template <>
+struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
+  static constexpr float least = -0x1.933334p3f, most = 0x1.4p4f;
+  static constexpr float linear = 0x1.8p-1f, quadratic = -0x1.333dbp-6f;
+  static constexpr float points[8] = {0x1.008p-1f, 0x1.474974p0f, 0x1.a388p1f, 0x1.3d28p2f,
+                                      0x1.b662p2f, 0x1.2362p3f,   0x1.7e94p3f, 0x1.22974p4f};
+  static constexpr float coefficients[][8] = {{0x1.09d6bp-2f, -0x1.848b9ep-29f, -0x1.415ac8p-4f, -0x1.c158fcp-6f,
+                                               -0x1.95565cp-8f, -0x1.d7bc1ap-11f, -0x1.272812p-14f, -0x1.dd6356p-23f},
+                                              {-0x1.c398f6p-2f, -0x1.be141p-3f, 0x1.2a3916p-5f, 0x1.487554p-6f,
+                                               0x1.4f19fcp-8f, 0x1.9d6cc8p-11f, 0x1.0c361cp-14f, 0x1.c10282p-23f},
+                                              {0x1.c4f6bap-4f, 0x1.2c5628p-3f, 0x1.bb5e16p-9f, -0x1.97a3bcp-8f,
+                                               -0x1.083afcp-9f, -0x1.63079p-12f, -0x1.e286b8p-16f, -0x1.af25cep-24f},
+                                              {0x1.c5ed74p-5f, -0x1.353d02p-6f, -0x1.0b57eap-7f, 0x1.87e01ep-11f,
+                                               0x1.00533ep-11f, 0x1.8b4e5p-14f, 0x1.1dbd38p-17f, 0x1.06d6e8p-25f},
+                                              {-0x1.944a46p-6f, -0x1.f2c1bcp-7f, 0x1.c5c212p-9f, 0x1.589abp-13f,
+                                               -0x1.3b92ecp-14f, -0x1.3ce14cp-16f, -0x1.f389p-20f, -0x1.783c4ep-28f},
+                                              {-0x1.4f5e2ep-8f, 0x1.b08ee8p-8f, -0x1.8a6d7cp-11f, -0x1.c0694ap-14f,
+                                               0x1.5beb4ep-18f, 0x1.7bc4ccp-19f, 0x1.568d9cp-22f, 0x1.d7acdp-30f},
+                                              {0x1.095dc8p-8f, 0x1.f5416ap-14f, 0x1.583dfap-15f, 0x1.f7fe86p-16f,
+                                               0x1.dab4d6p-21f, -0x1.4d172p-22f, -0x1.7b7cf6p-25f, -0x1.ede846p-32f},
+                                              {0x1.219f52p-12f, -0x1.935f54p-11f, 0x1.baeef2p-16f, -0x1.a3fdfp-18f,
+                                               -0x1.3da21cp-22f, 0x1.e73a5p-26f, 0x1.3e1fdcp-28f, -0x1.9e530ep-34f},
+                                              {-0x1.0eca94p-11f, 0x1.8052c6p-13f, -0x1.8fe014p-16f, 0x1.aea254p-22f,
+                                               0x1.666b3p-23f, 0x1.2c1618p-28f, -0x1.7b4e6cp-31f, -0x1.4a5636p-36f}};
 };
 
 }  // namespace fastact

@@ -4,7 +4,9 @@ The pieces' bounds are where `linear t + quadratic t^2` rounds to another of the
 not leave. A piece is a polynomial of the distance from a point in it, near to the best in relative error. The point is
 a zero of the function if there is one, and else one whose value happens to be a float to 2^-30 or better: the largest
 term is not rounded. `share` says how far to the right in its piece it lies: far where a function falls fast, for the
-terms then have one sign. `linear` and `share` were chosen by trying.
+terms then have one sign. `linear` and `share` were chosen by trying. Numbers left of `least` are not read from the
+table, and what lies that far to the right is 1 less the function: from there on the error counts as a part of the
+function's value at `least`.
 """
 
 import itertools
@@ -44,12 +46,13 @@ def lawson(basis, values, weights):
     return best
 
 
-def fit(function, point, value, degree, low, high):
-    """The coefficients, and the largest error in units of 2^-24 of the function's value."""
+def fit(function, point, value, degree, low, high, floor):
+    """The coefficients, and the largest error in units of 2^-24 of the function's value, or of the floor."""
     unit = numpy.cos(numpy.pi * (numpy.arange(NODES) + 0.5) / NODES)
     distances = (low + high) / 2 - point + (high - low) / 2 * unit
     true = [function(mpmath.mpf(point) + mpmath.mpf(d)) for d in distances]
-    relative = numpy.array([float(abs(d / y)) for d, y in zip(distances, true, strict=True)])
+    sizes = [max(abs(y), floor) for y in true]
+    relative = numpy.array([float(abs(d / size)) for d, size in zip(distances, sizes, strict=True)])
     left = [(y - value) / mpmath.mpf(d) for d, y in zip(distances, true, strict=True)]  # for degrees 1 and on
     width = max(abs(low - point), abs(high - point))
     scaled = distances / width
@@ -60,11 +63,12 @@ def fit(function, point, value, degree, low, high):
         coefficients.append(to_float(leading))
         left = [(y - coefficients[-1]) / mpmath.mpf(d) for d, y in zip(distances, left, strict=True)]
     result = [mpmath.polyval(coefficients[::-1], mpmath.mpf(d)) for d in distances]
-    return coefficients, max(float(abs(p / y - 1)) * 2**24 for p, y in zip(result, true, strict=True))
+    errors = [abs(p - y) / size for p, y, size in zip(result, true, sizes, strict=True)]
+    return coefficients, float(max(errors)) * 2**24
 
 
-def table(formula, comment, function, degree, most, linear, share, split=False, one_sided=False, zero=None):
-    most, linear = to_float(most), to_float(linear)
+def table(formula, comment, function, degree, most, linear, share, split=False, least=None, zero=None):
+    most, linear, least = to_float(most), to_float(linear), least and to_float(least)
     quadratic = to_float((7.499 - linear * most) / most**2)
     bounds = [0.0, *(2 * y / (linear + (linear**2 + 4 * quadratic * y) ** 0.5) for y in numpy.arange(0.5, 7)), most]
     columns, errors = [], []
@@ -76,16 +80,17 @@ def table(formula, comment, function, degree, most, linear, share, split=False, 
             grid = numpy.round((low + share * (high - low)) / GRID) * GRID + numpy.arange(-300, 301) * GRID
             values = {float(each): function(mpmath.mpf(float(each))) for each in grid}
             point = min(values, key=lambda each: abs(to_float(values[each]) / values[each] - 1))
-        coefficients, error = fit(function, point, to_float(function(mpmath.mpf(point))), degree, low, high)
+        floor = abs(function(-least)) if least and low > -least else 0
+        coefficients, error = fit(function, point, to_float(function(mpmath.mpf(point))), degree, low, high, floor)
         columns.append([point, *coefficients])
-        errors.append(error)
+        errors.append(0.0 if floor else error)
     print(formula, *(f"{low:.3f}({error:.2f})" for low, error in zip(bounds[:-1], errors, strict=True)))
     rows = [", ".join(hexadecimal(column[i]) for column in columns) for i in range(degree + 2)]
     return f"""
-// {comment}: {max(errors):.2f} ULP at most
+// {comment}: {max(errors):.2f} ULP at most{f", down to x = {least:.4g}" if least and least > -most else ""}
 template <>
-struct Pieces<{formula}> : Tabulated<{str(split).lower()}, {str(one_sided).lower()}> {{
-  static constexpr float most = {hexadecimal(most)};
+struct Pieces<{formula}> : Tabulated<{str(split).lower()}, {str(least is not None).lower()}> {{
+  static constexpr float {f"least = {hexadecimal(least)}, " if least else ""}most = {hexadecimal(most)};
   static constexpr float linear = {hexadecimal(linear)}, quadratic = {hexadecimal(quadratic)};
   static constexpr float points[8] = {{{rows[0]}}};
   static constexpr float coefficients[][8] = {{{", ".join(f"{{{row}}}" for row in rows[1:])}}};
@@ -116,33 +121,25 @@ def gelu_tanh(x):
     return x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)))
 
 
-def tables_of_gelu(formula, function, most, derivative_most, linear, share):
+def silu(x):
+    return x / (1 + mpmath.exp(-x))
+
+
+def table_of_derivative(formula, function, degree, least, most, linear, zero):
     def slope(t):
         return mpmath.diff(function, -t)
 
-    yield table(
-        f"{formula}<float>",
-        "-f(-t)",
-        lambda t: -function(-t),
-        degree=8,
-        most=most,
-        linear=linear,
-        share=share,
-        split=True,
-        one_sided=True,
-        zero=0,
-    )
-    yield table(
-        f"Derivative<{formula}<float>>",
-        "f'(-t)",
-        slope,
-        degree=9,
-        most=derivative_most,
-        linear=1.0,
-        share=0.75,
-        one_sided=True,
-        zero=mpmath.findroot(slope, 0.75),
-    )
+    zero = mpmath.findroot(slope, zero)
+    name = f"Derivative<{formula}<float>>"
+    return table(name, "f'(-t)", slope, degree, most, linear, share=0.75, least=least, zero=zero)
+
+
+def tables_of_gelu(formula, function, most, derivative_most, linear, share):
+    def left(t):
+        return -function(-t)
+
+    yield table(f"{formula}<float>", "-f(-t)", left, 8, most, linear, share, split=True, least=-most, zero=0)
+    yield table_of_derivative(formula, function, 9, -derivative_most, derivative_most, linear=1.0, zero=0.75)
 
 
 def tables():
@@ -158,6 +155,7 @@ def tables():
     )
     yield from tables_of_gelu("GELU", gelu, most=5.35, derivative_most=5.93, linear=0.75, share=0.82)
     yield from tables_of_gelu("GELUTanh", gelu_tanh, most=5.03, derivative_most=5.5, linear=0.7, share=0.88)
+    yield table_of_derivative("SiLU", silu, degree=8, least=-12.6, most=20, linear=0.75, zero=1.3)
 
 
 if __name__ == "__main__":
