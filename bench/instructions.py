@@ -73,7 +73,7 @@ def per_element(code: list[tuple[int, str]]) -> float | None:
 def counted(root: Path) -> list[dict[str, Any]]:
     """A row for each activation and direction, from the newest object files."""
     code = {}
-    tables = set(re.findall(r"Pieces<(Derivative<)?(\w+)<float>", TABLES.read_text()))
+    tables = set(re.findall(r"Pieces<(Derivative<)?(?:Unit)?(\w+)<float>", TABLES.read_text()))
     for name in INSTRUCTION_SETS:
         newest = max(root.glob(f"temp*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):
@@ -105,8 +105,9 @@ def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
         "# Instructions per float32 element\n\n"
         "Counted by `python bench/instructions.py` in the inner loops of the kernels; "
         f"{where['versions']['compiler']}, {where['date'][:10]}. Where bits are saved, forward writes them; "
-        "Softplus is that of any beta, which takes more than beta = 1. What is read from a table takes the baseline "
-        "several loops, which are not counted, nor is what else is done where numbers lie beyond the table. An "
+        "Softplus is forward that of beta = 1 and backward that of any beta, which takes more. What is read from a "
+        "table takes the baseline several loops, which are not counted, nor is what else is done where numbers lie "
+        "beyond the table. An "
         "instruction does up to 16 elements with AVX-512, 8 with AVX2, 4 on the baseline.\n\n"
         f"{table(['activation', *columns], cells.values())}\n"
     )

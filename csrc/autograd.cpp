@@ -1,7 +1,7 @@
-// The autograd of the ops that work element by element on the CPU, in C++: a node costs a few microseconds less than
-// one in Python, which decides whether kernels pay off on small tensors. It does what _Pointwise and _Learned in
-// fastact/autograd.py do, which take its place where this library is missing: nodes are no part of LibTorch's stable
-// ABI, so it serves only the very torch that it was compiled with.
+// The autograd of the ops that work element by element or on rows on the CPU, in C++: a node costs a few microseconds
+// less than one in Python, which decides whether kernels pay off on small tensors. It does what _Pointwise, _Learned
+// and _Softmax in fastact/autograd.py do, which take its place where this library is missing: nodes are no part of
+// LibTorch's stable ABI, so it serves only the very torch that it was compiled with.
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -29,6 +29,7 @@ struct Ops {
   size_t tensors, parameters;  // that its ops take
   bool saves_bits, saves_output;
   OperatorHandle forward, backward;
+  bool of_rows = false;  // the parameters are a dimension and a dtype: of the output and, for backward, of the input
 };
 
 // Whether backward must be composed of torch's ops: its result is to be differentiated, or the gradient is no plain
@@ -45,8 +46,8 @@ bool needs_torch_ops(const Tensor& grad) {
 
 // What a node needs beside its ops.
 struct Saved {
-  std::vector<double> parameters;
-  std::vector<int64_t> strides;  // of the output, whose order in memory is that of the bits; none if it is contiguous
+  std::vector<double> parameters;  // integers too
+  std::vector<int64_t> strides;    // of the output, whose order in memory is that of the bits; none if it is contiguous
 };
 
 // The gradients, given that of the output and the saved tensors.
@@ -68,7 +69,8 @@ variable_list run_backward(const Ops& ops, const Saved& saved, Tensor grad, cons
   }
   torch::jit::push(stack, grad);
   for (const Tensor& each : tensors) torch::jit::push(stack, each);
-  for (double parameter : saved.parameters) torch::jit::push(stack, parameter);
+  for (double parameter : saved.parameters)
+    stack.push_back(ops.of_rows ? at::IValue(static_cast<int64_t>(parameter)) : at::IValue(parameter));
   ops.backward.callBoxed(&stack);
   variable_list gradients;
   for (c10::IValue& each : stack) gradients.push_back(std::move(each).toTensor());
@@ -154,7 +156,8 @@ void run_forward(const Ops& ops, const OperatorHandle& plain, bool in_place, Sta
   auto node = make_node<Backward>(ops);
   node->set_next_edges(torch::autograd::collect_next_edges(inputs));
   for (size_t i = ops.tensors; i < count; ++i)
-    node->saved.parameters.push_back(torch::jit::peek(*stack, i, count).toDouble());
+    node->saved.parameters.push_back(torch::jit::peek(*stack, i, count).toScalar().toDouble());
+  if (ops.of_rows) node->saved.parameters.back() = static_cast<double>(input.scalar_type());
   if (!ops.saves_bits && !ops.saves_output)
     for (const Tensor& each : inputs) node->tensors.emplace_back(in_place ? each.clone() : each, false);
   {
@@ -192,6 +195,14 @@ void learned_forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* st
   run_forward(ops, plain, false, stack);
 }
 
+template <SoftmaxKind which>
+void softmax_forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
+  using T = SoftmaxTraits<which>;
+  static const std::string name = T::name;
+  static const Ops ops = {name, T::module, 1, 2, false, true, plain, find(name + "_backward"), true};
+  run_forward(ops, plain, false, stack);
+}
+
 template <Pointwise which>
 void implement(torch::Library& library) {
   using T = Traits<which>;
@@ -217,6 +228,10 @@ TORCH_LIBRARY_IMPL(fastact, AutogradCPU, library) {
 #define FASTACT_IMPLEMENT_LEARNED(Formula, name, learned, parameters) \
   library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::learned_forward<fastact::k##Formula>>());
   FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
+#define FASTACT_IMPLEMENT_SOFTMAX(Formula, name) \
+  library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::softmax_forward<fastact::k##Formula>>());
+  FASTACT_SOFTMAX(FASTACT_IMPLEMENT_SOFTMAX)
 #undef FASTACT_IMPLEMENT
 #undef FASTACT_IMPLEMENT_LEARNED
+#undef FASTACT_IMPLEMENT_SOFTMAX
 }

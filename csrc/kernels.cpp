@@ -36,6 +36,7 @@
 // vectorised.
 #define FASTACT_FLATTEN __attribute__((flatten))
 #define FASTACT_FOR_EACH_IN_STEP(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kStep; ++i)
+#define FASTACT_FOR_EACH_LANE(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kRowLanes; ++i)
 #define FASTACT_FOR_EACH(i, n) \
   for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
 
@@ -93,6 +94,7 @@ using Flag = typename ExpConstants<T>::Int;
 // The bits of a step, one for each number that a formula keeps. Through memory, bits cost ReLU's forward as much as its
 // output does, so all stays in registers, by instructions that compilers do not find by themselves.
 #if defined(__AVX512DQ__)
+constexpr int kVector = 64;
 // A vector of numbers, and what comparing gives: keep() is written for these as for single numbers.
 template <class Bits>
 struct Mask {
@@ -112,7 +114,7 @@ struct Mask {
 };
 template <class T>
 struct Numbers {
-  T numbers __attribute__((vector_size(64)));
+  T numbers __attribute__((vector_size(kVector)));
   template <int relation>
   auto compare(T other) const {
     if constexpr (sizeof(T) == 4)
@@ -130,7 +132,7 @@ inline Numbers<double> abs(Numbers<double> x) { return {_mm512_abs_pd(x.numbers)
 
 template <class Formula, class T>
 inline void write_bits(const Formula& formula, const T* x, uint8_t* bits) {
-  constexpr int count = 64 / sizeof(T);
+  constexpr int count = kVector / sizeof(T);
   for (int i = 0; i < kStep; i += count) {
     Numbers<T> numbers;
     __builtin_memcpy(&numbers, x + i, sizeof numbers);
@@ -254,13 +256,14 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
         return formula.from_pieces(x[i], high[i]);
     };
     if constexpr (Table::one_sided) {
-      if (__builtin_expect(any_below<kStep>(x, Table::least), 0)) {
+      if (__builtin_expect(any_beyond<Table, kStep>(x), 0)) {
         alignas(64) T beyond[kStep] = {};
         for (int64_t part = 0; part < kStep; part += kPart) {
-          if (any_below<kPart>(x + part, Table::least))
+          if (any_beyond<Table, kPart>(x + part))
             FASTACT_VECTORIZE for (int64_t i = part; i < part + kPart; ++i) beyond[i] = formula.beyond_pieces(x[i]);
         }
-        FASTACT_FOR_EACH_IN_STEP(i) body(i, x[i] < Table::least ? beyond[i] : value(i));
+        FASTACT_FOR_EACH_IN_STEP(i)
+        body(i, (Table::mirrored ? -x[i] : x[i]) < Table::least ? beyond[i] : value(i));
         return;
       }
     }
@@ -485,14 +488,8 @@ inline T* step_of(Panel panel, int64_t step) {
 
 // Combines the lanes of each row into its first one. By halving: sums are accurate, and no result waits for many
 // others.
-template <int64_t half, class T, class Combine>
-inline void fold_all(T* lanes, const Combine& combine) {
-  for (int64_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
-  if constexpr (half > 1) fold_all<half / 2>(lanes, combine);
-}
 template <class T, class Combine>
 inline void fold(T* lanes, Lanes in_use, const Combine& combine) {
-  if (in_use.count == kLanes && in_use.period == 1) return fold_all<kLanes / 2>(lanes, combine);
   for (int64_t groups = in_use.count / in_use.period; groups > 1; groups = (groups + 1) / 2) {
     int64_t half = (groups + 1) / 2 * in_use.period, others = groups * in_use.period - half;
     for (int64_t i = 0; i < others; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
@@ -505,13 +502,8 @@ inline void fold_sums(double* sums, Lanes in_use) {
 // Gives every lane what the first of its row has.
 template <class T>
 inline void repeat(const T* rows, Lanes in_use, T* lanes) {
-  if (in_use.period == 1) {
-    const T row = rows[0];
-    FASTACT_FOR_EACH(i, kLanes) lanes[i] = row;
-  } else {
-    for (int64_t i = 0; i < in_use.period; ++i)
-      for (int64_t lane = i; lane < kLanes; lane += in_use.period) lanes[lane] = rows[i];
-  }
+  for (int64_t i = 0; i < in_use.period; ++i)
+    for (int64_t lane = i; lane < kLanes; lane += in_use.period) lanes[lane] = rows[i];
 }
 
 template <template <class> class Formula, class T>
@@ -613,9 +605,188 @@ void softmax_gradient(Panel grad_, Panel y_, int64_t steps, const void* sums_, P
   }
 }
 
+// Calls body(first, skipped) for groups of kRowLanes consecutive elements of a row, which has at least as many. The
+// last group ends with the row; the first `skipped` of it have been in the one before.
+template <class Body>
+inline void for_each_group(int64_t n, const Body& body) {
+  for (int64_t first = 0; first + kRowLanes <= n; first += kRowLanes) body(first, 0);
+  if (n % kRowLanes != 0) body(n - kRowLanes, kRowLanes - n % kRowLanes);
+}
+
+// y[i] = result(i) for a row, whose numbers may be what y holds: what the last two groups share is computed before.
+template <class T, class Result>
+inline void write_row(int64_t n, T* y, const Result& result) {
+  alignas(64) T last[kRowLanes] = {};
+  if (n % kRowLanes != 0) FASTACT_FOR_EACH_LANE(i) last[i] = result(n - kRowLanes + i);
+  for (int64_t first = 0; first + kRowLanes <= n; first += kRowLanes)
+    FASTACT_FOR_EACH_LANE(i) y[first + i] = result(first + i);
+  if (n % kRowLanes != 0) FASTACT_FOR_EACH_LANE(i) y[n - kRowLanes + i] = last[i];
+}
+
+template <class T, int64_t n>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(n * sizeof(T))));
+};
+template <class T>
+struct VectorOf<T, 1> {
+  using type = T;
+};
+
+// All of n numbers combined into one, by halving; those of kRowLanes vectors of the processor's first.
+template <class T, int64_t n, class Combine>
+inline T folded(typename VectorOf<T, n>::type numbers, const Combine& combine) {
+  if constexpr (n == 1) {
+    return numbers;
+  } else {
+    typename VectorOf<T, n / 2>::type halves[2];
+    __builtin_memcpy(halves, &numbers, sizeof numbers);
+    return folded<T, n / 2>(combine(halves[0], halves[1]), combine);
+  }
+}
+template <class T>
+struct RowVectors {
+  static constexpr int64_t lanes = kVector / sizeof(T) < kRowLanes ? kVector / sizeof(T) : kRowLanes;
+  static constexpr int64_t count = kRowLanes / lanes;
+  typename VectorOf<T, lanes>::type vectors[count];
+
+  explicit RowVectors(const T* from) { __builtin_memcpy(vectors, from, sizeof vectors); }
+  template <class Combine>
+  T folded(const Combine& combine) {
+    for (int64_t half = count / 2; half > 0; half /= 2)
+      for (int64_t k = 0; k < half; ++k) vectors[k] = combine(vectors[k], vectors[half + k]);
+    return fastact::folded<T, lanes>(vectors[0], combine);
+  }
+};
+template <class T>
+inline T sum_of(const T* lanes) {
+  return RowVectors<T>(lanes).folded([](auto a, auto b) { return a + b; });
+}
+
+// The largest of n numbers or of their negatives, but for NaN.
+template <class Formula, class T>
+inline T peak_of(const Formula& formula, const T* x, int64_t n) {
+  const auto larger = [](auto a, auto b) { return a > b ? a : b; };
+  const auto oriented = [&](int64_t first) {
+    RowVectors<T> numbers(x + first);
+    if (formula.oriented(1) < 0)
+      for (auto& each : numbers.vectors) each = -each;
+    return numbers;
+  };
+  auto largest = oriented(0);
+  // From -infinity all differences would be NaN until a number is met.
+  for (auto& each : largest.vectors) each = decltype(each + each){} - largest_number<T>;
+  for_each_group(n, [&](int64_t first, int64_t) {
+    const auto numbers = oriented(first);
+    for (int64_t k = 0; k < numbers.count; ++k) largest.vectors[k] = larger(numbers.vectors[k], largest.vectors[k]);
+  });
+  return largest.folded(larger);
+}
+
+// Of a row whose peak is `top`; exponentials are left in y, unless it is a logarithm.
+template <class Formula, class T, class Exp>
+inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
+  using Int = typename ExpConstants<T>::Int;
+  alignas(64) double below[kRowLanes] = {};
+  alignas(64) Int peaks[kRowLanes] = {};
+  for_each_group(n, [&](int64_t first, int64_t skipped) {
+    FASTACT_FOR_EACH_LANE(i) {
+      bool counts = static_cast<Int>(i) >= static_cast<Int>(skipped);
+      T oriented = formula.oriented(x[first + i]), exponential = exp(oriented);
+      if constexpr (Formula::log) {
+        below[i] += zero_if((oriented == top) | !counts, exponential);
+        peaks[i] += (oriented == top) & counts;
+      } else {
+        y[first + i] = exponential;
+        below[i] += counts ? exponential : T(0);
+      }
+    }
+  });
+  return {sum_of(below), Formula::log ? kRaised * static_cast<double>(sum_of(peaks)) : 0};
+}
+
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void* y_) {
+  const Formula<T> formula;
+  for (int64_t begin = 0; begin < rows; begin += kRowLanes) {
+    auto* x = static_cast<const T*>(x_) + begin * n;
+    auto* y = static_cast<T*>(y_) + begin * n;
+    const int64_t count = rows - begin < kRowLanes ? rows - begin : kRowLanes;
+    alignas(64) T peaks[kRowLanes] = {}, high[kRowLanes], low[kRowLanes];
+    RowSum sums[kRowLanes] = {};
+    for (int64_t row = 0; row < count; ++row) peaks[row] = peak_of(formula, x + row * n, n);
+    const auto sum_rows = [&](const auto& applies, const auto& exp_of) {
+      for (int64_t row = 0; row < count; ++row)
+        if (applies(row)) sums[row] = sum_row(formula, x + row * n, n, peaks[row], exp_of(row), y + row * n);
+    };
+    const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(peaks[row]) <= RowExp<T>::limit; };
+    const auto is_extreme = [&](int64_t row) { return !is_moderate(row); };
+    if constexpr (Formula<T>::log) {
+      RowExp<T> exps[kRowLanes];
+      FASTACT_FOR_EACH_LANE(row) exps[row] = RowExp<T>(peaks[row]);
+      sum_rows(is_moderate, [&](int64_t row) { return exps[row]; });
+      FASTACT_FOR_EACH_LANE(row) {
+        double factor = 1 + small_expm1(-exps[row].rest);
+        sums[row].below *= is_moderate(row) ? factor : 1;
+      }
+    }
+    sum_rows(is_extreme, [&](int64_t row) { return [top = peaks[row]](T each) { return raised_exp(each, top); }; });
+    FASTACT_FOR_EACH_LANE(row) formula.finish(sums[row], peaks[row], high[row], low[row]);
+    for (int64_t row = 0; row < count; ++row) {
+      const T first = high[row], second = low[row];
+      T* to = y + row * n;
+      const T* from = Formula<T>::log ? x + row * n : to;
+      write_row(n, to, [=](int64_t i) { return formula.forward(from[i], first, second); });
+    }
+  }
+}
+
+// The sum of what the gradient sums over a row.
+template <class Formula, class T>
+inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64_t n) {
+  using Int = typename ExpConstants<T>::Int;
+  constexpr int64_t few = 8 * kRowLanes;  // the elements after which the sums in T are moved to those in double
+  alignas(64) double total[kRowLanes] = {};
+  for (int64_t begin = 0; begin < n; begin += few) {
+    alignas(64) T partial[kRowLanes] = {};
+    const int64_t end = begin + few < n ? begin + few : n;
+    int64_t first = begin;
+    for (; first + kRowLanes <= end; first += kRowLanes)
+      FASTACT_FOR_EACH_LANE(i) partial[i] += formula.term(grad[first + i], y[first + i]);
+    if (first < end) {
+      const auto skipped = static_cast<Int>(kRowLanes - (end - first));
+      FASTACT_FOR_EACH_LANE(i) {
+        T term = formula.term(grad[n - kRowLanes + i], y[n - kRowLanes + i]);
+        partial[i] += static_cast<Int>(i) < skipped ? T(0) : term;
+      }
+    }
+    FASTACT_FOR_EACH_LANE(i) total[i] += partial[i];
+  }
+  return sum_of(total);
+}
+
+template <template <class> class Formula, class T>
+FASTACT_FLATTEN void softmax_rows_backward(const void* grad_, const void* y_, int64_t rows, int64_t n,
+                                           void* grad_input_) {
+  const Formula<T> formula;
+  for (int64_t begin = 0; begin < rows; begin += kRowLanes) {
+    auto *grad = static_cast<const T*>(grad_) + begin * n, *y = static_cast<const T*>(y_) + begin * n;
+    auto* grad_input = static_cast<T*>(grad_input_) + begin * n;
+    const int64_t count = rows - begin < kRowLanes ? rows - begin : kRowLanes;
+    T sums[kRowLanes];
+    for (int64_t row = 0; row < count; ++row)
+      sums[row] = static_cast<T>(sum_terms(formula, grad + row * n, y + row * n, n));
+    for (int64_t row = 0; row < count; ++row) {
+      const T sum = sums[row];
+      const T *from = grad + row * n, *saved = y + row * n;
+      write_row(n, grad_input + row * n, [=](int64_t i) { return formula.gradient(from[i], saved[i], sum); });
+    }
+  }
+}
+
 template <template <class> class Formula, class T>
 constexpr SoftmaxBlocks softmax_blocks() {
-  return {softmax_peaks<Formula, T>,    softmax_exponentials<Formula, T>,
+  return {softmax_rows<Formula, T>,     softmax_rows_backward<Formula, T>,
+          softmax_peaks<Formula, T>,    softmax_exponentials<Formula, T>,
           softmax_finish<Formula, T>,   softmax_write<Formula, T>,
           softmax_terms<Formula, T>,    softmax_finish_terms<T>,
           softmax_gradient<Formula, T>, Formula<T>::log,

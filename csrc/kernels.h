@@ -57,8 +57,15 @@ using MaxoutForward = void (*)(const void* x, void* y, uint8_t* indices, int64_t
 using MaxoutBackward = void (*)(const void* grad, const uint8_t* indices, void* grad_input, int64_t begin, int64_t end,
                                 int64_t pieces, int64_t inner);
 
-// Softmax goes through kLanes columns of numbers side by side, `steps` of them deep. Each column is a row of the tensor
-// or, where `count` columns are in use and `period` is less, one part of it: those `period` apart belong to one row.
+// Softmax of rows of n consecutive elements, kRowLanes or more, one row after the other: y may not be x, grad_input may
+// be grad.
+constexpr int64_t kRowLanes = 16;
+using SoftmaxRows = void (*)(const void* x, int64_t rows, int64_t n, void* y);
+using SoftmaxRowsBackward = void (*)(const void* grad, const void* y, int64_t rows, int64_t n, void* grad_input);
+
+// Other rows go through kLanes columns of numbers side by side, `steps` of them deep. Each column is a row of the
+// tensor or, where `count` columns are in use and `period` is less, one part of it: those `period` apart belong to one
+// row.
 constexpr int64_t kLanes = kStep;
 struct Panel {
   void* data;
@@ -68,6 +75,8 @@ struct Lanes {
   int64_t count, period;
 };
 struct SoftmaxBlocks {
+  SoftmaxRows rows;
+  SoftmaxRowsBackward rows_backward;
   // The largest elements, of each row in all of its lanes, in compute type; of this panel and, unless it is the first,
   // of what the peaks come from.
   void (*peaks)(Panel x, int64_t steps, Lanes lanes, bool first, void* peaks);

@@ -255,12 +255,6 @@ void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
   run_maxout_backward(grad, indices, pieces, inner, grad_input);
 }
 
-constexpr const char* kSoftmaxNames[] = {
-#define FASTACT_NAME(Formula, name) #name,
-    FASTACT_SOFTMAX(FASTACT_NAME)
-#undef FASTACT_NAME
-};
-
 // The dimension, counted from the front.
 int64_t read_dim(StableIValue value, const Tensor& tensor, const char* op) {
   int64_t dim = to<int64_t>(value), dims = std::max<int64_t>(1, tensor.dim());
@@ -281,9 +275,9 @@ template <SoftmaxKind which>
 void softmax_forward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor input = to<Tensor>(stack[0]);
   auto type = to<ScalarType>(stack[2]);
-  check_dtype(input, kSoftmaxNames[which]);
-  check_widening(input.scalar_type(), type, kSoftmaxNames[which]);
-  int64_t dim = read_dim(stack[1], input, kSoftmaxNames[which]);
+  check_dtype(input, SoftmaxTraits<which>::name);
+  check_widening(input.scalar_type(), type, SoftmaxTraits<which>::name);
+  int64_t dim = read_dim(stack[1], input, SoftmaxTraits<which>::name);
   if (!is_dense(input)) input = dense_copy(input, input);
   Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type);
   with_compute_type(input, [&](auto number) {
@@ -296,10 +290,10 @@ template <SoftmaxKind which>
 void softmax_backward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor grad = to<Tensor>(stack[0]), output = to<Tensor>(stack[1]);
   auto type = to<ScalarType>(stack[3]);
-  check_dtype(grad, kSoftmaxNames[which]);
-  check_same(grad, output, kSoftmaxNames[which]);
-  check_widening(type, grad.scalar_type(), kSoftmaxNames[which]);
-  int64_t dim = read_dim(stack[2], grad, kSoftmaxNames[which]);
+  check_dtype(grad, SoftmaxTraits<which>::name);
+  check_same(grad, output, SoftmaxTraits<which>::name);
+  check_widening(type, grad.scalar_type(), SoftmaxTraits<which>::name);
+  int64_t dim = read_dim(stack[2], grad, SoftmaxTraits<which>::name);
   if (!is_dense(output)) output = dense_copy(output, output);
   if (!same_layout(grad, output)) grad = dense_copy(grad, output);
   Tensor grad_input = new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type);

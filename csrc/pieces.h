@@ -12,21 +12,22 @@ namespace {
 // Of a table, Pieces<Formula>: `most` bounds t; the piece's number is linear t + quadratic t^2, rounded, and
 // coefficients[k][piece] goes with the k-th power of t - points[piece]. What is made of the function's value is up to
 // from_pieces(x, value) of the formula or, where the value is split in two, from_pieces(x, high, low), high being the
-// first two terms.
+// first two terms. Where the table is one-sided, x below `least` is left to beyond_pieces(x); where it is mirrored,
+// that is -x.
+struct InPieces {};
+template <class Formula>
+constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);
+template <bool is_split, bool is_one_sided>
+struct Tabulated : InPieces {
+  static constexpr bool split = is_split, one_sided = is_one_sided, mirrored = false;
+};
+
 // A formula's derivative as a formula, which may have a table of its own.
 template <class Formula>
 struct Derivative {
   Formula formula;
   float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
   float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
-};
-// Where it is one-sided, x below `least` is left to beyond_pieces(x).
-struct InPieces {};
-template <class Formula>
-constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);
-template <bool is_split, bool is_one_sided>
-struct Tabulated : InPieces {
-  static constexpr bool split = is_split, one_sided = is_one_sided;
 };
 
 // A vector of floats, and what no operator says of it: minimum() is the second one unless the first is less, so that a
@@ -123,12 +124,12 @@ inline void read_pieces(const float* x, float* high, float* low) {
   }
 }
 
-// Whether one of n numbers lies below `bound`.
-template <int64_t n>
-inline bool any_below(const float* x, float bound) {
-  Floats least = all(bound);
-  for (int64_t i = 0; i < n; i += kFloats) least = minimum(load(x + i), least);
-  return any_less(least, all(bound));
+// Whether one of n numbers lies beyond the table.
+template <class Table, int64_t n>
+inline bool any_beyond(const float* x) {
+  Floats least = all(Table::least);
+  for (int64_t i = 0; i < n; i += kFloats) least = minimum(Table::mirrored ? -load(x + i) : load(x + i), least);
+  return any_less(least, all(Table::least));
 }
 
 }  // namespace

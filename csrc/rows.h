@@ -193,9 +193,59 @@ void for_each_tile(Around shape, const Body& body) {
   });
 }
 
+// A part of a dense tensor in compute type: where it lies or, of 16 bits, in `scratch`.
+template <class T>
+class Wide {
+ public:
+  Wide(const Operand& operand, int64_t offset, int64_t n, T* scratch)
+      : operand_(operand),
+        offset_(offset),
+        n_(n),
+        data_(copies() ? static_cast<void*>(scratch) : operand.at(0, offset)) {}
+  T* target() const { return static_cast<T*>(data_); }
+  const T* read() const {
+    if (copies()) load_wide(operand_, offset_, n_, data_);
+    return target();
+  }
+  void write() const {
+    if (copies()) store_narrow(operand_, offset_, n_, data_);
+  }
+
+ private:
+  bool copies() const { return is_16_bit(operand_.type); }
+  const Operand& operand_;
+  int64_t offset_, n_;
+  void* data_;
+};
+
+// Whether block functions take the rows as they lie in memory.
+inline bool are_consecutive(Around shape) { return shape.inner == 1 && shape.row >= kRowLanes; }
+
+// body(offset, rows, scratch...) for as many rows as stay in the cache, with room for them in each of three.
+template <class T, class Body>
+void for_each_rows(Around shape, const Body& body) {
+  const int64_t together = std::max<int64_t>(1, kBlock / shape.row), n = together * shape.row;
+  torch::stable::parallel_for(0, (shape.outer + together - 1) / together, std::max<int64_t>(1, kGrain / n),
+                              [&](int64_t begin, int64_t end) {
+                                int64_t steps = round_up(n) / kLanes;
+                                Scratch<T> first(steps), second(steps), third(steps);
+                                for (int64_t i = begin; i < end; ++i) {
+                                  int64_t rows = std::min(together, shape.outer - i * together);
+                                  body(i * n, rows, first.data(), second.data(), third.data());
+                                }
+                              });
+}
+
 template <class T>
 void run_softmax(SoftmaxKind which, Around shape, const Operand& x, const Operand& y) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
+  if (are_consecutive(shape)) {
+    return for_each_rows<T>(shape, [&](int64_t offset, int64_t rows, T* scratch, T* other, T*) {
+      Wide<T> from(x, offset, rows * shape.row, scratch), to(y, offset, rows * shape.row, other);
+      blocks.rows(from.read(), rows, shape.row, to.target());
+      to.write();
+    });
+  }
   const T infinity = std::numeric_limits<T>::infinity(), padding = blocks.negate ? infinity : -infinity;
   for_each_tile<T>(shape, [&](const Tile& tile, T* scratch, T* spare, T*) {
     alignas(64) T peaks[kLanes], high[kLanes], low[kLanes];
@@ -236,6 +286,14 @@ template <class T>
 void run_softmax_backward(SoftmaxKind which, Around shape, const Operand& grad, const Operand& y,
                           const Operand& grad_input) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
+  if (are_consecutive(shape)) {
+    return for_each_rows<T>(shape, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
+      const int64_t n = rows * shape.row;
+      Wide<T> from(grad, offset, n, scratch), output(y, offset, n, other), to(grad_input, offset, n, third);
+      blocks.rows_backward(from.read(), output.read(), rows, shape.row, to.target());
+      to.write();
+    });
+  }
   for_each_tile<T>(shape, [&](const Tile& tile, T* grad_scratch, T* y_scratch, T* spare) {
     alignas(64) double sums[kLanes];
     alignas(64) T rounded[kLanes];

@@ -32,6 +32,32 @@ inline T raised_exp(T x, T peak) {
   return difference <= zero_below ? T(0) : multiply_add(scale, small_exp_less_1(reduced.r), scale);
 }
 
+// 2^64 e^(x - kp ln2) for the elements of a row, where kp ln2 is the multiple of ln2 next to the peak: e^x with another
+// power of two, so that there is no difference to be rounded, but the peak's is no power of two any more, and is
+// rounded itself. From far below the peak on, x is bounded.
+template <class T>
+struct RowExp {
+  // Of |peak|: up to here n times ln2's high part is exact without fused multiply-add too.
+  static constexpr T limit = sizeof(T) == 4 ? T(128) : T(512);
+  T lowest, bias;
+  double rest;  // peak - kp ln2
+
+  RowExp() = default;
+  explicit RowExp(T peak) : lowest(peak - (sizeof(T) == 4 ? T(130) : T(752))) {
+    using K = ExpConstants<T>;
+    using D = ExpConstants<double>;
+    T shifted = fma(peak, K::log2_e, K::round_to_integer), kp = shifted - K::round_to_integer;
+    bias = K::exponent_bias + 64 - kp;
+    auto wide = static_cast<double>(kp);
+    rest = fma(wide, -D::ln2_low, fma(wide, -D::ln2_high, static_cast<double>(peak)));
+  }
+  T operator()(T x) const {
+    auto reduced = reduce(at_least(lowest, x), bias);
+    T scale = from_exponent<T>(reduced.biased);
+    return multiply_add(scale, small_exp_less_1(reduced.r), scale);
+  }
+};
+
 // A sum of raised exponentials: over what is below the peak, and over the elements at the peak. Apart, so that the
 // logarithm of a sum just above 1 keeps its digits.
 constexpr double kRaised = 0x1p64;

@@ -29,6 +29,11 @@ struct UnitSoftplus : SavesInput {
     T y = add_log1p<1>(at_least(T(0), x), x);
     return x > threshold ? x : y;
   }
+  T from_pieces(T x, T log) const {
+    T y = at_least(T(0), x) + log;
+    return x > threshold ? x : y;
+  }
+  T beyond_pieces(T x) const { return forward(x); }
   T derivative(T x) const {
     T sigmoid = Sigmoid<T>().forward(x);
     return x > threshold ? T(1) : sigmoid;
@@ -75,6 +80,8 @@ struct Softplus : SavesInput {
 template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const { return add_log1p<-1>(at_most(T(0), x), x); }
+  T from_pieces(T x, T log) const { return at_most(T(0), x) - log; }
+  T beyond_pieces(T x) const { return forward(x); }
   T derivative(T y) const { return one_less_exp(y); }
 };
 

@@ -5,6 +5,7 @@
 #include "self_gated.h"
 #include "shrinkage.h"
 #include "sigmoids.h"
+#include "softplus.h"
 
 namespace fastact {
 
@@ -170,6 +171,33 @@ struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
                                                0x1.4e1b2p-15f, -0x1.25cbeap-18f, -0x1.05486ap-17f, 0x1.aac1fp-20f}};
 };
 
+// log(1 + e^-t): 0.47 ULP at most, down to x = -12.5
+template <>
+struct Pieces<UnitSoftplus<float>> : Tabulated<false, true> {
+  static constexpr float least = -0x1.9p3f, most = 0x1.ep3f;
+  static constexpr float linear = 0x1.19999ap-1f, quadratic = -0x1.b57d44p-9f;
+  static constexpr float points[8] = {0x1.282p-1f, 0x1.1004p1f, 0x1.0001p2f, 0x1.7cbdp2f,
+                                      0x1.fb22p2f, 0x1.3f74p3f, 0x1.8234p3f, 0x1.c81ap3f};
+  static constexpr float coefficients[][8] = {{0x1.c7e42cp-2f, 0x1.ce1114p-4f, 0x1.2959b6p-6f, 0x1.556feap-9f,
+                                               0x1.7b7be8p-12f, 0x1.8365d2p-15f, 0x1.80e5acp-18f, 0x1.5a92bep-21f},
+                                              {-0x1.6fee6cp-2f, -0x1.b4f502p-4f, -0x1.26ab1cp-6f, -0x1.54fe2ap-9f,
+                                               -0x1.7b6a54p-12f, -0x1.836388p-15f, -0x1.80e564p-18f, -0x1.5a92bep-21f},
+                                              {0x1.d7761cp-4f, 0x1.865798p-5f, 0x1.215e7ap-7f, 0x1.541b0ep-10f,
+                                               0x1.7b4722p-13f, 0x1.835eep-16f, 0x1.80e4bap-19f, 0x1.5a92a4p-22f},
+                                              {-0x1.61c20ep-7f, -0x1.9967bcp-7f, -0x1.73f2d4p-9f, -0x1.c31d86p-12f,
+                                               -0x1.f95664p-15f, -0x1.0238f6p-17f, -0x1.00978cp-20f, -0x1.ce1608p-24f},
+                                              {-0x1.df4b4cp-9f, 0x1.bdf8ep-10f, 0x1.58e4ccp-11f, 0x1.be6b6ap-14f,
+                                               0x1.f8a2d4p-17f, 0x1.02320ap-19f, 0x1.009c6ep-22f, 0x1.ce1ee2p-26f},
+                                              {0x1.f17b6p-11f, 0x1.73964p-14f, -0x1.d4bfd4p-14f, -0x1.5da13ap-16f,
+                                               -0x1.929152p-19f, -0x1.9d0cp-22f, -0x1.9aa164p-25f, -0x1.722d7ap-28f},
+                                              {0x1.2d4478p-13f, -0x1.b82806p-14f, 0x1.aa84bap-17f, 0x1.bdf918p-19f,
+                                               0x1.0977p-21f, 0x1.116138p-24f, 0x1.0fc37ap-27f, 0x1.e94b2ep-31f},
+                                              {-0x1.2820aep-14f, 0x1.773922p-16f, -0x1.9fc458p-23f, -0x1.d48998p-22f,
+                                               -0x1.2d9fbep-24f, -0x1.3861dap-27f, -0x1.38180ep-30f, -0x1.0d71ecp-33f},
+                                              {0x1.1302d4p-18f, 0x1.c77866p-19f, -0x1.39f92p-21f, 0x1.952d52p-25f,
+                                               0x1.74f3b2p-27f, 0x1.9d74bp-30f, 0x1.9d26aap-33f, 0x1.9f190ap-36f}};
+};
+
 // f'(-t): 0.90 ULP at most, down to x = -12.6
 template <>
 struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
@@ -195,6 +223,11 @@ struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
                                                -0x1.3da21cp-22f, 0x1.e73a5p-26f, 0x1.3e1fdcp-28f, -0x1.9e530ep-34f},
                                               {-0x1.0eca94p-11f, 0x1.8052c6p-13f, -0x1.8fe014p-16f, 0x1.aea254p-22f,
                                                0x1.666b3p-23f, 0x1.2c1618p-28f, -0x1.7b4e6cp-31f, -0x1.4a5636p-36f}};
+};
+
+template <>
+struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
+  static constexpr bool mirrored = true;
 };
 
 }  // namespace fastact

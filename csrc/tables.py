@@ -105,10 +105,16 @@ HEAD = """// Written by tables.py, which says how.
 #include "self_gated.h"
 #include "shrinkage.h"
 #include "sigmoids.h"
+#include "softplus.h"
 
 namespace fastact {
 """
 TAIL = """
+template <>
+struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
+  static constexpr bool mirrored = true;
+};
+
 }  // namespace fastact
 """
 
@@ -155,6 +161,16 @@ def tables():
     )
     yield from tables_of_gelu("GELU", gelu, most=5.35, derivative_most=5.93, linear=0.75, share=0.82)
     yield from tables_of_gelu("GELUTanh", gelu_tanh, most=5.03, derivative_most=5.5, linear=0.7, share=0.88)
+    yield table(
+        "UnitSoftplus<float>",
+        "log(1 + e^-t)",
+        lambda t: mpmath.log1p(mpmath.exp(-t)),
+        degree=8,
+        most=15,
+        linear=0.55,
+        share=0.65,
+        least=-12.5,
+    )
     yield table_of_derivative("SiLU", silu, degree=8, least=-12.6, most=20, linear=0.75, zero=1.3)
 
 

@@ -1,5 +1,5 @@
 // What the ops of an activation look like, from its formula and its line in activations.h: those that work element by
-// element.
+// element or on rows.
 #pragma once
 
 #include <type_traits>
@@ -47,6 +47,18 @@ struct LearnedTraits;
     static_assert(learned <= kMostLearned);                                      \
   };
 FASTACT_LEARNED(FASTACT_TRAITS)
+#undef FASTACT_TRAITS
+
+template <SoftmaxKind which>
+struct SoftmaxTraits;
+
+#define FASTACT_TRAITS(Formula, op)                 \
+  template <>                                       \
+  struct SoftmaxTraits<k##Formula> {                \
+    static constexpr const char* name = #op;        \
+    static constexpr const char* module = #Formula; \
+  };
+FASTACT_SOFTMAX(FASTACT_TRAITS)
 #undef FASTACT_TRAITS
 
 }  // namespace fastact

@@ -248,9 +248,9 @@ struct Reduced {
 
 // Of x for sign 1 and of -x for -1. `low`, if given, is what rounding took from x.
 template <int sign = 1, class T, class... Low>
-inline Reduced<T> reduce(T x, int bias, Low... low) {
+inline Reduced<T> reduce(T x, std::common_type_t<T> bias, Low... low) {
   using K = ExpConstants<T>;
-  const T shift = K::round_to_integer + static_cast<T>(bias);
+  const T shift = K::round_to_integer + bias;
   T shifted = fma(x, sign * K::log2_e, shift), n = shifted - shift;
   T r = multiply_add(n, -K::ln2_high, sign * x);
   if constexpr (sizeof...(low) > 0) {

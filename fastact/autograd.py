@@ -137,6 +137,11 @@ def _torch_gradient(
         return tuple(gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True))
 
 
+def _differentiable_softmax_backward(activation: Activation, grad: Tensor, output: Tensor, dim: int) -> Tensor:
+    assert activation.gradient_from_output is not None
+    return activation.gradient_from_output(_wide(grad), _wide(output), dim)
+
+
 class _Learned(Function):
     @staticmethod
     def forward(ctx: Any, activation: Activation, parameters: tuple, input: Tensor, *learned: Tensor) -> Tensor:
@@ -159,6 +164,8 @@ def _differentiable_backward_of_node(
 ) -> list[Tensor]:
     """What the nodes in C++ call where they need torch's ops."""
     activation = ACTIVATIONS[name]
+    if activation.kind == "softmax":  # autograd converts to the input's dtype
+        return [_differentiable_softmax_backward(activation, grad, saved[0], int(parameters[0]))]
     if activation.kind == "learned":
         return list(
             _torch_gradient(activation, grad, tuple(saved), dict(zip(activation.parameters, parameters, strict=True)))
@@ -250,8 +257,7 @@ class _Softmax(Function):
         activation: Activation = ctx.activation
         (output,) = ctx.saved_tensors
         if _needs_torch_ops(grad):
-            assert activation.gradient_from_output is not None
-            gradient = activation.gradient_from_output(_wide(grad), _wide(output), ctx.dim).to(ctx.dtype)
+            gradient = _differentiable_softmax_backward(activation, grad, output, ctx.dim).to(ctx.dtype)
         else:
             gradient = backend(grad).softmax_backward(activation, grad, output, ctx.dim, ctx.dtype)
         return gradient, None, None, None
@@ -322,6 +328,7 @@ def apply_softmax(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Ten
     activation = ACTIVATIONS[name]
     if dtype != input.dtype and not (dtype == torch.float32 and input.dtype.itemsize == 2):
         input = input.to(dtype)
-    if _need_gradients(input):
+    kernels = backend(input)
+    if _need_gradients(input) and not (kernels is cpu and cpu.HAS_NODES):
         return _FUNCTIONS[activation].apply(input, activation, dim, dtype)
-    return backend(input).softmax_forward(activation, input, dim, dtype)
+    return kernels.softmax_forward(activation, input, dim, dtype)

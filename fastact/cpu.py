@@ -18,7 +18,7 @@ _OPS = torch.ops.fastact
 
 _NODES = Path(__file__).with_name(f"libfastact_autograd-{torch.__version__}.so")
 HAS_NODES = _NODES.exists()
-"""Whether the pointwise and learned ops have autograd nodes in C++: those are for one version of torch alone."""
+"""Whether all ops but RReLU's, Maxout's and gated units' have autograd nodes in C++: those are for one torch alone."""
 if HAS_NODES:
     try:
         torch.ops.load_library(_NODES)

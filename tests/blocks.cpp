@@ -105,6 +105,11 @@ void run_softmax(const InstructionSet& set) {
     blocks.finish_terms(sums.data(), lanes, low.data());
     blocks.gradient(from, to, steps, low.data(), raised);
     write("softmax backward", e);
+    const int64_t columns = 100;  // no multiple of a vector's elements
+    blocks.rows(x.data(), kCount / columns, columns, y.data());
+    write("softmax of rows", y);
+    blocks.rows_backward(x.data(), y.data(), kCount / columns, columns, e.data());
+    write("softmax of rows backward", e);
   }
 }
 
