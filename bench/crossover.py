@@ -5,8 +5,8 @@
 For each activation, or those named, without gradients and with (forward + backward), the public function on the kernel
 path races torch's, from the largest size downwards, until it loses. So it has won at the size that is written down and
 at every larger one measured. A loss is measured again, for longer, before it is believed. Every ratio stands in
-crossover.json, which grows with each activation and keeps what earlier runs measured of others: a run that was stopped
-can be gone on with.
+results/crossover/, a file for each table, which grows with each activation and keeps what earlier runs measured of
+others, on this machine or another: a run that was stopped can be gone on with.
 
 What an x86 CPU without AVX2 would do is measured with all libraries held to its instructions: bench/README.md says how.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import RESULTS, environment, name_of, result_folder, write_result
+from environment import RESULTS, environment, name_of, write_result
 from measure import Call, Case, Race, by_host_clock
 
 import fastact
@@ -97,7 +97,7 @@ def with_table(text: str, table: str, rows: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="crossover.json goes to DIR/HARDWARE")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the ratios go to DIR/crossover")
     parser.add_argument("--table", type=Path, default=TABLE, help="the file to write the sizes into")
     parser.add_argument("--seconds", type=float, default=0.15, help="time for each race")
     parser.add_argument("--threads", type=int, help="default: torch's; 1 where other programs share the cores")
@@ -109,17 +109,18 @@ def main() -> None:
         torch.set_num_threads(options.threads)
 
     here: dict[str, Any] = environment(options.device)
-    folder = result_folder(here, options.out)
-    file = folder / "crossover.json"
-    results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     tables = "cpu without AVX2" if options.device == "cpu" and lacks_avx2() else options.device
+    folder, stem = options.out / "crossover", tables.replace(" ", "-").lower()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{stem}.json"
+    results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     for table, dtype in TABLES[tables].items():
         of_dtype = str(dtype).removeprefix("torch.")
         for name in options.names or ACTIVATIONS:
             found = {mode: find(name, dtype, train, options.device, options.seconds) for mode, train in MODES.items()}
             rows = results.get(of_dtype, {}) | {name: {"environment": here, **found}}
             results[of_dtype] = {each: rows[each] for each in ACTIVATIONS if each in rows}
-            write_result(folder, "crossover", results)
+            write_result(folder, stem, results)
             shown = [each["from"] or "never" for each in found.values()]
             print(f"{table:10} {name:16} inference from {shown[0]:>8}, training from {shown[1]:>8}", flush=True)
         if missing := [name for name in ACTIVATIONS if name not in results[of_dtype]]:

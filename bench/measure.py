@@ -295,7 +295,10 @@ def _of_halves(function: Callable[[Tensor, Tensor], Tensor], input: Tensor) -> T
 
 def _input(numel: int, divisor: int, layout: str, options: dict[str, Any]) -> Tensor:
     """Normal numbers, from which rows of 1024 are computed. "rows": each second half of rows twice as long. "odd": a
-    number of elements that no power of two above 2 divides."""
+    number of elements that no power of two above 2 divides. "columns=N": rows of N, as many as come near."""
+    if layout.startswith("columns="):
+        columns = int(layout.removeprefix("columns="))
+        return torch.randn(numel // columns, columns * divisor, **options)
     if layout == "odd":
         return torch.randn(numel // 1024 + 1, 1022 * divisor, **options)
     if numel % 1024:

@@ -51,13 +51,17 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
                     yield Row(name, "op", direction, dtype, IN_CACHE, threads=1)
                 if activation.saved == "bits":
                     yield Row(name, "op+bits", "forward", dtype, IN_CACHE, threads=1)
-    for name in ACTIVATIONS:
+    for name, activation in ACTIVATIONS.items():
         yield Row(name, "module", "both", "float32", 1 << 20, compiled=compiled)
         if not quick:
             for numel in (1 << 10, 1 << 24):
                 yield Row(name, "module", "both", "float32", numel, compiled=compiled and numel == 1 << 24)
             yield Row(name, "module", "both", "bfloat16", 1 << 20)
             yield Row(name, "module", "both", "float32", 1 << 20, threads=1)
+            if activation.kind == "softmax":
+                for columns in (10, 64, 1024):
+                    for direction in ("forward", "both"):
+                        yield Row(name, "kernels", direction, "float32", 1 << 20, f"columns={columns}")
 
 
 def cuda_rows(quick: bool) -> Iterator[Row]:

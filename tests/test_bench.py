@@ -223,7 +223,7 @@ def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
         command = ["crossover.py", f"--out={tmp_path}", f"--table={table}", "--seconds=0.001", name]
         monkeypatch.setattr(sys, "argv", command)
         crossover.main()
-    (file,) = tmp_path.glob("*/crossover.json")
+    (file,) = tmp_path.glob("crossover/*.json")
     results = json.loads(file.read_text())
     scope: dict[str, Any] = {"__package__": "fastact"}
     exec(table.read_text(), scope)
