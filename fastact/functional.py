@@ -435,7 +435,7 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     """
     if not is_scripting():
         if takes_kernel("softmin", input):
-            kept = softmax_dtype(input, dim, dtype)
+            kept = softmax_dtype("softmin", input, dim, dtype)
             if kept is not None:
                 return apply_softmax("softmin", input, dim, kept)
     return F.softmin(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
@@ -455,7 +455,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     """
     if not is_scripting():
         if takes_kernel("softmax", input):
-            kept = softmax_dtype(input, dim, dtype)
+            kept = softmax_dtype("softmax", input, dim, dtype)
             if kept is not None:
                 return apply_softmax("softmax", input, dim, kept)
     return F.softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
@@ -474,7 +474,7 @@ def log_softmax(
     """
     if not is_scripting():
         if takes_kernel("log_softmax", input):
-            kept = softmax_dtype(input, dim, dtype)
+            kept = softmax_dtype("log_softmax", input, dim, dtype)
             if kept is not None:
                 return apply_softmax("log_softmax", input, dim, kept)
     return F.log_softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)

@@ -18,6 +18,9 @@ from .crossover import CROSSOVER
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
 _NUMBERS = frozenset((float, int))
+_ANY_ROWS = 1 << 24  # elements, from which huge pages decide
+_NEAR = 8  # elements from one of a row to the next: brought side by side, up to nine times torch's speed
+_TORCHS_ROWS = range(16, 64)  # the elements of a row with which LogSoftmax has 0.7 to 0.97 of torch's speed
 _LARGEST = torch.finfo(torch.float32).max  # torch refuses larger arguments, NaN and infinity, here and there
 
 # How many always_kernels() are open, in all threads; the environment's counts as one.
@@ -104,15 +107,28 @@ def learned_fit(input: Tensor, *learned: Tensor) -> bool:
     )
 
 
-def softmax_dtype(input: Tensor, dim: int, dtype: torch.dtype | None) -> torch.dtype | None:
-    """The dtype of a softmax along `dim`, as torch and its autocast have it; nothing where torch must see the call."""
+def softmax_dtype(name: str, input: Tensor, dim: int, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype of a softmax along `dim`, as torch and its autocast have it; nothing where torch must see the call, or
+    is faster with such rows."""
     dims = max(1, input.dim())
     if type(dim) is not int or not -dims <= dim < dims:
+        return None
+    if not (_always_kernels or name == "softmin" or runs_on_gpu_kernels(input) or _rows_pay_off(name, input, dim)):
         return None
     autocast = input.is_cuda and torch.is_autocast_enabled("cuda")  # the CPU's leaves softmax alone
     if dtype is None:
         return torch.float32 if autocast and input.dtype != torch.float64 else input.dtype
     return dtype if dtype in _DTYPES and not autocast else None
+
+
+def _rows_pay_off(name: str, input: Tensor, dim: int) -> bool:
+    """On the CPU, beside CROSSOVER, which is of long rows of consecutive elements: shorter ones, and rows whose
+    elements lie far apart in memory, for which torch's kernels are good. (For a softmin torch makes a pass more.)"""
+    if input.dim() == 0 or input.numel() >= _ANY_ROWS:
+        return True
+    if input.stride(dim) != 1:
+        return input.stride(dim) <= _NEAR
+    return name != "log_softmax" or input.element_size() == 2 or input.size(dim) not in _TORCHS_ROWS
 
 
 def divides(input: Tensor, dim: int, parts: int) -> bool:

@@ -297,3 +297,29 @@ def test_small_rows_are_torchs_unless_asked(on: str, monkeypatch: pytest.MonkeyP
     assert F.softmax(x, 1).grad_fn.name() == "SoftmaxBackward0"
     with always_kernels():
         assert F.softmax(x, 1).grad_fn.name() == "SoftmaxBackward"
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize(
+    ("name", "shape", "dim", "kernel"),
+    [
+        ("softmax", (256, 1024), 1, True),
+        ("softmax", (8, 32, 1024), 1, False),
+        ("softmax", (128, 1024, 2), 1, True),
+        ("softmin", (8, 32, 1024), 1, True),
+        ("log_softmax", (256, 1024), -1, True),
+        ("log_softmax", (8192, 32), -1, False),
+        ("log_softmax", (32768, 8), -1, True),
+        ("log_softmax", (1 << 18,), 0, True),
+    ],
+)
+def test_rows_that_are_torchs(
+    name: str, shape: tuple[int, ...], dim: int, kernel: bool, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(path, "_always_kernels", 0)
+    monkeypatch.setitem(path.CROSSOVER[False][False], name, (1, 1))
+    x = torch.randn(shape, device=on, requires_grad=True)
+    node = getattr(F, name)(x, dim).grad_fn.name()
+    assert node.endswith("SoftmaxBackward" if name != "softmin" else "SoftminBackward") == kernel
+    with always_kernels():
+        assert getattr(F, name)(x, dim).grad_fn.name().endswith(("SoftmaxBackward", "SoftminBackward"))
