@@ -200,6 +200,12 @@ def readme_block(summary: dict[str, Any]) -> str:
     )
 
 
+def _folded(summary: dict[str, Any]) -> str:
+    environment = summary["environment"]
+    title = f"{name_of(environment)}, {environment['date'][:10]}, commit {(environment['commit'] or 'unknown')[:7]}"
+    return f"<details><summary>{title}</summary>\n\n{readme_block(summary)}\n\n</details>"
+
+
 def _means(rows: list[Row]) -> str:
     """Over the activations: the geometric mean and the worst, for each kind of row."""
     kinds: dict[tuple, list[Row]] = {}
@@ -423,11 +429,14 @@ def write(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="folders with a benchmark.json")
-    parser.add_argument("--readme", type=Path, help="a file between whose markers the tables go")
+    parser.add_argument(
+        "--readme", type=Path, help="a file between whose markers the tables go, the latest in full view"
+    )
     options = parser.parse_args()
     summaries = [write(folder) for folder in options.folders]
     if options.readme:
-        block = "\n\n".join(readme_block(summary) for summary in summaries)
+        latest, *others = sorted(summaries, key=lambda each: each["environment"]["date"], reverse=True)
+        block = "\n\n".join([readme_block(latest), *map(_folded, others)])
         options.readme.write_text(replace_block(options.readme.read_text(), block))
 
 

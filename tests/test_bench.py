@@ -132,6 +132,11 @@ def test_instructions_are_counted_in_the_inner_loop() -> None:
         "vmovups %ymm1,(%rdi)", "add $0x20,%rdi", "jne 3", "cmp %rax,%rdi", "jne 1",
     ]  # fmt: skip
     assert instructions.per_element(list(enumerate(code))) == 4 / 8
+    looked_up = [
+        *code,
+        "vpermps %ymm2,%ymm3,%ymm1", "vmovups %ymm1,(%rdi)", "jne 9",
+    ]  # fmt: skip
+    assert instructions.per_element(list(enumerate(looked_up))) == 3 / 8  # beyond the table takes longer
 
 
 def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +152,17 @@ def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypat
     assert report.short_table(report.summarise(raw)) in text
     assert (tmp_path / "roofline.png").stat().st_size > 1000
     assert json.loads((tmp_path / "summary.json").read_text()).keys() == {"environment", "rows", "missing"}
+
+    older = tmp_path / "older"
+    older.mkdir()
+    info = raw["machine_info"] | {"date": "2001-01-01 00:00 UTC"}
+    (older / "benchmark.json").write_text(json.dumps(raw | {"machine_info": info}))
+    monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--readme", str(readme)])
+    report.main()
+    latest, _, folded = readme.read_text().partition("<details>")
+    assert report.short_table(report.summarise(raw)) in latest
+    assert "2001-01-01" in folded
+    assert "2001-01-01" not in latest
 
 
 @pytest.mark.parametrize("count", range(1, 7))
