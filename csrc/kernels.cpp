@@ -202,7 +202,8 @@ inline void unpack(uint64_t bits, Flag* flags) {
   Vector power;
   __builtin_memcpy(&power, powers, kVector);
   for (int j = 0; j < kStep; j += lanes) {
-    Vector set = ((Vector{} + static_cast<Flag>(bits >> j)) & power) != 0;
+    const auto part = static_cast<Flag>(bits >> j);
+    Vector set = ((Vector{} + part) & power) != 0;
     __builtin_memcpy(flags + j, &set, kVector);
   }
 }
@@ -605,12 +606,13 @@ void softmax_gradient(Panel grad_, Panel y_, int64_t steps, const void* sums_, P
   }
 }
 
-// Calls body(first, skipped) for groups of kRowLanes consecutive elements of a row, which has at least as many. The
-// last group ends with the row; the first `skipped` of it have been in the one before.
+// Calls body(first, skipped) for groups of kRowLanes consecutive elements, those from `begin` to `end` of a row that
+// has at least as many. The last group ends with them; the first `skipped` of it have been in the one before.
 template <class Body>
-inline void for_each_group(int64_t n, const Body& body) {
-  for (int64_t first = 0; first + kRowLanes <= n; first += kRowLanes) body(first, 0);
-  if (n % kRowLanes != 0) body(n - kRowLanes, kRowLanes - n % kRowLanes);
+inline void for_each_group(int64_t begin, int64_t end, const Body& body) {
+  const int64_t rest = (end - begin) % kRowLanes;
+  for (int64_t first = begin; first + kRowLanes <= end; first += kRowLanes) body(first, 0);
+  if (rest != 0) body(end - kRowLanes, kRowLanes - rest);
 }
 
 // y[i] = result(i) for a row, whose numbers may be what y holds: what the last two groups share is computed before.
@@ -675,20 +677,20 @@ inline T peak_of(const Formula& formula, const T* x, int64_t n) {
   auto largest = oriented(0);
   // From -infinity all differences would be NaN until a number is met.
   for (auto& each : largest.vectors) each = decltype(each + each){} - largest_number<T>;
-  for_each_group(n, [&](int64_t first, int64_t) {
+  for_each_group(0, n, [&](int64_t first, int64_t) {
     const auto numbers = oriented(first);
     for (int64_t k = 0; k < numbers.count; ++k) largest.vectors[k] = larger(numbers.vectors[k], largest.vectors[k]);
   });
   return largest.folded(larger);
 }
 
-// Of a row whose peak is `top`; exponentials are left in y, unless it is a logarithm.
+// Of elements `begin` to `end` of a row whose peak is `top`; exponentials are left in y, unless it is a logarithm.
 template <class Formula, class T, class Exp>
-inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
+inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_t end, T top, const Exp& exp, T* y) {
   using Int = typename ExpConstants<T>::Int;
   alignas(64) double below[kRowLanes] = {};
   alignas(64) Int peaks[kRowLanes] = {};
-  for_each_group(n, [&](int64_t first, int64_t skipped) {
+  for_each_group(begin, end, [&](int64_t first, int64_t skipped) {
     FASTACT_FOR_EACH_LANE(i) {
       bool counts = static_cast<Int>(i) >= static_cast<Int>(skipped);
       T oriented = formula.oriented(x[first + i]), exponential = exp(oriented);
@@ -702,6 +704,18 @@ inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, cons
     }
   });
   return {sum_of(below), Formula::log ? kRaised * static_cast<double>(sum_of(peaks)) : 0};
+}
+
+// Of a row: errors of sums grow with their length, and so do integers.
+template <class Formula, class T, class Exp>
+inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
+  constexpr int64_t some = 1024;
+  RowSum sum = sum_part(formula, x, 0, n < some ? n : some, top, exp, y);
+  for (int64_t begin = some; begin < n; begin += some) {
+    const auto part = sum_part(formula, x, begin, begin + some < n ? begin + some : n, top, exp, y);
+    sum.below += part.below, sum.peaks += part.peaks;
+  }
+  return sum;
 }
 
 template <template <class> class Formula, class T>
@@ -718,6 +732,7 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
       for (int64_t row = 0; row < count; ++row)
         if (applies(row)) sums[row] = sum_row(formula, x + row * n, n, peaks[row], exp_of(row), y + row * n);
     };
+    // Rows of either kind apart, each loop with one kind of exponential and its constants in registers.
     const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(peaks[row]) <= RowExp<T>::limit; };
     const auto is_extreme = [&](int64_t row) { return !is_moderate(row); };
     if constexpr (Formula<T>::log) {
@@ -740,25 +755,20 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
   }
 }
 
-// The sum of what the gradient sums over a row.
+// The sum of what the gradient sums over a row. Eight are added in T before they are added in double.
 template <class Formula, class T>
 inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64_t n) {
   using Int = typename ExpConstants<T>::Int;
-  constexpr int64_t few = 8 * kRowLanes;  // the elements after which the sums in T are moved to those in double
+  constexpr int64_t some = 8 * kRowLanes;
   alignas(64) double total[kRowLanes] = {};
-  for (int64_t begin = 0; begin < n; begin += few) {
+  for (int64_t begin = 0; begin < n; begin += some) {
     alignas(64) T partial[kRowLanes] = {};
-    const int64_t end = begin + few < n ? begin + few : n;
-    int64_t first = begin;
-    for (; first + kRowLanes <= end; first += kRowLanes)
-      FASTACT_FOR_EACH_LANE(i) partial[i] += formula.term(grad[first + i], y[first + i]);
-    if (first < end) {
-      const auto skipped = static_cast<Int>(kRowLanes - (end - first));
+    for_each_group(begin, begin + some < n ? begin + some : n, [&](int64_t first, int64_t skipped) {
       FASTACT_FOR_EACH_LANE(i) {
-        T term = formula.term(grad[n - kRowLanes + i], y[n - kRowLanes + i]);
-        partial[i] += static_cast<Int>(i) < skipped ? T(0) : term;
+        T term = formula.term(grad[first + i], y[first + i]);
+        partial[i] += static_cast<Int>(i) >= static_cast<Int>(skipped) ? term : T(0);
       }
-    }
+    });
     FASTACT_FOR_EACH_LANE(i) total[i] += partial[i];
   }
   return sum_of(total);

@@ -57,8 +57,7 @@ using MaxoutForward = void (*)(const void* x, void* y, uint8_t* indices, int64_t
 using MaxoutBackward = void (*)(const void* grad, const uint8_t* indices, void* grad_input, int64_t begin, int64_t end,
                                 int64_t pieces, int64_t inner);
 
-// Softmax of rows of n consecutive elements, kRowLanes or more, one row after the other: y may not be x, grad_input may
-// be grad.
+// Softmax of rows of n consecutive elements, kRowLanes or more, one row after the other. No tensor may be another.
 constexpr int64_t kRowLanes = 16;
 using SoftmaxRows = void (*)(const void* x, int64_t rows, int64_t n, void* y);
 using SoftmaxRowsBackward = void (*)(const void* grad, const void* y, int64_t rows, int64_t n, void* grad_input);

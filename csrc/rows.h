@@ -218,29 +218,33 @@ class Wide {
   void* data_;
 };
 
-// Whether block functions take the rows as they lie in memory.
-inline bool are_consecutive(Around shape) { return shape.inner == 1 && shape.row >= kRowLanes; }
+// Whether block functions take the rows as they lie in memory. Not where the last group would nearly double the work,
+// and not where rows of 16 bits are so long that, widened, they would leave the cache.
+inline bool are_consecutive(Around shape, std::initializer_list<Operand> operands) {
+  constexpr int64_t least = 28, longest = 1 << 18;
+  bool widened = std::any_of(operands.begin(), operands.end(), [](auto& each) { return is_16_bit(each.type); });
+  return shape.inner == 1 && (shape.row >= least || shape.row == kRowLanes) && !(widened && shape.row > longest);
+}
 
-// body(offset, rows, scratch...) for as many rows as stay in the cache, with room for them in each of three.
+// body(offset, rows, scratch...) for some rows at a time, with room for them in three where they are `widened`.
 template <class T, class Body>
-void for_each_rows(Around shape, const Body& body) {
+void for_each_rows(Around shape, bool widened, const Body& body) {
   const int64_t together = std::max<int64_t>(1, kBlock / shape.row), n = together * shape.row;
-  torch::stable::parallel_for(0, (shape.outer + together - 1) / together, std::max<int64_t>(1, kGrain / n),
-                              [&](int64_t begin, int64_t end) {
-                                int64_t steps = round_up(n) / kLanes;
-                                Scratch<T> first(steps), second(steps), third(steps);
-                                for (int64_t i = begin; i < end; ++i) {
-                                  int64_t rows = std::min(together, shape.outer - i * together);
-                                  body(i * n, rows, first.data(), second.data(), third.data());
-                                }
-                              });
+  const int64_t count = (shape.outer + together - 1) / together, steps = widened ? round_up(n) / kLanes : 0;
+  torch::stable::parallel_for(0, count, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+    Scratch<T> first(steps), second(steps), third(steps);
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t rows = std::min(together, shape.outer - i * together);
+      body(i * n, rows, first.data(), second.data(), third.data());
+    }
+  });
 }
 
 template <class T>
 void run_softmax(SoftmaxKind which, Around shape, const Operand& x, const Operand& y) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
-  if (are_consecutive(shape)) {
-    return for_each_rows<T>(shape, [&](int64_t offset, int64_t rows, T* scratch, T* other, T*) {
+  if (are_consecutive(shape, {x, y})) {
+    return for_each_rows<T>(shape, is_16_bit(x.type), [&](int64_t offset, int64_t rows, T* scratch, T* other, T*) {
       Wide<T> from(x, offset, rows * shape.row, scratch), to(y, offset, rows * shape.row, other);
       blocks.rows(from.read(), rows, shape.row, to.target());
       to.write();
@@ -286,8 +290,9 @@ template <class T>
 void run_softmax_backward(SoftmaxKind which, Around shape, const Operand& grad, const Operand& y,
                           const Operand& grad_input) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
-  if (are_consecutive(shape)) {
-    return for_each_rows<T>(shape, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
+  if (are_consecutive(shape, {grad, grad_input})) {
+    const bool widened = is_16_bit(grad_input.type);
+    return for_each_rows<T>(shape, widened, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
       const int64_t n = rows * shape.row;
       Wide<T> from(grad, offset, n, scratch), output(y, offset, n, other), to(grad_input, offset, n, third);
       blocks.rows_backward(from.read(), output.read(), rows, shape.row, to.target());

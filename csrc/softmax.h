@@ -34,7 +34,7 @@ inline T raised_exp(T x, T peak) {
 
 // 2^64 e^(x - kp ln2) for the elements of a row, where kp ln2 is the multiple of ln2 next to the peak: e^x with another
 // power of two, so that there is no difference to be rounded, but the peak's is no power of two any more, and is
-// rounded itself. From far below the peak on, x is bounded.
+// rounded itself. 0 where the exponential rounds to 0.
 template <class T>
 struct RowExp {
   // Of |peak|: up to here n times ln2's high part is exact without fused multiply-add too.
@@ -43,7 +43,7 @@ struct RowExp {
   double rest;  // peak - kp ln2
 
   RowExp() = default;
-  explicit RowExp(T peak) : lowest(peak - (sizeof(T) == 4 ? T(130) : T(752))) {
+  explicit RowExp(T peak) : lowest(peak - (sizeof(T) == 4 ? T(104) : T(746))) {
     using K = ExpConstants<T>;
     using D = ExpConstants<double>;
     T shifted = fma(peak, K::log2_e, K::round_to_integer), kp = shifted - K::round_to_integer;
@@ -52,9 +52,9 @@ struct RowExp {
     rest = fma(wide, -D::ln2_low, fma(wide, -D::ln2_high, static_cast<double>(peak)));
   }
   T operator()(T x) const {
-    auto reduced = reduce(at_least(lowest, x), bias);
+    auto reduced = reduce(x, bias);
     T scale = from_exponent<T>(reduced.biased);
-    return multiply_add(scale, small_exp_less_1(reduced.r), scale);
+    return zero_if(x <= lowest, multiply_add(scale, small_exp_less_1(reduced.r), scale));
   }
 };
 

@@ -323,3 +323,40 @@ def test_rows_that_are_torchs(
     assert node.endswith("SoftmaxBackward" if name != "softmin" else "SoftminBackward") == kernel
     with always_kernels():
         assert getattr(F, name)(x, dim).grad_fn.name().endswith(("SoftmaxBackward", "SoftminBackward"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("low", [-math.inf, -5000.0])
+def test_a_certain_class_among_many(low: float, dtype: torch.dtype, on: str) -> None:
+    """However many are impossible, nothing is left of them."""
+    x = torch.full((1, 5000), low, dtype=dtype)
+    x[0, 3] = 0
+    y = F.log_softmax(x.to(on), -1)[0]
+    assert y[3] == 0
+    assert torch.equal(y[4:].isinf(), torch.full((4996,), low == -math.inf, device=y.device))
+    assert torch.equal(F.softmax(x.to(on), -1), (x == 0).to(dtype).to(on))
+
+
+def test_many_equal_elements_below_the_peak(on: str) -> None:
+    """The same rounding error in all of them, and so in their sum: an ULP more than elsewhere."""
+    x = torch.full((1, 64), float.fromhex("0x1.07649cp+0"))
+    x[0, 0], x[0, 1] = float.fromhex("0x1.04fdcp+1"), float.fromhex("-0x1.0d4f84p+0")
+    check("softmax", x.to(on), 1, ulps=3.0)
+
+
+@pytest.mark.only("cpu")
+def test_float64_sums_of_long_rows(on: str) -> None:
+    x = torch.randint(-3000, 3000, (1, 100_000)).double() / 1024  # whose differences are exact
+    x[0, ::3] = 9
+    truth = (x - 9).exp() / math.fsum((x - 9).exp().flatten().tolist())
+    torch.testing.assert_close(F.softmax(x, -1), truth, rtol=4 * 2.0**-53, atol=0)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("name", NAMES)
+def test_long_rows_of_16_bits(name: str, on: str) -> None:
+    """On either side of the length from which they are not widened as a whole."""
+    for n in (1 << 18, (1 << 18) + 1):
+        x = torch.randn(1, n).bfloat16()
+        y, truth = getattr(F, name)(x, 1), exact(name, x, 1)
+        assert ((y.double() - truth).abs() / ulp(truth, x.dtype)).max() <= 0.51
