@@ -345,7 +345,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     rows = [row for row in summary["rows"] if _is_torch(row)]
     panels = [(title, matching(rows, wanted)) for title, wanted in PANELS[summary["environment"]["device"]]]
     panels = [panel for panel in panels if panel[1]]
-    sweep = [row for row in rows if row["level"] == "kernels" and row["direction"] == "both"]
+    sweep = matching(rows, {"level": "kernels", "direction": "both", "dtype": "bfloat16", "layout": "contiguous"})
     names = sorted({row["activation"] for _, found in panels for row in found}, reverse=True)
     plots: list[Callable[[Any], None]] = [
         lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, names, labelled=first)
