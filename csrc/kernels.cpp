@@ -606,8 +606,8 @@ void softmax_gradient(Panel grad_, Panel y_, int64_t steps, const void* sums_, P
   }
 }
 
-// Calls body(first, skipped) for groups of kRowLanes consecutive elements, those from `begin` to `end` of a row that
-// has at least as many. The last group ends with them; the first `skipped` of it have been in the one before.
+// Calls body(first, skipped) for groups of kRowLanes consecutive elements, from `begin` to `end` of a row that has at
+// least as many. The last group ends at `end`; the first `skipped` of it have been in the one before.
 template <class Body>
 inline void for_each_group(int64_t begin, int64_t end, const Body& body) {
   const int64_t rest = (end - begin) % kRowLanes;
@@ -634,7 +634,7 @@ struct VectorOf<T, 1> {
   using type = T;
 };
 
-// All of n numbers combined into one, by halving; those of kRowLanes vectors of the processor's first.
+// All of n numbers combined into one, by halving.
 template <class T, int64_t n, class Combine>
 inline T folded(typename VectorOf<T, n>::type numbers, const Combine& combine) {
   if constexpr (n == 1) {
@@ -645,6 +645,7 @@ inline T folded(typename VectorOf<T, n>::type numbers, const Combine& combine) {
     return folded<T, n / 2>(combine(halves[0], halves[1]), combine);
   }
 }
+// kRowLanes numbers, in vectors as wide as the processor's.
 template <class T>
 struct RowVectors {
   static constexpr int64_t lanes = kVector / sizeof(T) < kRowLanes ? kVector / sizeof(T) : kRowLanes;
