@@ -5,8 +5,8 @@ not leave. A piece is a polynomial of the distance from a point in it, near to t
 a zero of the function if there is one, and else one whose value happens to be a float to 2^-30 or better: the largest
 term is not rounded. `share` says how far to the right in its piece it lies: far where a function falls fast, for the
 terms then have one sign. `linear` and `share` were chosen by trying. Numbers left of `least` are not read from the
-table, and what lies that far to the right is 1 less the function: from there on the error counts as a part of the
-function's value at `least`.
+table, and that far to the right the function is next to nothing beside what it is added to: from there on the error
+counts as a part of the function's value at `least`.
 """
 
 import itertools
