@@ -14,10 +14,24 @@
 #include <arm_neon.h>
 #endif
 
+namespace fastact {
+namespace {
+// Bytes.
+#if defined(__AVX512DQ__)
+constexpr int kVector = 64;
+#elif defined(__AVX2__)
+constexpr int kVector = 32;
+#else
+constexpr int kVector = 16;
+#endif
+}  // namespace
+}  // namespace fastact
+
 #include "exponentials.h"
 #include "gated.h"
 #include "narrow.h"
 #include "periodic.h"
+#include "philox.h"
 #include "rectifiers.h"
 #include "self_gated.h"
 #include "shrinkage.h"
@@ -63,38 +77,12 @@ inline Formula make_formula(const Call& call, unsigned learned = 0) {
   return formula;
 }
 
-// 24 bits: every value is a float below 1.
-inline float to_uniform(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f; }
-
-// Philox4x32-10 (Salmon et al. 2011), counter-based: element i takes word i % 4 of the block with counter i / 4, so a
-// value depends on the seed and its place alone, and backward draws it again instead of storing it.
-inline void uniforms(uint64_t seed, int64_t first, float* u, int64_t n) {
-  FASTACT_FOR_EACH(group, (n / 4 + kStep - 1) / kStep * kStep) {
-    uint64_t counter = static_cast<uint64_t>(first / 4 + group);
-    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
-      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-      c1 = static_cast<uint32_t>(b);
-      c3 = static_cast<uint32_t>(a);
-      k0 += 0x9E3779B9, k1 += 0xBB67AE85;
-    }
-    u[4 * group] = to_uniform(c0);
-    u[4 * group + 1] = to_uniform(c1);
-    u[4 * group + 2] = to_uniform(c2);
-    u[4 * group + 3] = to_uniform(c3);
-  }
-}
-
 template <class T>
 using Flag = typename ExpConstants<T>::Int;
 
 // The bits of a step, one for each number that a formula keeps. Through memory, bits cost ReLU's forward as much as its
 // output does, so all stays in registers, by instructions that compilers do not find by themselves.
 #if defined(__AVX512DQ__)
-constexpr int kVector = 64;
 // A vector of numbers, and what comparing gives: keep() is written for these as for single numbers.
 template <class Bits>
 struct Mask {
@@ -142,16 +130,13 @@ inline void write_bits(const Formula& formula, const T* x, uint8_t* bits) {
 }
 #else
 #if defined(__AVX2__)
-constexpr int kVector = 32;
 inline uint64_t sixteen_or_less(const int32_t* flags) {
   return _mm256_movemask_ps(_mm256_load_ps(reinterpret_cast<const float*>(flags)));
 }
 inline uint64_t sixteen_or_less(const int64_t* flags) {
   return _mm256_movemask_pd(_mm256_load_pd(reinterpret_cast<const double*>(flags)));
 }
-#else
-constexpr int kVector = 16;
-#if defined(__SSE2__)
+#elif defined(__SSE2__)
 inline uint64_t sixteen_or_less(const int32_t* flags) {
   return _mm_movemask_ps(_mm_load_ps(reinterpret_cast<const float*>(flags)));
 }
@@ -165,7 +150,6 @@ inline uint64_t sixteen_or_less(const Flag* flags) {
   for (unsigned j = 0; j < kVector / sizeof(Flag); ++j) bits |= static_cast<uint64_t>(flags[j] & 1) << j;
   return bits;
 }
-#endif
 #endif
 
 template <class Formula, class T>
