@@ -57,6 +57,7 @@ DEFAULT = (
     "SwiGLU",
 )
 MONITORED = 10_000  # images at most
+LITTLE = 0.2  # of the test images right, where guessing gets a tenth
 WIDTH = 110  # of what is printed
 
 
@@ -183,7 +184,9 @@ def network(row: Activation, images: Tensor, library: str = "fastact") -> nn.Seq
             if row.family == "sigmoids":
                 nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
             else:
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # He et al. 2015
+                # He et al. 2015. ReLU halves the mean square, the larger of two such numbers keeps it.
+                gain_of = "linear" if row.name == "maxout" else "relu"
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity=gain_of)
             nn.init.zeros_(layer.bias)
     return net
 
@@ -221,7 +224,8 @@ class Result:
 
     @property
     def loss_difference(self) -> float:
-        return max(abs(a - b) for a, b in zip(self.fastact.losses, self.torch.losses, strict=True))
+        """The largest of all steps; NaN where a loss is, or where both are infinite."""
+        return float(np.max(np.abs(np.subtract(self.fastact.losses, self.torch.losses))))
 
     def layers_mean(self, column: str) -> float | None:
         values = [row[column] for row in self.monitor if row[column] is not None]
@@ -409,6 +413,12 @@ def notes(results: list[Result], data: Data) -> list[str]:
     if any(result.random for result in results):
         found.append(
             "\N{DAGGER} draws its slopes at random, and fastact's are not torch's: losses and accuracies differ."
+        )
+    stuck = [r.activation for r in results if max(r.fastact.accuracy, r.torch.accuracy) < LITTLE]
+    if stuck:
+        found.append(
+            f"Below {LITTLE:.0%} right in both libraries after this many steps: {', '.join(stuck)}. "
+            "gradients.png shows how gradients vanish or explode, docs/which-activation.md says why."
         )
     fell_back = [result for result in results if result.kernels_ran < layers]
     if fell_back:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import math
 import pickle
 import struct
 import sys
@@ -94,6 +95,22 @@ def test_only_random_activations_carry_the_mark(demo: ModuleType) -> None:
     text = demo.terminal_table(results)
     assert "RReLU\N{DAGGER} " in text
     assert text.count("\N{DAGGER}") == 1
+
+
+def test_a_loss_that_is_none(demo: ModuleType) -> None:
+    library = demo.Library(0.5, 1.0, 8, 16, [2.0, float("nan"), 1.0])
+    result = demo.Result("ReLU", False, library, library, 0, [])
+    assert math.isnan(result.loss_difference)
+    assert demo.terminal_table([result]).splitlines()[-2].endswith(" nan")
+
+
+def test_who_has_learned_little_is_named(demo: ModuleType) -> None:
+    data = demo.Data(*(torch.zeros(6, 1, 8, 8), torch.zeros(6)) * 2)
+    good, bad = (demo.Library(accuracy, 1.0, 8, 16, [2.0]) for accuracy in (0.9, 0.1))
+    pairs = {"ReLU": (good, good), "Sigmoid": (bad, bad), "Tanh": (bad, good)}
+    results = [demo.Result(name, False, *pair, 0, []) for name, pair in pairs.items()]
+    (note,) = [note for note in demo.notes(results, data) if "right in both libraries" in note]
+    assert [name for name in pairs if name in note] == ["Sigmoid"]
 
 
 def test_the_table_fits_a_terminal(demo: ModuleType) -> None:
