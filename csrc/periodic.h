@@ -30,8 +30,8 @@ struct Snake : Learned<1> {
     using K = SineConstants<T>;
     auto angle = reduced_angle(alpha, x, T(0));
     T r = angle.high, square = r * r, inverse = 1 / alpha;
-    T wave = r * inverse * (r * fma(square, polynomial(square, K::square), T(1)));
-    T slope = r * fma(square, polynomial(square, K::twice), T(2));
+    T wave = r * inverse * (r * fma(square, polynomial_of_small(square, K::square), T(1)));
+    T slope = r * fma(square, polynomial_of_small(square, K::twice), T(2));
     return grad * inverse * fma(x, angle.odd ? -slope : slope, angle.odd ? wave - inverse : -wave);
   }
   Gradients<T, 1> with_gradients(T grad, T x) const { return {grad * derivative(x), {grad_alpha(grad, x)}}; }

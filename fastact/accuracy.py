@@ -47,6 +47,9 @@ ROUNDED_ULPS = 0.51
 NEAR_ZERO_CROSSING = 0.5  # how far from it cancellation is allowed for
 LEAST_ULP_THERE = 2.0**-24
 
+_VECTORS = 64  # elements in a step of torch's vector code on the CPU, at most
+_ONE_THREADS_SHARE = 1 << 15  # elements that torch does not divide among threads
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -324,6 +327,15 @@ def evaluate(function: Callable[[Tensor], Tensor], input: Tensor) -> tuple[Tenso
     return output.detach(), derivative
 
 
+def _by_vectors(function: Callable[[Tensor], Tensor], input: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and derivatives as torch's vector code has them. Where a thread's share of a tensor ends scalar code takes
+    over, which gives Softshrink's zeros the input's sign."""
+    count = input.numel()
+    pieces = F.pad(input, (0, -count % _VECTORS)).split(_ONE_THREADS_SHARE)
+    outputs, derivatives = zip(*(evaluate(function, piece) for piece in pieces), strict=True)
+    return torch.cat(outputs)[:count], torch.cat(derivatives)[:count]
+
+
 def bind(
     function: Callable[..., Tensor], activation: Activation, sample: dict[str, Any], input: Tensor
 ) -> Callable[[Tensor], Tensor]:
@@ -356,8 +368,7 @@ def judge(
     if activation.random:
         forward, backward = _random_truth(sample, input, output, derivative)
     elif is_exact(activation):
-        stock = bind(activation.reference, activation, sample, input)
-        torch_output, torch_derivative = evaluate(stock, input)
+        torch_output, torch_derivative = _by_vectors(bind(activation.reference, activation, sample, input), input)
         # At NaN torch's own vector and scalar code differ (Hardtanh's).
         torch_derivative = torch.where(input.isnan(), derivative, torch_derivative)
         forward = torch_output, _exact_errors(output, torch_output), 0.0, "ulp"
