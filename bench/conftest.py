@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from environment import environment
+from measure import settle_heap
 
 DEADLINE = pytest.StashKey[float]()
 LOAD = pytest.StashKey[float]()
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LOAD] = os.getloadavg()[0]
+    settle_heap()
     config.stash[DEADLINE] = time.monotonic() + config.getoption("bench_budget")
 
 

@@ -19,8 +19,11 @@ from fastact.catalogue import Activation, torch_module
 Call = Callable[[], Any]
 Meter = Callable[[], float]
 
-BATCH_SECONDS = 3e-4  # about what one timing covers, so that reading the clock costs nothing beside it
+BATCH_SECONDS = 2e-3  # about what one timing covers, so that reading the clock costs nothing beside it
 MOST_CALLS = 512
+SETTLING_CALLS = 16
+"""Before each timing, and at the start for calls so long that each is a timing: what came before shows in the calls
+that follow, though less in each (bench/notes.md)."""
 WARM_UP_SECONDS = 5e-3
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
 FLAG_GEMS = {"swiglu": "silu_and_mul", "geglu": "gelu_and_mul"}
@@ -33,7 +36,8 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
 
     def measure(calls: int) -> float:
         if calls > 1:
-            call()  # the caches, after the other contenders
+            for _ in range(SETTLING_CALLS):
+                call()
             wait()
         start = perf_counter()
         for _ in range(calls):
@@ -51,6 +55,10 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
     calls = 1
     while calls < MOST_CALLS and calls * min(measure(calls) for _ in range(3)) < BATCH_SECONDS / 2:
         calls *= 2
+    if calls == 1:
+        for _ in range(SETTLING_CALLS):
+            call()
+        wait()
     return partial(measure, calls)
 
 
@@ -59,6 +67,13 @@ def by_device_events(call: Call) -> Meter:
     from triton.testing import do_bench
 
     return lambda: do_bench(call, warmup=2, rep=8, return_mode="median") * 1e-3
+
+
+def settle_heap() -> None:
+    """Lets glibc keep freed memory of up to 32 MiB, as it does in any process that has freed a tensor of that size
+    (mallopt(3), M_MMAP_THRESHOLD). Before, outputs of 4 MiB lie at its threshold: whose are returned to the system at
+    each call, and come back as a thousand page faults, is decided by a few bytes."""
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def balanced_orders(count: int) -> list[list[int]]:

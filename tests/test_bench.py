@@ -212,7 +212,8 @@ def test_crossover_table_is_replaced() -> None:
     text = crossover.TABLE.read_text()
     here = {"hardware": {"gpu": "a machine"}, "versions": {"torch": "2"}, "date": "2026-01-01 00:00 UTC"}
     row = {"environment": here, "inference": {"from": None}, "training": {"from": 1 << 12}}
-    replaced = crossover.with_table(text, "CPU", {"relu": row})
+    measured = {"relu": {"a machine": row}}
+    replaced = crossover.with_table(text, "CPU", measured)
     scope: dict[str, Any] = {"__package__": "fastact"}
     exec(replaced, scope)
     assert scope["CPU"] == {"relu": (scope["NEVER"], 4096)}
@@ -222,10 +223,19 @@ def test_crossover_table_is_replaced() -> None:
     tables = ("CPU_WITHOUT_AVX2", "CPU_WITHOUT_AVX2") if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
     assert scope["CROSSOVER"] == (tuple(scope[table] for table in tables), (scope["CUDA"], scope["CUDA"]))
     assert "Measured on\n# a machine, torch 2, 2026-01-01\nCPU: " in replaced
-    other = {**row, "environment": {**here, "date": "2026-01-02 00:00 UTC"}}
-    again = crossover.with_table(replaced, "CPU", {"relu": row, "tanh": other})
+    other = {"a machine": {**row, "environment": {**here, "date": "2026-01-02 00:00 UTC"}}}
+    again = crossover.with_table(replaced, "CPU", {**measured, "tanh": other})
     assert "Measured on\n# a machine, torch 2, 2026-01-01\n# a machine, torch 2, 2026-01-02\nCPU: " in again
-    assert crossover.with_table(again, "CPU", {"relu": row}) == replaced
+    assert crossover.with_table(again, "CPU", measured) == replaced
+
+
+def test_crossover_is_of_all_machines() -> None:
+    sizes = {"one": (64, 4096, None), "another": (1024, 512, 64)}
+    measured = {
+        machine: {mode: {"from": size} for mode, size in zip("abc", found, strict=True)}
+        for machine, found in sizes.items()
+    }
+    assert [crossover.largest(measured, mode) for mode in "abc"] == [1024, 4096, None]
 
 
 def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +256,8 @@ def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
     names = ("CPU_WITHOUT_AVX2",) if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
     for name, rows in zip(names, results.values(), strict=True):
         assert list(rows) == list(scope[name]) == ["relu", "softsign"]
-        for activation, row in rows.items():
+        for activation, measured in rows.items():
+            (row,) = measured.values()
             sizes = tuple(row[mode]["from"] or scope["NEVER"] for mode in crossover.MODES)
             assert scope[name][activation] == sizes
 
