@@ -1,4 +1,4 @@
-// The instruction sets that this CPU has, the widest first.
+// What this CPU is.
 #pragma once
 
 #include <vector>
@@ -7,6 +7,16 @@
 
 namespace fastact {
 
+// "intel", "amd" or, for others, "".
+inline const char* cpu_maker() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("intel")) return "intel";
+  if (__builtin_cpu_is("amd")) return "amd";
+#endif
+  return "";
+}
+
+// The instruction sets that it has, the widest first.
 inline std::vector<const InstructionSet*> instruction_sets() {
   std::vector<const InstructionSet*> found = {&kBaseline};
 #if defined(__x86_64__)

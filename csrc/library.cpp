@@ -304,6 +304,7 @@ void softmax_backward(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
+void maker(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_maker())); }
 
 template <Pointwise which>
 void define(torch::stable::detail::StableLibrary& library) {
@@ -379,6 +380,7 @@ STABLE_TORCH_LIBRARY(fastact, library) {
   library.def(#name "_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor");
   FASTACT_SOFTMAX(FASTACT_DEFINE_SOFTMAX)
   library.def("cpu_capability() -> str");
+  library.def("cpu_maker() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
@@ -399,4 +401,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
+  library.impl("cpu_maker", fastact::maker);
 }

@@ -52,6 +52,11 @@ def instruction_set() -> str:
     return _OPS.cpu_capability().lower()
 
 
+def maker() -> str:
+    """Who made this CPU: "intel", "amd" or, for others, ""."""
+    return _OPS.cpu_maker()
+
+
 def lacks_avx2() -> bool:
     """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which make up for those."""
     return instruction_set() == "baseline" and machine().lower() in ("x86_64", "amd64")

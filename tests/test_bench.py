@@ -208,34 +208,64 @@ def test_cases_come_from_the_catalogue(name: str) -> None:
     assert case.saved(case.module).total <= case.saved(case.stock).total
 
 
+def tables_written(text: str) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__package__": "fastact"}
+    exec(text, scope)
+    return scope
+
+
 def test_crossover_table_is_replaced() -> None:
     text = crossover.TABLE.read_text()
     here = {"hardware": {"gpu": "a machine"}, "versions": {"torch": "2"}, "date": "2026-01-01 00:00 UTC"}
     row = {"environment": here, "inference": {"from": None}, "training": {"from": 1 << 12}}
-    measured = {"relu": {"a machine": row}}
-    replaced = crossover.with_table(text, "CPU", measured)
-    scope: dict[str, Any] = {"__package__": "fastact"}
-    exec(replaced, scope)
-    assert scope["CPU"] == {"relu": (scope["NEVER"], 4096)}
-    before: dict[str, Any] = {"__package__": "fastact"}
-    exec(text, before)
-    assert scope["CUDA"] == before["CUDA"]
-    tables = ("CPU_WITHOUT_AVX2", "CPU_WITHOUT_AVX2") if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
-    assert scope["CROSSOVER"] == (tuple(scope[table] for table in tables), (scope["CUDA"], scope["CUDA"]))
-    assert "Measured on\n# a machine, torch 2, 2026-01-01\nCPU: " in replaced
-    other = {"a machine": {**row, "environment": {**here, "date": "2026-01-02 00:00 UTC"}}}
-    again = crossover.with_table(replaced, "CPU", {**measured, "tanh": other})
-    assert "Measured on\n# a machine, torch 2, 2026-01-01\n# a machine, torch 2, 2026-01-02\nCPU: " in again
-    assert crossover.with_table(again, "CPU", measured) == replaced
+    replaced = crossover.with_table(text, "CPU_AMD", {"relu": row})
+    scope, before = tables_written(replaced), tables_written(text)
+    assert scope["CPU_AMD"] == {"relu": (scope["NEVER"], 4096)}
+    others = ("CPU_AMD_16_BIT", "CPU_INTEL", "CPU_INTEL_16_BIT", "CPU_WITHOUT_AVX2", "CUDA")
+    assert [scope[name] for name in others] == [before[name] for name in others]
+    assert "Measured on\n# a machine, torch 2, 2026-01-01\nCPU_AMD: " in replaced
+    other = {**row, "environment": {**here, "date": "2026-01-02 00:00 UTC"}}
+    again = crossover.with_table(replaced, "CPU_AMD", {"relu": row, "tanh": other})
+    assert "Measured on\n# a machine, torch 2, 2026-01-01\n# a machine, torch 2, 2026-01-02\nCPU_AMD: " in again
+    assert crossover.with_table(again, "CPU_AMD", {"relu": row}) == replaced
 
 
-def test_crossover_is_of_all_machines() -> None:
-    sizes = {"one": (64, 4096, None), "another": (1024, 512, 64)}
-    measured = {
-        machine: {mode: {"from": size} for mode, size in zip("abc", found, strict=True)}
-        for machine, found in sizes.items()
-    }
-    assert [crossover.largest(measured, mode) for mode in "abc"] == [1024, 4096, None]
+@pytest.mark.parametrize(
+    ("maker", "lacks_avx2"), [("amd", False), ("intel", False), ("", False), ("amd", True), ("intel", True)]
+)
+def test_crossover_is_of_the_cpus_maker(maker: str, lacks_avx2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "maker", lambda: maker)
+    monkeypatch.setattr(cpu, "lacks_avx2", lambda: lacks_avx2)
+    scope = tables_written(crossover.TABLE.read_text())
+    chosen = scope["CROSSOVER"][False]
+    if lacks_avx2:
+        assert chosen == (scope["CPU_WITHOUT_AVX2"], scope["CPU_WITHOUT_AVX2"])
+    elif maker:
+        assert chosen == (scope[f"CPU_{maker.upper()}"], scope[f"CPU_{maker.upper()}_16_BIT"])
+        assert all(table.keys() == ACTIVATIONS.keys() for table in chosen)
+    else:
+        for table, suffix in zip(chosen, ("", "_16_BIT"), strict=True):
+            assert table.keys() == ACTIVATIONS.keys()
+            amd, intel = scope[f"CPU_AMD{suffix}"], scope[f"CPU_INTEL{suffix}"]
+            for name, sizes in table.items():
+                assert sizes == tuple(max(pair) for pair in zip(amd[name], intel[name], strict=True))
+
+
+def test_crossover_is_measured_by_maker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lacks_avx2, maker, tables in (
+        (False, "amd", "cpu by AMD"),
+        (False, "intel", "cpu by Intel"),
+        (True, "intel", "cpu without AVX2"),
+    ):
+        monkeypatch.setattr(crossover, "maker", lambda maker=maker: maker)
+        monkeypatch.setattr(crossover, "lacks_avx2", lambda lacks=lacks_avx2: lacks)
+        assert crossover.tables_of("cpu") == tables
+        assert tables in crossover.TABLES
+    assert crossover.tables_of("cuda") == "cuda"
+    monkeypatch.setattr(crossover, "maker", str)
+    monkeypatch.setattr(crossover, "lacks_avx2", lambda: False)
+    with pytest.raises(SystemExit, match="amd and intel"):
+        crossover.tables_of("cpu")
 
 
 def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +274,7 @@ def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
     table = tmp_path / "crossover.py"
     text = crossover.TABLE.read_text()
     table.write_text(text)
+    monkeypatch.setattr(crossover, "maker", lambda: "amd")
     for name in ("softsign", "relu"):
         assert table.read_text() == text  # no rows are lost to a part of them
         command = ["crossover.py", f"--out={tmp_path}", f"--table={table}", "--seconds=0.001", name]
@@ -251,13 +282,11 @@ def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyt
         crossover.main()
     (file,) = tmp_path.glob("crossover/*.json")
     results = json.loads(file.read_text())
-    scope: dict[str, Any] = {"__package__": "fastact"}
-    exec(table.read_text(), scope)
-    names = ("CPU_WITHOUT_AVX2",) if cpu.lacks_avx2() else ("CPU", "CPU_16_BIT")
+    scope = tables_written(table.read_text())
+    names = crossover.TABLES[crossover.tables_of("cpu")]
     for name, rows in zip(names, results.values(), strict=True):
         assert list(rows) == list(scope[name]) == ["relu", "softsign"]
-        for activation, measured in rows.items():
-            (row,) = measured.values()
+        for activation, row in rows.items():
             sizes = tuple(row[mode]["from"] or scope["NEVER"] for mode in crossover.MODES)
             assert scope[name][activation] == sizes
 
