@@ -277,8 +277,7 @@ def _larger(one: dict[str, tuple[int, int]], other: dict[str, tuple[int, int]]) 
     return {name: (max(one[name][0], other[name][0]), max(one[name][1], other[name][1])) for name in one.keys() & other}
 
 
-# torch computes some functions with a library of Intel's, which is fast on Intel's CPUs and slow on AMD's: Tanh wins
-# from 2^10 elements on there, and from 2^20 here.
+# torch can be fast on one and slow on the other: it computes Tanh with MKL, Intel's library.
 _BY_MAKER = {"amd": (CPU_AMD, CPU_AMD_16_BIT), "intel": (CPU_INTEL, CPU_INTEL_16_BIT)}
 _OTHERS = (_larger(CPU_AMD, CPU_INTEL), _larger(CPU_AMD_16_BIT, CPU_INTEL_16_BIT))
 _CPU = (CPU_WITHOUT_AVX2, CPU_WITHOUT_AVX2) if lacks_avx2() else _BY_MAKER.get(maker(), _OTHERS)
