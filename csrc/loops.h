@@ -158,8 +158,11 @@ inline Tensor new_tensor(const int64_t* sizes, const int64_t* strides, int64_t d
 
 // A new tensor of the same sizes, dtype and order of dimensions.
 inline Tensor new_dense(const Tensor& tensor) {
-  if (!is_dense(tensor)) return torch::stable::empty_like(tensor);
-  return new_tensor(tensor.sizes().data(), tensor.strides().data(), tensor.dim(), tensor.scalar_type());
+  if (is_dense(tensor))
+    return new_tensor(tensor.sizes().data(), tensor.strides().data(), tensor.dim(), tensor.scalar_type());
+  Tensor result = torch::stable::empty_like(tensor);
+  prefer_huge_pages(result);
+  return result;
 }
 
 // One bit per element of `tensor`.
@@ -209,6 +212,7 @@ inline Walk walk_to_new_output(std::vector<Tensor> inputs) {
     }
     if (by_rows) {
       Tensor output = torch::stable::new_empty(leader, leader.sizes());
+      prefer_huge_pages(output);
       inputs.push_back(output);
       return walk(std::move(inputs), {numel / columns, columns});
     }

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DTYPES, Case
+from cases import CASES, DEFAULTS, DTYPES, LOOPS, Case
 from torch import Tensor
-
-import fastact.functional as F
 
 
 def saved_tensors(function, *arguments: Tensor) -> dict[int, Tensor]:
@@ -99,10 +97,25 @@ def _flags_of_mapping(tensor: Tensor) -> list[str]:
 
 @pytest.mark.only("cpu")
 @pytest.mark.skipif(not (SMAPS.exists() and HUGE_PAGES.exists()), reason="the system has no huge pages")
-def test_large_outputs_ask_for_huge_pages(device: str) -> None:
-    x = torch.zeros(1 << 23)
-    assert "hg" in _flags_of_mapping(F.sigmoid(x))
-    packed = torch.zeros(2, 1 << 23, requires_grad=True)
-    F.swiglu(packed, dim=0).sum().backward()
-    assert "hg" in _flags_of_mapping(packed.grad)
-    assert "hg" not in _flags_of_mapping(torch.sigmoid(x))
+@pytest.mark.parametrize("layout", ["dense", "rows", "expanded"])
+@pytest.mark.parametrize("case", LOOPS, ids=str)
+def test_large_outputs_ask_for_huge_pages(case: Case, layout: str, nodes: str, device: str) -> None:
+    """However the tensors are walked."""
+    wide = case.shape(1 << 12, 1 << 11)[-1]
+    zeros = {
+        "dense": lambda: torch.zeros(1 << 12, wide),
+        "rows": lambda: torch.zeros(1 << 12, 2 * wide)[:, :wide],
+        "expanded": lambda: torch.zeros(1, wide).expand(1 << 12, wide),
+    }
+    input = zeros[layout]().requires_grad_()
+    output = case.fastact(input)
+    (gradient,) = torch.autograd.grad(output, input, torch.zeros_like(output))
+    assert output.nbytes == 32 << 20
+    assert "hg" in _flags_of_mapping(output)
+    assert "hg" in _flags_of_mapping(gradient)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.skipif(not (SMAPS.exists() and HUGE_PAGES.exists()), reason="the system has no huge pages")
+def test_other_memory_is_left_as_it_comes(device: str) -> None:
+    assert "hg" not in _flags_of_mapping(torch.sigmoid(torch.zeros(1 << 23)))
