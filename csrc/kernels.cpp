@@ -218,10 +218,10 @@ inline void specialise(const F& formula, const Body& body, long) {
 // Asks for the lines that a later step will write, `ahead` bytes further on, or for none. What is read comes ahead of
 // time by itself, but a store waits for its line from L2 while the few hundred instructions that the processor holds
 // fill up: with bits to pack, ReLU of 65,536 floats took 10.4 us without this and 8.1 with it, for 1 KiB as for 2.
-// Asking for what is read too gained nothing.
+// Asking for what is read too gained nothing. Were it inlined in part, GCC 12 would find that the rest has no effect.
 template <class S>
-inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
-  if (ahead == 0) return;
+[[gnu::always_inline]] inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
+  if (__builtin_expect(ahead == 0, 1)) return;
   auto* line = static_cast<const char*>(data) + step * sizeof(S) + ahead;
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }

@@ -353,18 +353,19 @@ void for_each_block(Shape shape, const Body& body) {
                               [&](int64_t begin, int64_t end) { blocks.visit(begin, end, body); });
 }
 
-// A call that asks early for the lines of its output where that was measured to gain, 2 KiB ahead: on Intel's CPUs, if
-// the lines are the output's. Beyond a row of a larger tensor lies another's memory, and AMD's Zen 5 loses 5 to 15%.
-inline Call looking_ahead(Call call, const Operand& output, Shape shape) {
+// A call that asks early for the lines of its output where that was measured to gain, 2 KiB ahead: on Intel's CPUs
+// (AMD's Zen 5 loses 5 to 15%), if the lines are the output's alone. Beyond a row of a larger tensor lies another's
+// memory, and in place the lines are being read anyway.
+inline Call looking_ahead(Call call, const Operand& input, const Operand& output, Shape shape) {
   static const int64_t ahead = std::string_view(cpu_maker()) == "intel" ? 2048 : 0;
-  call.ahead = output.row_stride == shape.columns ? ahead : 0;
+  call.ahead = input.data != output.data && output.row_stride == shape.columns ? ahead : 0;
   return call;
 }
 
 // y = f(x), and one bit per element where `bits` is not null. The walk's tensors are x and y.
 inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const Call& call_) {
   const Operand x = walk.operands[0], y = walk.operands[1];
-  const Call call = looking_ahead(call_, y, walk.shape);
+  const Call call = looking_ahead(call_, x, y, walk.shape);
   auto block = instruction_set().forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;
@@ -382,7 +383,7 @@ inline void run_forward(Pointwise which, const Walk& walk, uint8_t* bits, const 
 // grad_input = grad * f'(saved). The walk's tensors are grad, saved (unless `bits` is given in its place), grad_input.
 inline void run_backward(Pointwise which, const Walk& walk, const uint8_t* bits, const Call& call_) {
   const Operand grad = walk.operands[0], saved = walk.operands[1], grad_input = walk.operands.back();
-  const Call call = looking_ahead(call_, grad_input, walk.shape);
+  const Call call = looking_ahead(call_, grad, grad_input, walk.shape);
   auto block = instruction_set().backward[which][type_index(grad.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer grad_buffer, saved_buffer;
@@ -479,7 +480,7 @@ template <class T>
 void run_learned(LearnedPointwise which, const Walk& walk, const std::vector<LearnedTensor<T>>& learned,
                  const Call& call_) {
   const Operand x = walk.operands[0], y = walk.operands[1];
-  const Call call = looking_ahead(call_, y, walk.shape);
+  const Call call = looking_ahead(call_, x, y, walk.shape);
   auto block = instruction_set().learned_forward[which][type_index(x.type)];
   for_each_block(walk.shape, [&](int64_t row, int64_t column, int64_t n, int64_t first) {
     Buffer buffer;

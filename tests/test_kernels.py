@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from platform import machine
 
 import pytest
 import torch
@@ -119,6 +122,24 @@ def test_unknown_capability_is_refused(device: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "FASTACT_CPU_CAPABILITY must be default, avx2 or avx512, got sse9" in done.stderr
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not say who made the CPU")
+def test_maker_is_what_the_system_says(device: str) -> None:
+    makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    vendors = {value.strip() for key, _, value in lines if key.strip() == "vendor_id"} or {""}
+    assert {makers.get(vendor, "") for vendor in vendors} == {cpu.maker()}
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.skipif(machine() != "x86_64" or not shutil.which("objdump"), reason="needs objdump, on x86")
+def test_lines_can_be_asked_for_early(device: str) -> None:
+    """Compilers may take a prefetch for something without effect, and GCC 12 did so once with all of them."""
+    library = Path(cpu.__file__).with_name("libfastact.so")
+    code = subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
+    assert "prefetchw" in code
 
 
 @pytest.mark.only("cpu")
