@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from environment import RESULTS, environment, name_of, write_result
-from measure import Call, Case, Race, by_host_clock, settle_heap
+from measure import Call, Case, Race, by_host_clock, holes_filled, settle_heap
 
 import fastact
 from fastact.catalogue import ACTIVATIONS
@@ -40,9 +40,9 @@ TABLE = Path(__file__).parents[1] / "fastact" / "crossover.py"
 SIZES = [1 << power for power in range(25, 5, -1)]
 LARGEST_OUTPUT = 64 << 20  # bytes
 FIRST_MAPPED = 32 << 20
-"""Outputs of so many bytes, the first that glibc maps anew, are not measured: on virtual machines that give free memory
-back to their host chance decides whether their huge pages come fast or slowly, which is a factor of six
-(bench/notes.md)."""
+"""On the CPU outputs of so many bytes, the first that glibc maps anew, are not measured, and are torch's if the next
+smaller ones lose: on virtual machines that give free memory back to their host chance decides whether their huge pages
+come fast or slowly, which is a factor of six (bench/notes.md)."""
 TIE = 0.97
 """The ratio that still counts as won: the noise of a short race."""
 TIE_WITH_LESS_MEMORY = 0.9
@@ -50,6 +50,7 @@ TIE_WITH_LESS_MEMORY = 0.9
 
 
 def tables_of(device: str) -> str:
+    """The key in TABLES of what this machine measures."""
     if device != "cpu":
         return device
     if lacks_avx2():
@@ -83,13 +84,14 @@ def find(name: str, dtype: torch.dtype, training: bool, device: str, seconds: fl
     with torch.set_grad_enabled(training), fastact.always_kernels():
         for numel in SIZES:
             output_bytes = numel // ACTIVATIONS[name].divisor * dtype.itemsize
-            if output_bytes > LARGEST_OUTPUT or output_bytes == FIRST_MAPPED:
+            if output_bytes > LARGEST_OUTPUT or (device == "cpu" and output_bytes == FIRST_MAPPED):
                 continue
             contenders = calls(name, dtype, numel, training, device)
             contenders = {key: contenders[key] for key in ("fastact", "torch")}
-            ratios[numel] = race(contenders, device, seconds)
-            if ratios[numel] < tie:
-                ratios[numel] = race(contenders, device, 4 * seconds)
+            with holes_filled(output_bytes if device == "cpu" else 0):
+                ratios[numel] = race(contenders, device, seconds)
+                if ratios[numel] < tie:
+                    ratios[numel] = race(contenders, device, 4 * seconds)
             if ratios[numel] < tie:
                 break
             smallest = numel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ Meter = Callable[[], float]
 BATCH_SECONDS = 2e-3  # about what one timing covers, so that reading the clock costs nothing beside it
 MOST_CALLS = 512
 SETTLING_CALLS = 16
-"""Before each timing, and at the start for calls so long that each is a timing: what came before shows in the calls
-that follow, though less in each (bench/notes.md)."""
+"""Before each timing: what came before shows in the calls that follow, though less in each (bench/notes.md). Fewer, one
+at least, of calls so long that they take more time than BATCH_SECONDS; and as many at the start for those."""
 WARM_UP_SECONDS = 5e-3
+MOST_HOLES, HOLE_BYTES = 256, 1 << 30
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
 FLAG_GEMS = {"swiglu": "silu_and_mul", "geglu": "gelu_and_mul"}
 SAME = 2 * torch.finfo(torch.bfloat16).eps  # a peer computes the same function if it agrees to bfloat16's last digits
@@ -34,11 +36,10 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
     """Measures seconds per call over a batch. On a GPU up to the end of the work, or only until it is issued."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    def measure(calls: int) -> float:
-        if calls > 1:
-            for _ in range(SETTLING_CALLS):
-                call()
-            wait()
+    def measure(calls: int, settling: int) -> float:
+        for _ in range(settling):
+            call()
+        wait()
         start = perf_counter()
         for _ in range(calls):
             call()
@@ -51,15 +52,13 @@ def by_host_clock(call: Call, device: str = "cpu", issuing_only: bool = False) -
     # The first calls compile, allocate, find cold caches and a slow clock; a batch sized by them would be of one call.
     start = perf_counter()
     while perf_counter() - start < WARM_UP_SECONDS:
-        measure(1)
+        measure(1, 0)
     calls = 1
-    while calls < MOST_CALLS and calls * min(measure(calls) for _ in range(3)) < BATCH_SECONDS / 2:
+    while calls < MOST_CALLS and calls * (each := min(measure(calls, 0) for _ in range(3))) < BATCH_SECONDS / 2:
         calls *= 2
     if calls == 1:
-        for _ in range(SETTLING_CALLS):
-            call()
-        wait()
-    return partial(measure, calls)
+        each = measure(1, SETTLING_CALLS)
+    return partial(measure, calls, max(1, min(SETTLING_CALLS, round(BATCH_SECONDS / each))))
 
 
 def by_device_events(call: Call) -> Meter:
@@ -74,6 +73,16 @@ def settle_heap() -> None:
     (mallopt(3), M_MMAP_THRESHOLD). Before, outputs of 4 MiB lie at its threshold: whose are returned to the system at
     each call, and come back as a thousand page faults, is decided by a few bytes."""
     torch.empty(31 << 20, dtype=torch.uint8)
+
+
+@contextmanager
+def holes_filled(nbytes: int) -> Iterator[None]:
+    """Takes, while it is open, the places of this size that freed tensors have left in glibc's heap, so that an output
+    lies where the one of the call before lay. In a heap with many such holes each call is given the next: the outputs
+    of a hundred calls, 128 KiB each, had a hundred addresses, and nothing of that was in the cache (bench/notes.md)."""
+    taken = [torch.empty(nbytes, dtype=torch.uint8) for _ in range(min(MOST_HOLES, HOLE_BYTES // max(1, nbytes)))]
+    yield
+    taken.clear()
 
 
 def balanced_orders(count: int) -> list[list[int]]:
