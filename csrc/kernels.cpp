@@ -259,22 +259,29 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
   }
 }
 
+// The random numbers of a step. They are drawn into `u` for a block's steps at once: one step's wait for themselves.
+inline const float* draw_for_step(uint64_t seed, int64_t first, int64_t step, int64_t n, float* u) {
+  if (step % kBlock == 0) uniforms(seed, first + step, u, n - step < kBlock ? n - step : kBlock);
+  return u + step % kBlock;
+}
+
 template <class S, bool with_bits, class F>
 inline void forward_steps(const F& formula, const void* x_, void* y_, uint8_t* bits, int64_t n, int64_t first,
                           const Call& call) {
   using T = Compute<S>;
   alignas(64) float u[kBlock];
-  if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
     Widened<S> wide_x, wide_y;
     prefetch_to_write<S>(y_, step, call.ahead);
     const T* x = read(x_, step, wide_x);
     T* y = results(y_, step, wide_y);
     if constexpr (with_bits) write_bits(formula, x, bits + step / 8);
-    if constexpr (derives<Random, F>)
-      FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula.forward(x[i], u[step + i]);
-    else
+    if constexpr (derives<Random, F>) {
+      const float* drawn = draw_for_step(call.seed, first, step, n, u);
+      FASTACT_FOR_EACH_IN_STEP(i) y[i] = formula.forward(x[i], drawn[i]);
+    } else {
       for_each_value(formula, x, [=](int64_t i, T value) { y[i] = value; });
+    }
     finish(wide_y, y_, step);
   }
 }
@@ -319,7 +326,6 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
                            int64_t first, const Call& call) {
   using T = Compute<S>;
   alignas(64) float u[kBlock];
-  if constexpr (derives<Random, F>) uniforms(call.seed, first, u, n);
   for (int64_t step = 0; step < n; step += kStep) {
     prefetch_to_write<S>(grad_input_, step, call.ahead);
     if constexpr (is_16_bit<S> && derives<AllOrNothing<T>, F>) {  // the gradient passes or does not, as it is
@@ -335,10 +341,12 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
       if constexpr (derives<SavesBits, F>) {
         alignas(64) Flag<T> flags[kStep];
         flags_of(saved_, step, flags);
+        const float* drawn = u;
+        if constexpr (derives<Random, F>) drawn = draw_for_step(call.seed, first, step, n, u);
         FASTACT_FOR_EACH_IN_STEP(i) {
           T dropped;
           if constexpr (derives<Random, F>)
-            dropped = formula.dropped(grad[i], u[step + i]);
+            dropped = formula.dropped(grad[i], drawn[i]);
           else
             dropped = formula.dropped(grad[i]);
           grad_input[i] = either(flags[i], formula.kept(grad[i]), dropped);

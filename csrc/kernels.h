@@ -1,6 +1,6 @@
 // The seam between the loops (loops.h, compiled once) and the arithmetic (kernels.cpp, compiled once per instruction
 // set): functions over one block of consecutive elements in compute type, float or double, called through pointers.
-// One indirect call per block of up to 2,048 elements costs nothing that can be measured.
+// One indirect call per block of 2,048 elements or more costs nothing that can be measured.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,10 @@
 
 namespace fastact {
 
-constexpr int64_t kBlock = 2048;  // elements in a block at most: 8 KiB for each of its float buffers, which stay in L1
-constexpr int64_t kStep = 64;     // a block's length is a multiple of this; the loops pad the tail
+// Elements that are shared out among threads together, and the most for which a block function has buffers: 8 KiB for
+// each, in float, which stay in L1.
+constexpr int64_t kBlock = 2048;
+constexpr int64_t kStep = 64;  // what a block function gets is a multiple of this; the loops pad the tail
 
 #define FASTACT_INDEX(Formula, name, parameters) k##Formula,
 enum Pointwise : int { FASTACT_POINTWISE(FASTACT_INDEX) kPointwiseCount };
