@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +29,7 @@ SETTLING_CALLS = 16
 at least, of calls so long that they take more time than BATCH_SECONDS; and as many at the start for those."""
 WARM_UP_SECONDS = 5e-3
 MOST_HOLES, HOLE_BYTES = 256, 1 << 30
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in malloc.h
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
 FLAG_GEMS = {"swiglu": "silu_and_mul", "geglu": "gelu_and_mul"}
 SAME = 2 * torch.finfo(torch.bfloat16).eps  # a peer computes the same function if it agrees to bfloat16's last digits
@@ -69,10 +72,16 @@ def by_device_events(call: Call) -> Meter:
 
 
 def settle_heap() -> None:
-    """Lets glibc keep freed memory of up to 32 MiB, as it does in any process that has freed a tensor of that size
-    (mallopt(3), M_MMAP_THRESHOLD). Before, outputs of 4 MiB lie at its threshold: whose are returned to the system at
-    each call, and come back as a thousand page faults, is decided by a few bytes."""
-    torch.empty(31 << 20, dtype=torch.uint8)
+    """Lets glibc map only tensors of 32 MiB and more anew, as it does in any process that has freed one a little
+    smaller (mallopt(3), M_MMAP_THRESHOLD), and keep the others' memory. Left to itself it returns what is free at the
+    heap's end beyond twice the largest so far: at 4 MiB, and with that threshold at 16 MiB, a few bytes or what else
+    the process holds decide whose outputs come back at each call as a thousand page faults."""
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every system's C library is glibc
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 @contextmanager
