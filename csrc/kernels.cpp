@@ -51,6 +51,7 @@ constexpr int kVector = 16;
 #define FASTACT_FLATTEN __attribute__((flatten))
 #define FASTACT_FOR_EACH_IN_STEP(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kStep; ++i)
 #define FASTACT_FOR_EACH_LANE(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kRowLanes; ++i)
+#define FASTACT_FOR_EACH_VECTOR(k) _Pragma("GCC unroll 8") for (int64_t k = 0; k < count; ++k)
 #define FASTACT_FOR_EACH(i, n) \
   for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
 
@@ -643,20 +644,52 @@ template <class T>
 struct RowVectors {
   static constexpr int64_t lanes = kVector / sizeof(T) < kRowLanes ? kVector / sizeof(T) : kRowLanes;
   static constexpr int64_t count = kRowLanes / lanes;
-  typename VectorOf<T, lanes>::type vectors[count];
+  using Vector = typename VectorOf<T, lanes>::type;
+  Vector vectors[count];
 
-  explicit RowVectors(const T* from) { __builtin_memcpy(vectors, from, sizeof vectors); }
+  // Vector by vector: GCC copies arrays by 16 bytes, through memory, where a wider load then waits for two stores, and
+  // clears them by an instruction of 25 ns (rep stos).
+  RowVectors() {
+    for (auto& each : vectors) each = Vector{};
+  }
+  explicit RowVectors(const T* from) {
+    FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(&vectors[k], from + k * lanes, sizeof(Vector));
+  }
+  void store(T* to) const { FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(to + k * lanes, &vectors[k], sizeof(Vector)); }
+  template <class Combine>
+  void combine(const RowVectors& others, const Combine& combine) {
+    FASTACT_FOR_EACH_VECTOR(k) vectors[k] = combine(vectors[k], others.vectors[k]);
+  }
+  void operator+=(const RowVectors& others) {
+    combine(others, [](auto a, auto b) { return a + b; });
+  }
+  template <class Other>
+  explicit operator RowVectors<Other>() const {
+    alignas(64) T from[kRowLanes];
+    alignas(64) Other to[kRowLanes];
+    store(from);
+    FASTACT_FOR_EACH_LANE(i) to[i] = from[i];
+    return RowVectors<Other>(to);
+  }
+  // Sets the others to zero.
+  void keep_last(int64_t n) {
+    static_assert(kRowLanes == 16);
+    using Int = typename ExpConstants<T>::Int;
+    static constexpr Int flags[2 * kRowLanes] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                                 -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const RowVectors<Int> kept(flags + n);
+    FASTACT_FOR_EACH_VECTOR(k) { vectors[k] = Vector(typename RowVectors<Int>::Vector(vectors[k]) & kept.vectors[k]); }
+  }
   template <class Combine>
   T folded(const Combine& combine) {
     for (int64_t half = count / 2; half > 0; half /= 2)
       for (int64_t k = 0; k < half; ++k) vectors[k] = combine(vectors[k], vectors[half + k]);
     return fastact::folded<T, lanes>(vectors[0], combine);
   }
+  T sum() {
+    return folded([](auto a, auto b) { return a + b; });
+  }
 };
-template <class T>
-inline T sum_of(const T* lanes) {
-  return RowVectors<T>(lanes).folded([](auto a, auto b) { return a + b; });
-}
 
 // The largest of n numbers or of their negatives, but for NaN.
 template <class Formula, class T>
@@ -682,8 +715,9 @@ inline T peak_of(const Formula& formula, const T* x, int64_t n) {
 template <class Formula, class T, class Exp>
 inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_t end, T top, const Exp& exp, T* y) {
   using Int = typename ExpConstants<T>::Int;
-  alignas(64) double below[kRowLanes] = {};
-  alignas(64) Int peaks[kRowLanes] = {};
+  alignas(64) double below[kRowLanes];
+  alignas(64) Int peaks[kRowLanes];
+  FASTACT_FOR_EACH_LANE(i) below[i] = 0, peaks[i] = 0;
   for_each_group(begin, end, [&](int64_t first, int64_t skipped) {
     FASTACT_FOR_EACH_LANE(i) {
       bool counts = static_cast<Int>(i) >= static_cast<Int>(skipped);
@@ -697,7 +731,7 @@ inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_
       }
     }
   });
-  return {sum_of(below), Formula::log ? kRaised * static_cast<double>(sum_of(peaks)) : 0};
+  return {RowVectors(below).sum(), Formula::log ? kRaised * static_cast<double>(RowVectors(peaks).sum()) : 0};
 }
 
 // Of a row: errors of sums grow with their length, and so do integers.
@@ -712,15 +746,24 @@ inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, cons
   return sum;
 }
 
+// The rows whose sums are taken before any result is written, so that one's does not wait for the other: as many as
+// stay in L1 with their results, and have a lane each.
+inline int64_t rows_together(int64_t n) {
+  const int64_t in_cache = kBlock / n;
+  return in_cache < 1 ? 1 : in_cache < kRowLanes ? in_cache : kRowLanes;
+}
+
 template <template <class> class Formula, class T>
 FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void* y_) {
   const Formula<T> formula;
-  for (int64_t begin = 0; begin < rows; begin += kRowLanes) {
+  const int64_t together = rows_together(n);
+  for (int64_t begin = 0; begin < rows; begin += together) {
     auto* x = static_cast<const T*>(x_) + begin * n;
     auto* y = static_cast<T*>(y_) + begin * n;
-    const int64_t count = rows - begin < kRowLanes ? rows - begin : kRowLanes;
-    alignas(64) T peaks[kRowLanes] = {}, high[kRowLanes], low[kRowLanes];
-    RowSum sums[kRowLanes] = {};
+    const int64_t count = rows - begin < together ? rows - begin : together;
+    alignas(64) T peaks[kRowLanes], high[kRowLanes], low[kRowLanes];
+    RowSum sums[kRowLanes];
+    for (int64_t row = count; row < kRowLanes; ++row) peaks[row] = 0, sums[row] = {0, 0};
     for (int64_t row = 0; row < count; ++row) peaks[row] = peak_of(formula, x + row * n, n);
     const auto sum_rows = [&](const auto& applies, const auto& exp_of) {
       for (int64_t row = 0; row < count; ++row)
@@ -752,37 +795,46 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
 // The sum of what the gradient sums over a row. Eight are added in T before they are added in double.
 template <class Formula, class T>
 inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64_t n) {
-  using Int = typename ExpConstants<T>::Int;
   constexpr int64_t some = 8 * kRowLanes;
-  alignas(64) double total[kRowLanes] = {};
+  RowVectors<double> total;
   for (int64_t begin = 0; begin < n; begin += some) {
-    alignas(64) T partial[kRowLanes] = {};
+    RowVectors<T> partial;
     for_each_group(begin, begin + some < n ? begin + some : n, [&](int64_t first, int64_t skipped) {
-      FASTACT_FOR_EACH_LANE(i) {
-        T term = formula.term(grad[first + i], y[first + i]);
-        partial[i] += static_cast<Int>(i) >= static_cast<Int>(skipped) ? term : T(0);
-      }
+      RowVectors<T> terms(grad + first);
+      terms.combine(RowVectors<T>(y + first), [&](auto g, auto y) { return formula.term(g, y); });
+      if (skipped > 0) terms.keep_last(kRowLanes - skipped);
+      partial += terms;
     });
-    FASTACT_FOR_EACH_LANE(i) total[i] += partial[i];
+    total += RowVectors<double>(partial);
   }
-  return sum_of(total);
+  return total.sum();
 }
 
 template <template <class> class Formula, class T>
 FASTACT_FLATTEN void softmax_rows_backward(const void* grad_, const void* y_, int64_t rows, int64_t n,
                                            void* grad_input_) {
   const Formula<T> formula;
-  for (int64_t begin = 0; begin < rows; begin += kRowLanes) {
+  const int64_t together = Formula<T>::log ? rows_together(n) : 1;
+  for (int64_t begin = 0; begin < rows; begin += together) {
     auto *grad = static_cast<const T*>(grad_) + begin * n, *y = static_cast<const T*>(y_) + begin * n;
     auto* grad_input = static_cast<T*>(grad_input_) + begin * n;
-    const int64_t count = rows - begin < kRowLanes ? rows - begin : kRowLanes;
+    const int64_t count = rows - begin < together ? rows - begin : together;
     T sums[kRowLanes];
     for (int64_t row = 0; row < count; ++row)
       sums[row] = static_cast<T>(sum_terms(formula, grad + row * n, y + row * n, n));
     for (int64_t row = 0; row < count; ++row) {
       const T sum = sums[row];
       const T *from = grad + row * n, *saved = y + row * n;
-      write_row(n, grad_input + row * n, [=](int64_t i) { return formula.gradient(from[i], saved[i], sum); });
+      T* to = grad_input + row * n;
+      for_each_group(0, n, [=](int64_t first, int64_t) {
+        if constexpr (Formula<T>::log) {
+          FASTACT_FOR_EACH_LANE(i) to[first + i] = formula.gradient(from[first + i], saved[first + i], sum);
+        } else {
+          RowVectors<T> result(from + first);
+          result.combine(RowVectors<T>(saved + first), [=](auto g, auto y) { return formula.gradient(g, y, sum); });
+          result.store(to + first);
+        }
+      });
     }
   }
 }

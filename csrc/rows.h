@@ -218,26 +218,27 @@ class Wide {
   void* data_;
 };
 
-// Whether block functions take the rows as they lie in memory. Not where the last group would nearly double the work,
-// and not where rows of 16 bits are so long that, widened, they would leave the cache.
+// Whether block functions take the rows as they lie in memory. Not where rows of 16 bits are so long that, widened,
+// they would leave the cache.
 inline bool are_consecutive(Around shape, std::initializer_list<Operand> operands) {
-  constexpr int64_t least = 28, longest = 1 << 18;
+  constexpr int64_t longest = 1 << 18;
   bool widened = std::any_of(operands.begin(), operands.end(), [](auto& each) { return is_16_bit(each.type); });
-  return shape.inner == 1 && (shape.row >= least || shape.row == kRowLanes) && !(widened && shape.row > longest);
+  return shape.inner == 1 && shape.row >= kRowLanes && !(widened && shape.row > longest);
 }
 
-// body(offset, rows, scratch...) for some rows at a time, with room for them in three where they are `widened`.
+// body(offset, rows, scratch...) for rows that follow one another: all that a thread has or, where they are `widened`,
+// as many as stay in the cache, with room for them in three.
 template <class T, class Body>
 void for_each_rows(Around shape, bool widened, const Body& body) {
-  const int64_t together = std::max<int64_t>(1, kBlock / shape.row), n = together * shape.row;
-  const int64_t count = (shape.outer + together - 1) / together, steps = widened ? round_up(n) / kLanes : 0;
-  torch::stable::parallel_for(0, count, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
-    Scratch<T> first(steps), second(steps), third(steps);
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t rows = std::min(together, shape.outer - i * together);
-      body(i * n, rows, first.data(), second.data(), third.data());
-    }
-  });
+  const int64_t few = std::max<int64_t>(1, kBlock / shape.row);
+  const int64_t steps = widened ? round_up(few * shape.row) / kLanes : 0;
+  torch::stable::parallel_for(
+      0, shape.outer, std::max<int64_t>(1, kGrain / shape.row), [&](int64_t begin, int64_t end) {
+        Scratch<T> first(steps), second(steps), third(steps);
+        const int64_t together = widened ? few : end - begin;
+        for (int64_t row = begin; row < end; row += together)
+          body(row * shape.row, std::min(together, end - row), first.data(), second.data(), third.data());
+      });
 }
 
 template <class T>

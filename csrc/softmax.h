@@ -76,14 +76,23 @@ struct Softmax {
     low = sizeof(T) == 4 ? static_cast<T>(inverse - high) : static_cast<T>(fma(-inverse, total, 1.0) * inverse);
   }
   T forward(T e, T high, T low) const { return fma(e, high, e * low); }
-  T term(T grad, T y) const { return grad * y; }
-  T gradient(T grad, T y, T sum) const { return y * (grad - sum); }
+  template <class Numbers>
+  Numbers term(Numbers grad, Numbers y) const {
+    return grad * y;
+  }
+  template <class Numbers>
+  Numbers gradient(Numbers grad, Numbers y, T sum) const {
+    return y * (grad - sum);
+  }
 };
 
 template <class T>
 struct Softmin : Softmax<T> {
   constexpr T oriented(T x) const { return -x; }
-  T gradient(T grad, T y, T sum) const { return y * (sum - grad); }
+  template <class Numbers>
+  Numbers gradient(Numbers grad, Numbers y, T sum) const {
+    return y * (sum - grad);
+  }
 };
 
 // x - (peak + log(sum)), with all digits of the sum in parentheses: none are lost where x is the peak and the logarithm
@@ -99,7 +108,10 @@ struct LogSoftmax {
     low = sum_error(peak, rounded, high) + static_cast<T>(logarithm - rounded);
   }
   T forward(T x, T high, T low) const { return (x - high) - low; }
-  T term(T grad, T) const { return grad; }
+  template <class Numbers>
+  Numbers term(Numbers grad, Numbers) const {
+    return grad;
+  }
   // Where e^y is near 1 it is taken as 1 + m, so that the gradient of an all but certain class keeps its digits.
   T gradient(T grad, T y, T sum) const {
     auto e = exp_of_minus(at_most(ExpConstants<T>::highest, -y));
