@@ -59,7 +59,7 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
             yield Row(name, "module", "both", "bfloat16", 1 << 20)
             yield Row(name, "module", "both", "float32", 1 << 20, threads=1)
             if activation.kind == "softmax":
-                for columns in (10, 64, 1024):
+                for columns in (10, 24, 64, 1024):
                     for direction in ("forward", "both"):
                         yield Row(name, "kernels", direction, "float32", 1 << 20, f"columns={columns}")
 

@@ -75,6 +75,9 @@ class Tiling {
   int64_t tiles_across_ = 0, together_ = 0;
 };
 
+// Elements for which a thread is worth waking, fewer than kGrain since each has an exponential: with two threads 32,768
+// take 0.7 of one's time, 16,384 0.9, and 8,192 are a tie.
+constexpr int64_t kRowGrain = 8192;
 constexpr int64_t kChunk = 65536 / kLanes;     // steps that stay in the cache together
 constexpr int64_t kWritten = kBlock / kLanes;  // steps that are written at a time
 
@@ -185,7 +188,7 @@ void for_each_tile(Around shape, const Body& body) {
   Tiling tiling(shape);
   if (tiling.count == 0) return;
   const Tile largest = tiling[0];
-  int64_t grain = std::max<int64_t>(1, kGrain / (largest.steps * largest.lanes));
+  int64_t grain = std::max<int64_t>(1, kRowGrain / (largest.steps * largest.lanes));
   torch::stable::parallel_for(0, tiling.count, grain, [&](int64_t begin, int64_t end) {
     int64_t steps = std::min(kChunk, largest.steps);
     Scratch<T> first(steps), second(steps), third(steps);
@@ -232,13 +235,13 @@ template <class T, class Body>
 void for_each_rows(Around shape, bool widened, const Body& body) {
   const int64_t few = std::max<int64_t>(1, kBlock / shape.row);
   const int64_t steps = widened ? round_up(few * shape.row) / kLanes : 0;
-  torch::stable::parallel_for(
-      0, shape.outer, std::max<int64_t>(1, kGrain / shape.row), [&](int64_t begin, int64_t end) {
-        Scratch<T> first(steps), second(steps), third(steps);
-        const int64_t together = widened ? few : end - begin;
-        for (int64_t row = begin; row < end; row += together)
-          body(row * shape.row, std::min(together, end - row), first.data(), second.data(), third.data());
-      });
+  const int64_t grain = std::max<int64_t>(1, kRowGrain / shape.row);
+  torch::stable::parallel_for(0, shape.outer, grain, [&](int64_t begin, int64_t end) {
+    Scratch<T> first(steps), second(steps), third(steps);
+    const int64_t together = widened ? few : end - begin;
+    for (int64_t row = begin; row < end; row += together)
+      body(row * shape.row, std::min(together, end - row), first.data(), second.data(), third.data());
+  });
 }
 
 template <class T>
