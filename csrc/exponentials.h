@@ -32,6 +32,15 @@ struct SELU : SavesOutput {
 template <class T>
 struct CELU : SavesOutput {
   T alpha;
+
+  template <class Body>
+  void specialised(const Body& body) const {
+    if (alpha == 1)
+      body(ELU<T>{{}, alpha});
+    else
+      body(*this);
+  }
+
   T forward(T x) const {
     T v = x / alpha, e = expm1(v);
     // What rounding took from the quotient, times alpha; infinity has none.

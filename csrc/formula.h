@@ -12,7 +12,7 @@
 // The first members of a Learned<K> formula are K learned numbers; `with_gradients(grad, x)` gives the input's gradient
 // and those of the learned numbers, by which the loops sum.
 // A formula with `specialised(body)` calls body with the cheapest formula for its parameters; loops take that one.
-// float32 takes values from a table where tables.h has one, and the formula what is made of them (pieces.h).
+// In float, values come from a table where tables.h has one, and the formula makes of them what it wants (pieces.h).
 // 16-bit types take a shorter formula where narrow.h has one. Formulas know nothing of loops, and must be branch-free
 // (selects only), so that a loop over them vectorises.
 #pragma once
@@ -24,6 +24,14 @@ namespace fastact {
 // The table of a formula, or none.
 template <class Formula>
 struct Pieces {};
+
+// A formula's derivative as a formula, which may have a table of its own.
+template <class Formula>
+struct Derivative {
+  Formula formula;
+  float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
+  float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
+};
 
 struct SavesBits {};
 // The gradient passes or does not: bits are all that has to be known of it.

@@ -165,7 +165,20 @@ inline void write_bits(const Formula& formula, const T* x, uint8_t* bits) {
 }
 #endif
 
-// Bits as flags, -1 or 0, which are as wide as the numbers they belong to, so that a select takes them as they are.
+// Bits as flags, -1 or 0, which are as wide as the numbers they belong to, so that a select takes them as they are. Of
+// each `stride` bits, the first.
+template <int stride = 1, class Flag>
+inline void unpack(uint64_t bits, Flag* flags) {
+  constexpr int lanes = kVector / sizeof(Flag);
+  typedef Flag Vector __attribute__((vector_size(kVector)));
+  Vector power;
+  for (int i = 0; i < lanes; ++i) power[i] = static_cast<Flag>(uint64_t{1} << stride * i);
+  for (int j = 0; j < kStep / stride; j += lanes) {
+    const auto part = static_cast<Flag>(bits >> stride * j);
+    Vector set = ((Vector{} + part) & power) != 0;
+    __builtin_memcpy(flags + j, &set, kVector);
+  }
+}
 #if defined(__AVX512DQ__)
 inline void unpack(uint64_t bits, int16_t* flags) {
   for (int j = 0; j < kStep; j += 32)
@@ -177,20 +190,6 @@ inline void unpack(uint64_t bits, int32_t* flags) {
 }
 inline void unpack(uint64_t bits, int64_t* flags) {
   for (int j = 0; j < kStep; j += 8) _mm512_store_si512(flags + j, _mm512_movm_epi64(static_cast<uint8_t>(bits >> j)));
-}
-#else
-template <class Flag>
-inline void unpack(uint64_t bits, Flag* flags) {
-  constexpr int lanes = kVector / sizeof(Flag);
-  typedef Flag Vector __attribute__((vector_size(kVector)));
-  constexpr Flag powers[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768};
-  Vector power;
-  __builtin_memcpy(&power, powers, kVector);
-  for (int j = 0; j < kStep; j += lanes) {
-    const auto part = static_cast<Flag>(bits >> j);
-    Vector set = ((Vector{} + part) & power) != 0;
-    __builtin_memcpy(flags + j, &set, kVector);
-  }
 }
 #endif
 
@@ -314,12 +313,17 @@ inline T either(Flag<T> flag, T set, T unset) {
   return bit_cast<T>((bit_cast<Flag<T>>(set) & flag) | (bit_cast<Flag<T>>(unset) & ~flag));
 }
 
-// The bits of a step as flags.
-template <class Flag>
+// The bits of a step as flags, in the order that S is widened in.
+template <class S, class Flag>
 inline void flags_of(const void* bits, int64_t step, Flag* flags) {
   uint64_t packed;
   __builtin_memcpy(&packed, static_cast<const uint8_t*>(bits) + step / 8, sizeof(packed));
-  unpack(packed, flags);
+  if constexpr (std::is_same_v<S, UnorderedBFloat16>) {
+    unpack<2>(packed, flags);
+    unpack<2>(packed >> 1, flags + kStep / 2);
+  } else {
+    unpack(packed, flags);
+  }
 }
 
 template <class S, class F>
@@ -333,7 +337,7 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
       auto* grad = static_cast<const int16_t*>(grad_) + step;
       auto* grad_input = static_cast<int16_t*>(grad_input_) + step;
       alignas(64) int16_t flags[kStep];
-      flags_of(saved_, step, flags);
+      flags_of<S>(saved_, step, flags);
       FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = grad[i] & flags[i];
     } else {
       Widened<S> wide_grad, wide_saved, wide_grad_input;
@@ -341,7 +345,7 @@ inline void backward_steps(const F& formula, const void* grad_, const void* save
       T* grad_input = results(grad_input_, step, wide_grad_input);
       if constexpr (derives<SavesBits, F>) {
         alignas(64) Flag<T> flags[kStep];
-        flags_of(saved_, step, flags);
+        flags_of<S>(saved_, step, flags);
         const float* drawn = u;
         if constexpr (derives<Random, F>) drawn = draw_for_step(call.seed, first, step, n, u);
         FASTACT_FOR_EACH_IN_STEP(i) {
@@ -368,7 +372,7 @@ template <template <class> class Formula, class S>
 FASTACT_FLATTEN void backward(const void* grad, const void* saved, void* grad_input, int64_t n, int64_t first,
                               const Call& call) {
   using F = FormulaFor<Formula, S>;
-  using Stored = std::conditional_t<derives<SavesBits, F>, S, Unordered<S>>;
+  using Stored = std::conditional_t<derives<Random, F> || derives<AllOrNothing<Compute<S>>, F>, S, Unordered<S>>;
   const auto run = [=](const auto& formula) {
     backward_steps<Stored>(formula, grad, saved, grad_input, n, first, call);
   };

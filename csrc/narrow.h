@@ -1,5 +1,6 @@
 // Shorter formulas for float16 and bfloat16. Before it is rounded, a 16-bit result within 0.51 ULP is known to 17
-// digits; these formulas compute some 18 to 21, in float. fastact/kernels/narrow.py is their like for the GPU.
+// digits; these formulas compute some 18 to 21, in float. What float32 reads from a table, they take from there but
+// where they are shorter still. fastact/kernels/narrow.py is their like for the GPU, which has no tables.
 //
 // Polynomials are minimax in relative error, found with Sollya's fpminimax over the single precision; ranges and errors
 // stand beside each.
@@ -66,30 +67,12 @@ struct Sigmoid : fastact::Sigmoid<float> {
   }
 };
 
-// tanh|x|
-inline float tanh_of_size(float size) {
-  float t = Expm1<>(2 * at_most(20.f, size)).value();
-  return t / (t + 2);
-}
-
-struct Tanh : fastact::Tanh<float> {
-  float forward(float x) const { return copysign(tanh_of_size(abs(x)), x); }
+struct Hardsigmoid : fastact::Hardsigmoid<float> {
+  float forward(float x) const { return ReLU6<float>().forward(x + 3) * (1.f / 6); }
 };
 
-struct Tanhshrink : fastact::Tanhshrink<float> {
-  float forward(float x) const {
-    // (x - tanh(x)) / x^3 of x^2, up to 1
-    constexpr float coefficients[] = {0x1.555544p-2f, -0x1.1107c6p-3f, 0x1.b85ce8p-5f,
-                                      -0x1.56803p-6f, 0x1.bc2748p-8f,  -0x1.44fbcap-10f};
-    float square = x * x, size = abs(x);
-    float near = fma(square * x, polynomial(square, coefficients), 0.f);  // 0 for -0
-    float far = copysign(fma(sigmoid(-2 * at_most_number(20, size)), 2.f, size - 1), x);
-    return size < 1 ? near : far;
-  }
-  float derivative(float x) const {
-    float tanh = tanh_of_size(abs(x));
-    return tanh * tanh;
-  }
+struct Hardswish : fastact::Hardswish<float> {
+  float forward(float x) const { return x * ((clamp_number(-3.f, 3.f, x) + 3) * (1.f / 6)); }
 };
 
 // e factor / denominator^2 with e = e_there (1 + growth), which may be far below the smallest number.
@@ -98,88 +81,22 @@ inline float over_square(float e_there, Expm1<kLift> growth, float factor, float
   return growth.exp() * inverse * (factor * inverse) * (e_there * K::unit);
 }
 
-// The derivative of x sigma(v) is e^v (1 + e^v + x v') / (1 + e^v)^2. Its second factor crosses zero at one x, and is
-// the distance in x v' from there plus that in e^v, which is `e_there` times `growth`, e^distance in v less 1: two
-// terms of one sign, so that nothing cancels.
-inline float gated_derivative(float e_there, Expm1<kLift> growth, float distance) {
-  float rise = growth.value();
-  return over_square(e_there, growth, fma(e_there, rise, distance), fma(e_there, rise, 1 + e_there));
-}
-
-// 1 + e^v + v = 0 here
-constexpr float kCrossing = -0x1.474974p+0f, kCrossingLow = 0x1.bdf6fap-27f, kExpAtCrossing = 0x1.1d25dp-2f;
-
 struct SiLU : fastact::SiLU<float> {
   float forward(float x) const { return x * sigmoid(clamp_number(K::least, K::most, x)); }
-  float derivative(float x) const {
-    float distance = clamp_number(K::least, K::most, x) - kCrossing - kCrossingLow;
-    float slope = gated_derivative(kExpAtCrossing, Expm1<kLift>(distance), distance);
-    return x == x ? slope : x;
-  }
 };
 
 struct QuickGELU : fastact::QuickGELU<float> {
   static constexpr float scale = 1.702f;
-  static float bounded(float x) { return clamp_number(K::least / scale, K::most / scale, x); }
-  float forward(float x) const { return x * sigmoid(scale * bounded(x)); }
-  float derivative(float x) const {
-    // What is left there of 1.702 x - kCrossing for the constants' rounding
-    float distance = fma(scale, bounded(x), -kCrossing) - 0x1.e09cd8p-29f;
-    float slope = gated_derivative(kExpAtCrossing, Expm1<kLift>(distance), distance);
-    return x == x ? slope : x;
-  }
+  float forward(float x) const { return x * sigmoid(scale * clamp_number(K::least / scale, K::most / scale, x)); }
 };
 
 struct GELUTanh : fastact::GELUTanh<float> {
   // v = linear x + cubic x^3
   static constexpr float linear = 0x1.988454p+0f, cubic = 0x1.2444f2p-4f;
-  static float bounded(float x) { return clamp_number(-11.f, 7.4f, x); }
   float forward(float x) const {
-    float t = bounded(x);
+    float t = clamp_number(-11.f, 7.4f, x);
     return x * sigmoid(t * fma(t * t, cubic, linear));
   }
-  float derivative(float x) const {
-    constexpr float there = -0x1.8142ap-1f, there_low = 0x1.85a06cp-27f, square = 0x1.21e4bap-1f;
-    float t = bounded(x), distance = t - there - there_low, bend = fma(t, t + there, square);
-    Expm1<kLift> growth(distance * fma(cubic, bend, linear));
-    float slope = gated_derivative(0x1.2af64ep-2f, growth, distance * fma(3 * cubic, bend, linear));
-    return x == x ? slope : x;
-  }
-};
-
-struct GELU : fastact::GELU<float> {
-  // x Phi(x)
-  float forward(float x) const {
-    // e^(t^2 / 2) Phi(-t) / r of r = 1 / (t + 2.75), for t up to 13.5
-    constexpr float coefficients[] = {0x1.98bap-2f,  0x1.15e298p0f,  0x1.711218p1f, 0x1.d81fdcp0f,
-                                      0x1.ad84c4p4f, -0x1.34985ep6f, 0x1.c9d9fep5f};
-    Tail tail(x);
-    float left = tail.lifted_bell * (tail.r * polynomial(tail.r, coefficients)) * ScaledExp<float>::drop;
-    return x * (x < 0 ? left : 1 - left);
-  }
-  // Phi(x) + x phi(x), which is 1 less the same at -x, and at -t the distance of t from where it is 0 times something.
-  float derivative(float x) const {
-    // e^(t^2 / 2) (Phi(-t) - t phi(t)) / (zero - t) of r
-    constexpr float coefficients[] = {0x1.9896d6p-2f, 0x1.2f914ep-2f, 0x1.705ac8p-1f, 0x1.f98d56p-2f,
-                                      0x1.56ebcep2f,  -0x1.53c2e2p3f, 0x1.6dbaf6p2f};
-    constexpr float zero = 0x1.80ead2p-1f, zero_low = -0x1.a03fd4p-27f;
-    Tail tail(x);
-    float left =
-        tail.lifted_bell * ((zero - tail.t + zero_low) * polynomial(tail.r, coefficients)) * ScaledExp<float>::drop;
-    float slope = x < 0 ? left : 1 - left;
-    return x == x ? slope : x;
-  }
-
- private:
-  // t = |x| or, far from zero, a bound; 2^64 e^(-t^2 / 2); the polynomials' argument.
-  struct Tail {
-    float t, lifted_bell, r;
-    explicit Tail(float x) {
-      t = at_most_number(16, abs(x));
-      lifted_bell = exp<ExpConstants<float>::lift, -1>(0.5f * t * t);
-      r = 1 / (t + 2.75f);
-    }
-  };
 };
 
 // x n / (n + 2) with e = e^x and n = e (e + 2)
@@ -215,6 +132,13 @@ inline float lifted_log1p_exp(float size) {
 struct Softplus : SavesInput {
   float beta, threshold;
 
+  template <class Body>
+  void specialised(const Body& body) const {
+    if (beta == 1)
+      body(UnitSoftplus<float>{{}, threshold});
+    else
+      body(*this);
+  }
   float forward(float x) const {
     float z = beta * x, y = fma(lifted_log1p_exp(abs(z)), ScaledExp<float>::drop / beta, z > 0 ? x : beta * 0);
     return z > threshold ? x : y;
@@ -222,14 +146,6 @@ struct Softplus : SavesInput {
   float derivative(float x) const {
     float z = beta * x, slope = sigmoid(clamp_number(K::least, K::most, z));
     return z > threshold ? 1 : z == z ? slope : z;
-  }
-};
-
-struct LogSigmoid : fastact::LogSigmoid<float> {
-  float forward(float x) const { return fma(lifted_log1p_exp(abs(x)), -ScaledExp<float>::drop, at_most(0.f, x)); }
-  float derivative(float y) const {
-    Expm1<> e(at_least(K::expm1_lowest, y));
-    return fma(-e.lifted, e.m, 1 - e.lifted);
   }
 };
 
@@ -242,6 +158,10 @@ struct SELU : fastact::SELU<float> {
 };
 
 struct CELU : fastact::CELU<float> {
+  template <class Body>
+  void specialised(const Body& body) const {
+    body(*this);
+  }
   float forward(float x) const { return x <= 0 ? copysign(alpha * expm1(x * (1 / alpha)), x) : x; }
 };
 
@@ -268,15 +188,13 @@ struct Narrow {
     using type = in_16_bits::Formula; \
   };
 FASTACT_NARROW(Sigmoid)
-FASTACT_NARROW(Tanh)
-FASTACT_NARROW(Tanhshrink)
+FASTACT_NARROW(Hardsigmoid)
+FASTACT_NARROW(Hardswish)
 FASTACT_NARROW(SiLU)
 FASTACT_NARROW(QuickGELU)
 FASTACT_NARROW(GELUTanh)
-FASTACT_NARROW(GELU)
 FASTACT_NARROW(Mish)
 FASTACT_NARROW(Softplus)
-FASTACT_NARROW(LogSigmoid)
 FASTACT_NARROW(ELU)
 FASTACT_NARROW(SELU)
 FASTACT_NARROW(CELU)
@@ -287,7 +205,6 @@ FASTACT_NARROW(CELU)
     using type = Gated<float, in_16_bits::Gate>; \
   };
 FASTACT_NARROW(GLU, SigmoidGate)
-FASTACT_NARROW(GEGLU, GELU)
 FASTACT_NARROW(GEGLUTanh, GELUTanh)
 FASTACT_NARROW(SwiGLU, SiLU)
 #undef FASTACT_NARROW

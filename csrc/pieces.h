@@ -1,7 +1,7 @@
-// Functions of t = |x| that are read from a table (tables.h): eight pieces, and on each a polynomial. For float32
-// alone, where putting elementary functions together takes longer: GELU's forward takes 40 instructions instead of 64.
-// Eight numbers fill one AVX2 register, out of which one instruction picks a number for every lane. (Sixteen pieces, of
-// lower degrees, would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
+// Functions of t = |x| that are read from a table (tables.h): eight pieces, and on each a polynomial. In float, where
+// putting elementary functions together takes longer: GELU's forward takes 40 instructions instead of 64. Eight numbers
+// fill one AVX2 register, out of which one instruction picks a number for every lane. (Sixteen pieces, of lower degrees,
+// would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
 #pragma once
 
 #include "formula.h"
@@ -20,14 +20,6 @@ constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);
 template <bool is_split, bool is_one_sided>
 struct Tabulated : InPieces {
   static constexpr bool split = is_split, one_sided = is_one_sided, mirrored = false;
-};
-
-// A formula's derivative as a formula, which may have a table of its own.
-template <class Formula>
-struct Derivative {
-  Formula formula;
-  float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
-  float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
 };
 
 // A vector of floats, and what no operator says of it: minimum() is the second one unless the first is less, so that a

@@ -79,13 +79,14 @@ struct SiLU : LeftInPieces<T> {
 };
 
 template <class T>
-struct QuickGELU : SavesInput {
+struct QuickGELU : LeftInPieces<T> {
   T forward(T x) const {
     constexpr T most = ExpConstants<T>::most / scale.high;
     T t = clamp_number(ExpConstants<T>::least / scale.high, most, x);
     Exponent v(t);
     return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
   }
+  T derivative_beyond_pieces(T x) const { return derivative(x); }
   T derivative(T x) const {
     Exponent v(at_most(ExpConstants<T>::highest / scale.high, abs(x)));
     return sigmoid_gated_derivative(x, exp_of_minus(v.high, v.low), v.high, v.low);

@@ -71,6 +71,11 @@ struct Tanhshrink : SavesInput {
     T size = abs(x), tanh = size < 1 ? fma(-ratio, x, x) : 1 - one_less_tanh(size);
     return tanh * tanh;
   }
+  // From x^-2 f'(x)
+  T derivative_from_pieces(T x, T ratio) const {
+    T size = at_most(Pieces<Derivative<Tanhshrink>>::most, abs(x));
+    return size * size * ratio;
+  }
 
  private:
   // Both factors in twice the precision: each rounding of either would be one of the result.

@@ -1,6 +1,7 @@
 // Written by tables.py, which says how.
 #pragma once
 
+#include "narrow.h"
 #include "pieces.h"
 #include "self_gated.h"
 #include "shrinkage.h"
@@ -57,6 +58,31 @@ struct Pieces<Tanhshrink<float>> : Tabulated<false, false> {
                                                -0x1.46cceep-15f, 0x1.4756bcp-17f, 0x1.f49fdp-19f, 0x1.30469ep-21f},
                                               {0x1.34407cp-7f, 0x1.c6d4c4p-11f, -0x1.2c763cp-10f, 0x1.c8b83ep-13f,
                                                0x1.ed248ap-16f, 0x1.dcec1ep-24f, -0x1.3d4a8p-21f, -0x1.748acep-24f}};
+};
+
+// (tanh t / t)^2: 0.88 ULP at most
+template <>
+struct Pieces<Derivative<Tanhshrink<float>>> : Tabulated<false, false> {
+  static constexpr float most = 0x1.20a3d8p3f;
+  static constexpr float linear = 0x1.4p0f, quadratic = -0x1.7c327ap-5f;
+  static constexpr float points[8] = {0x1.8dep-3f, 0x1.a18p-1f, 0x1.b5b4p0f, 0x1.5754p1f,
+                                      0x1.dd98p1f, 0x1.39d2p2f, 0x1.91c4p2f, 0x1.01378p3f};
+  static constexpr float coefficients[][8] = {{0x1.f3632ap-1f, 0x1.5c51d2p-1f, 0x1.334a1cp-2f, 0x1.17624ap-3f,
+                                               0x1.2589d8p-4f, 0x1.54a322p-5f, 0x1.9fbf02p-6f, 0x1.fb2ac6p-7f},
+                                              {-0x1.fc75f8p-3f, -0x1.1f157ep-1f, -0x1.16e8f8p-2f, -0x1.8bb8a2p-4f,
+                                               -0x1.37fcf2p-5f, -0x1.15936cp-6f, -0x1.08e27ep-7f, -0x1.f8c424p-9f},
+                                              {-0x1.2b9c9ep-1f, 0x1.db4da4p-5f, 0x1.2df55p-3f, 0x1.89bd76p-5f,
+                                               0x1.e97c98p-7f, 0x1.5253ecp-8f, 0x1.fa2442p-10f, 0x1.78c6fcp-11f},
+                                              {0x1.108c38p-2f, 0x1.cf1b5ep-3f, -0x1.7a40bcp-5f, -0x1.3a7ba4p-6f,
+                                               -0x1.4b2ea8p-8f, -0x1.6c1102p-10f, -0x1.ad6c22p-12f, -0x1.f3f3aep-14f},
+                                              {0x1.1a1fe2p-2f, -0x1.5d67ap-3f, -0x1.d8a2dap-10f, 0x1.9350dp-8f,
+                                               0x1.9070a8p-10f, 0x1.6a55ep-12f, 0x1.54a21ep-14f, 0x1.36c202p-16f},
+                                              {-0x1.8a068ep-3f, 0x1.262f3ap-7f, 0x1.a07c4ap-7f, -0x1.74e8dcp-10f,
+                                               -0x1.b1d026p-12f, -0x1.5313fep-14f, -0x1.024f8ep-16f, -0x1.72dc2p-19f},
+                                              {-0x1.ab9dcp-4f, 0x1.031d92p-4f, -0x1.25df2ap-7f, 0x1.de4076p-15f,
+                                               0x1.a25d4cp-14f, 0x1.329ffcp-16f, 0x1.8543fep-19f, 0x1.be4088p-22f},
+                                              {0x1.c6fd1ap-4f, -0x1.2517fep-5f, 0x1.9ca04p-9f, 0x1.243a28p-13f,
+                                               -0x1.3ffcd4p-16f, -0x1.e8bad8p-19f, -0x1.0d51d4p-21f, -0x1.f94f6cp-25f}};
 };
 
 // -f(-t): 0.17 ULP at most
@@ -225,9 +251,42 @@ struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
                                                0x1.666b3p-23f, 0x1.2c1618p-28f, -0x1.7b4e6cp-31f, -0x1.4a5636p-36f}};
 };
 
+// f'(-t): 0.94 ULP at most, down to x = -7.4
+template <>
+struct Pieces<Derivative<QuickGELU<float>>> : Tabulated<false, true> {
+  static constexpr float least = -0x1.d9999ap2f, most = 0x1.78p3f;
+  static constexpr float linear = 0x1.451eb8p0f, quadratic = -0x1.b87a08p-5f;
+  static constexpr float points[8] = {0x1.248p-2f, 0x1.80974ap-1f, 0x1.f4ap0f,  0x1.77f8p1f,
+                                      0x1.0283p2f, 0x1.5825p2f,    0x1.c3d4p2f, 0x1.5632p3f};
+  static constexpr float coefficients[][8] = {{0x1.108d1ep-2f, 0x1.24d84cp-28f, -0x1.39c018p-4f, -0x1.b334acp-6f,
+                                               -0x1.8d054ap-8f, -0x1.c4efd2p-11f, -0x1.176e1ap-14f, -0x1.cc59c8p-23f},
+                                              {-0x1.8321bcp-1f, -0x1.7b9cdap-2f, 0x1.ff82c4p-5f, 0x1.100226p-5f,
+                                               0x1.179624p-7f, 0x1.521462p-10f, 0x1.b06922p-14f, 0x1.7061cp-22f},
+                                              {0x1.40a368p-2f, 0x1.b30214p-2f, 0x1.a02c2cp-8f, -0x1.227bbcp-6f,
+                                               -0x1.77c956p-8f, -0x1.eeacbep-11f, -0x1.4b3b6p-14f, -0x1.2cd2e4p-22f},
+                                              {0x1.1f149p-2f, -0x1.7d2a6cp-4f, -0x1.2de732p-5f, 0x1.f4455ep-9f,
+                                               0x1.37173ep-9f, 0x1.d572ccp-12f, 0x1.4e1f4ap-15f, 0x1.3a07ccp-23f},
+                                              {-0x1.a14c64p-3f, -0x1.05955ep-3f, 0x1.c1ec22p-6f, 0x1.37f6cp-10f,
+                                               -0x1.48192p-11f, -0x1.40febp-13f, -0x1.f19fbep-17f, -0x1.7dfd74p-25f},
+                                              {-0x1.415f96p-4f, 0x1.8226b2p-4f, -0x1.59663cp-7f, -0x1.73a1cep-10f,
+                                               0x1.3e36aap-14f, 0x1.48b8d2p-15f, 0x1.22de0ep-18f, 0x1.8b8a96p-26f},
+                                              {0x1.8a9b2ep-4f, 0x1.7c8d9ap-9f, 0x1.3defdep-10f, 0x1.6828a8p-11f,
+                                               0x1.4c70aap-16f, -0x1.ef4e92p-18f, -0x1.12bf06p-20f, -0x1.75c108p-27f},
+                                              {0x1.c2cbap-7f, -0x1.0519ep-5f, 0x1.7f6cacp-11f, -0x1.0511c4p-12f,
+                                               -0x1.884ef8p-17f, 0x1.35ac94p-20f, 0x1.87561ap-23f, -0x1.072966p-28f},
+                                              {-0x1.04991ap-5f, 0x1.a89fb4p-7f, -0x1.b2fa78p-10f, 0x1.fd3c7p-16f,
+                                               0x1.7c2ec8p-17f, 0x1.25f54p-22f, -0x1.95c0e8p-25f, -0x1.604046p-30f}};
+};
+
 template <>
 struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
   static constexpr bool mirrored = true;
 };
+template <>
+struct Pieces<Derivative<in_16_bits::SiLU>> : Pieces<Derivative<SiLU<float>>> {};
+template <>
+struct Pieces<Derivative<in_16_bits::QuickGELU>> : Pieces<Derivative<QuickGELU<float>>> {};
+template <>
+struct Pieces<Derivative<in_16_bits::GELUTanh>> : Pieces<Derivative<GELUTanh<float>>> {};
 
 }  // namespace fastact

@@ -101,6 +101,7 @@ struct Pieces<{formula}> : Tabulated<{str(split).lower()}, {str(least is not Non
 HEAD = """// Written by tables.py, which says how.
 #pragma once
 
+#include "narrow.h"
 #include "pieces.h"
 #include "self_gated.h"
 #include "shrinkage.h"
@@ -114,6 +115,12 @@ template <>
 struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
   static constexpr bool mirrored = true;
 };
+template <>
+struct Pieces<Derivative<in_16_bits::SiLU>> : Pieces<Derivative<SiLU<float>>> {};
+template <>
+struct Pieces<Derivative<in_16_bits::QuickGELU>> : Pieces<Derivative<QuickGELU<float>>> {};
+template <>
+struct Pieces<Derivative<in_16_bits::GELUTanh>> : Pieces<Derivative<GELUTanh<float>>> {};
 
 }  // namespace fastact
 """
@@ -129,6 +136,14 @@ def gelu_tanh(x):
 
 def silu(x):
     return x / (1 + mpmath.exp(-x))
+
+
+def quick_gelu(x):
+    return x / (1 + mpmath.exp(mpmath.mpf("-1.702") * x))
+
+
+def tanh_ratio_squared(t):
+    return (mpmath.tanh(t) / t) ** 2 if t else mpmath.mpf(1)
 
 
 def table_of_derivative(formula, function, degree, least, most, linear, zero):
@@ -159,6 +174,15 @@ def tables():
         linear=1.65,
         share=0.55,
     )
+    yield table(
+        "Derivative<Tanhshrink<float>>",
+        "(tanh t / t)^2",
+        tanh_ratio_squared,
+        degree=7,
+        most=9.02,
+        linear=1.25,
+        share=0.5,
+    )
     yield from tables_of_gelu("GELU", gelu, most=5.35, derivative_most=5.93, linear=0.75, share=0.82)
     yield from tables_of_gelu("GELUTanh", gelu_tanh, most=5.03, derivative_most=5.5, linear=0.7, share=0.88)
     yield table(
@@ -172,6 +196,7 @@ def tables():
         least=-12.5,
     )
     yield table_of_derivative("SiLU", silu, degree=8, least=-12.6, most=20, linear=0.75, zero=1.3)
+    yield table_of_derivative("QuickGELU", quick_gelu, degree=8, least=-7.4, most=11.75, linear=1.27, zero=0.75)
 
 
 if __name__ == "__main__":
