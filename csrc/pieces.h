@@ -1,7 +1,7 @@
 // Functions of t = |x| that are read from a table (tables.h): eight pieces, and on each a polynomial. In float, where
 // putting elementary functions together takes longer: GELU's forward takes 40 instructions instead of 64. Eight numbers
-// fill one AVX2 register, out of which one instruction picks a number for every lane. (Sixteen pieces, of lower degrees,
-// would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
+// fill one AVX2 register, out of which one instruction picks a number for every lane. (Sixteen pieces, of lower
+// degrees, would take AVX-512 two instructions less, but AVX2 three for every coefficient.)
 #pragma once
 
 #include "formula.h"
