@@ -33,6 +33,7 @@ template <class T>
 struct CELU : SavesOutput {
   T alpha;
 
+  // With the usual alpha of 1 it is ELU, where a division and its error cost a third of the time less.
   template <class Body>
   void specialised(const Body& body) const {
     if (alpha == 1)
