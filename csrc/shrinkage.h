@@ -73,8 +73,8 @@ struct Tanhshrink : SavesInput {
   }
   // From x^-2 f'(x)
   T derivative_from_pieces(T x, T ratio) const {
-    T size = at_most(Pieces<Derivative<Tanhshrink>>::most, abs(x));
-    return size * size * ratio;
+    T size = abs(x);
+    return size > Pieces<Derivative<Tanhshrink>>::most ? T(1) : size * size * ratio;
   }
 
  private:
