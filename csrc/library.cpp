@@ -183,6 +183,7 @@ void learned_backward(StableIValue* stack, uint64_t, uint64_t) {
     using T = decltype(type);
     auto sums =
         run_learned_backward(which, walk, arguments.template read<T>(input, walk.tensors.back()), arguments.call);
+    FlushToZero flush;
     for (size_t k = 0; k < sums.size(); ++k) {
       Tensor gradient = new_dense(arguments.tensors[k]);
       std::vector<T> rounded(sums[k].begin(), sums[k].end());

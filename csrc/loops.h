@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "instruction_sets.h"
+#include "subnormals.h"
 
 namespace fastact {
 
@@ -42,6 +43,16 @@ inline const InstructionSet& instruction_set() {
     return kBaseline;
   }();
   return chosen;
+}
+
+// All arithmetic on tensors' elements goes through here: body(begin, end) for the parts of 0 to count that threads
+// share out, of `grain` or more, without subnormal results.
+template <class Body>
+void parallel(int64_t count, int64_t grain, const Body& body) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    FlushToZero flush;
+    body(begin, end);
+  });
 }
 
 // A thread gets at least this many elements, as in ATen: waking one up costs about what 32,768 elements of ReLU do.
@@ -357,8 +368,7 @@ void for_each_block(Shape shape, int64_t together, const Body& body) {
   Blocks blocks(shape);
   if (blocks.count == 0) return;
   int64_t grain = std::max<int64_t>(1, kGrain / std::min(kBlock, shape.columns));
-  torch::stable::parallel_for(0, blocks.count, grain,
-                              [&](int64_t begin, int64_t end) { blocks.visit(begin, end, together, body); });
+  parallel(blocks.count, grain, [&](int64_t begin, int64_t end) { blocks.visit(begin, end, together, body); });
 }
 
 // Blocks together that bodies take which hold nothing of their own for each element: all that a thread has of a row.
@@ -521,7 +531,7 @@ std::vector<std::vector<double>> run_learned_backward(LearnedPointwise which, co
   int64_t slices = std::clamp<int64_t>(walk.shape.rows * walk.shape.columns / kGrain, 1, 64);
   std::vector<std::vector<double>> sums;
   for (const auto& tensor : learned) sums.emplace_back(slices * tensor.channels.count);
-  torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+  parallel(slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t slice = begin; slice < end; ++slice) {
       int64_t from = blocks.count * slice / slices, to = blocks.count * (slice + 1) / slices;
       LearnedBlock<T> numbers(learned);
@@ -597,8 +607,8 @@ inline void run_maxout(const Tensor& input, int64_t pieces, int64_t inner, const
   const void* x = input.data_ptr();
   void* y = output.data_ptr();
   auto* winners = static_cast<uint8_t*>(indices.data_ptr());
-  torch::stable::parallel_for(0, output.numel(), std::max<int64_t>(1, kGrain / pieces),
-                              [&](int64_t begin, int64_t end) { run(x, y, winners, begin, end, pieces, inner); });
+  parallel(output.numel(), std::max<int64_t>(1, kGrain / pieces),
+           [&](int64_t begin, int64_t end) { run(x, y, winners, begin, end, pieces, inner); });
 }
 
 inline void run_maxout_backward(const Tensor& grad, const Tensor& indices, int64_t pieces, int64_t inner,
@@ -607,9 +617,8 @@ inline void run_maxout_backward(const Tensor& grad, const Tensor& indices, int64
   const void* gradients = grad.data_ptr();
   auto* winners = static_cast<const uint8_t*>(indices.data_ptr());
   void* target = grad_input.data_ptr();
-  torch::stable::parallel_for(0, grad.numel(), std::max<int64_t>(1, kGrain / pieces), [&](int64_t begin, int64_t end) {
-    run(gradients, winners, target, begin, end, pieces, inner);
-  });
+  parallel(grad.numel(), std::max<int64_t>(1, kGrain / pieces),
+           [&](int64_t begin, int64_t end) { run(gradients, winners, target, begin, end, pieces, inner); });
 }
 
 }  // namespace fastact

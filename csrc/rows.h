@@ -189,7 +189,7 @@ void for_each_tile(Around shape, const Body& body) {
   if (tiling.count == 0) return;
   const Tile largest = tiling[0];
   int64_t grain = std::max<int64_t>(1, kRowGrain / (largest.steps * largest.lanes));
-  torch::stable::parallel_for(0, tiling.count, grain, [&](int64_t begin, int64_t end) {
+  parallel(tiling.count, grain, [&](int64_t begin, int64_t end) {
     int64_t steps = std::min(kChunk, largest.steps);
     Scratch<T> first(steps), second(steps), third(steps);
     for (int64_t i = begin; i < end; ++i) body(tiling[i], first.data(), second.data(), third.data());
@@ -236,7 +236,7 @@ void for_each_rows(Around shape, bool widened, const Body& body) {
   const int64_t few = std::max<int64_t>(1, kBlock / shape.row);
   const int64_t steps = widened ? round_up(few * shape.row) / kLanes : 0;
   const int64_t grain = std::max<int64_t>(1, kRowGrain / shape.row);
-  torch::stable::parallel_for(0, shape.outer, grain, [&](int64_t begin, int64_t end) {
+  parallel(shape.outer, grain, [&](int64_t begin, int64_t end) {
     Scratch<T> first(steps), second(steps), third(steps);
     const int64_t together = widened ? few : end - begin;
     for (int64_t row = begin; row < end; row += together)
