@@ -63,15 +63,34 @@ def _in_layout(grad: Tensor, strides: Sequence[int] | None) -> Tensor:
     return torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
 
 
+def _link(input: Tensor) -> Tensor:
+    """No elements, but the input's place in the graph: all that a second derivative of zeros needs of it."""
+    return input.expand(0, *input.shape).clone()
+
+
+class _Linear(Function):
+    """A gradient that does not change with the input, but depends on it as autograd sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, link: Tensor) -> Tensor:
+        ctx.save_for_backward(link)
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (link,) = ctx.saved_tensors
+        return grad, torch.zeros_like(link)
+
+
 class _Pointwise(Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, copy: tuple[Tensor, ...]
+        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, extra: tuple[Tensor, ...]
     ) -> Tensor:
-        """In place, where the input is saved, `copy` holds one that is part of the graph; in a tuple, for it has no
-        gradient of its own."""
+        """`extra`, in a tuple since it has no gradient of its own, holds the input's link where bits are saved; in
+        place, where the input is saved, a copy that is part of the graph."""
         saves_bits = activation.saved == "bits"
-        (saved,) = copy or (input,)
+        (saved,) = extra or (input,)
         output, bits = backend(input).forward(activation, input, parameters, inplace, saves_bits)
         if inplace:
             ctx.mark_dirty(input)
@@ -82,7 +101,7 @@ class _Pointwise(Function):
         elif activation.saved == "output":
             saved = output
         # The seed of a random activation is a tensor: saved like the rest, so that hooks on saved tensors see it.
-        ctx.save_for_backward(saved, *parameters[: activation.random])
+        ctx.save_for_backward(saved, *(extra if saves_bits else ()), *parameters[: activation.random])
         ctx.activation = activation
         ctx.parameters = parameters[activation.random :]
         return output
@@ -90,7 +109,8 @@ class _Pointwise(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         activation: Activation = ctx.activation
-        saved, *seed = ctx.saved_tensors
+        saved, *rest = ctx.saved_tensors
+        link, seed = (rest[:1], rest[1:]) if activation.saved == "bits" else ([], rest)
         parameters = (*seed, *ctx.parameters)
         if not _needs_torch_ops(grad):
             if activation.saved == "bits":
@@ -98,6 +118,8 @@ class _Pointwise(Function):
             gradient = backend(grad).backward(activation, grad, saved, parameters)
         else:
             gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides)
+            if link and torch.is_grad_enabled():
+                gradient = _Linear.apply(gradient, *link)
         return gradient, None, None, None, None
 
 
@@ -129,6 +151,8 @@ def _torch_gradient(
 ) -> tuple[Tensor, ...]:
     """The gradient of torch's own function at the saved inputs, differentiable with respect to them and to grad."""
     create_graph = torch.is_grad_enabled()
+    if activation.limits_at_infinity:
+        inputs = tuple(torch.where(x.isinf(), torch.full_like(x, 1e4).copysign(x), x) for x in inputs)
     with torch.enable_grad():
         # Aliases: one input may depend on another, or be the same tensor, and each gets the gradient of its own use.
         wide = tuple(_wide((x if x.requires_grad else x.detach().requires_grad_()).view_as(x)) for x in inputs)
@@ -284,8 +308,12 @@ def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor
     if input.requires_grad and torch.is_grad_enabled():
         if kernels is cpu and cpu.HAS_NODES and not activation.random:
             return cpu.forward(activation, input, parameters, inplace, False)[0]
-        copy = (input.clone(),) if inplace and activation.saved == "input" else ()
-        return _FUNCTIONS[activation].apply(input, activation, inplace, parameters, copy)
+        extra = ()
+        if activation.saved == "bits":
+            extra = (_link(input),)
+        elif inplace and activation.saved == "input":
+            extra = (input.clone(),)
+        return _FUNCTIONS[activation].apply(input, activation, inplace, parameters, extra)
     output, _ = kernels.forward(activation, input, parameters, inplace, False)
     if inplace:
         torch.autograd.graph.increment_version(input)

@@ -242,3 +242,71 @@ def test_shared_weight_with_create_graph(device: str, on: str) -> None:
     (plain,) = torch.autograd.grad(output, weight, retain_graph=True)
     (composed,) = torch.autograd.grad(output, weight, create_graph=True)
     torch.testing.assert_close(composed, plain)
+
+
+LINEAR = [case for case in DETERMINISTIC if case.activation.saved == "bits"]
+
+
+@pytest.mark.parametrize(
+    ("case", "inplace"),
+    [(case, inplace) for case in LINEAR for inplace in (False, True) if case.activation.inplace >= inplace],
+    ids=str,
+)
+def test_second_derivative_of_what_is_linear_by_parts(
+    case: Case, inplace: bool, nodes: str, device: str, on: str
+) -> None:
+    """Zeros, as in torch, and not none: autograd has to see that the gradient depends on the input."""
+    input = away_from_kinks(case, on)
+    output = case.fastact(input * 1, **({"inplace": True} if inplace else {}))
+    (first,) = torch.autograd.grad(output.sum(), input, create_graph=True)
+    for _ in range(2):  # the second derivative, and the third
+        (zeros,) = torch.autograd.grad(first.sum(), input, create_graph=True)
+        assert torch.equal(zeros, torch.zeros_like(input))
+        first = first + zeros
+    # The gradient goes on to what the gradient came from, and more than one derivative can be asked for at once.
+    grad = torch.randn_like(output).requires_grad_()
+    (first,) = torch.autograd.grad(case.fastact(input), input, grad, create_graph=True)
+    through, zeros = torch.autograd.grad(first.square().sum(), (grad, input))
+    assert torch.equal(zeros, torch.zeros_like(input))
+    (expected,) = torch.autograd.grad(case.fastact(input), input, 2 * first.detach())
+    torch.testing.assert_close(through, expected)
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=str)
+def test_hessian_is_strict(case: Case, nodes: str, device: str, on: str) -> None:
+    input = away_from_kinks(case, on, (1, 6)).detach()
+    hessian = torch.autograd.functional.hessian(lambda x: case.fastact(x).sum(), input, strict=True)
+    assert torch.equal(hessian, torch.zeros_like(hessian))
+
+
+def test_gradient_penalty_reaches_biases(nodes: str, device: str, on: str) -> None:
+    torch.manual_seed(0)
+    stock = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 1)).to(on)
+    ours = fastact.convert(nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 1)).to(on))
+    ours.load_state_dict(stock.state_dict())
+    input = torch.randn(256, 2, device=on)
+    for net in (stock, ours):
+        x = input.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        (gradient.norm(dim=1) - 1).square().mean().backward()
+    for name, expected in stock.named_parameters():
+        got = dict(ours.named_parameters())[name].grad
+        assert (got is None) == (expected.grad is None), name
+        if got is not None:
+            torch.testing.assert_close(got, expected.grad)
+
+
+SMOOTH = [case for case in DETERMINISTIC if case.activation.pointwise and case.activation.saved != "bits"]
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=str)
+def test_second_derivative_at_kinks_is_torchs(case: Case, device: str, on: str) -> None:
+    points = [0.0, *case.activation.kinks(**case.sample)]
+    seconds = []
+    for function in (case.fastact, case.stock):
+        input = torch.tensor([points], device=on).requires_grad_()
+        (first,) = torch.autograd.grad(function(input).sum(), input, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), input)
+        seconds.append(second)
+    few = 8 * torch.finfo(torch.float32).eps  # sums of a few terms of the order of 1
+    torch.testing.assert_close(*seconds, rtol=few, atol=few)
