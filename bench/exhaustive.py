@@ -71,6 +71,7 @@ def unit(activation: Activation, sample: dict[str, Any], direction: str) -> dict
     reference, arguments = REFERENCES[activation.name], rounded(activation, sample)
     rules: dict[str, Iterable[float]] = {"limit": [reference.limit(**arguments)]}
     if direction == "forward":
+        rules["difference"] = [float(reference.difference)]
         if reference.term is not None:
             terms = reference.term(torch.tensor([0.0, 1.0], dtype=torch.float64), **arguments)
             rules |= {"term_at_0": terms[:1].tolist(), "term_at_1": terms[1:].tolist()}

@@ -29,8 +29,8 @@ struct Pieces {};
 template <class Formula>
 struct Derivative {
   Formula formula;
-  float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
   float from_pieces(float x, float value) const { return formula.derivative_from_pieces(x, value); }
+  float beyond_pieces(float x) const { return formula.derivative_beyond_pieces(x); }
 };
 
 struct SavesBits {};

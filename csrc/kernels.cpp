@@ -226,13 +226,20 @@ template <class S>
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }
 
-// Calls body(i, f(x[i])) for each element of a step. Few numbers lie beyond a table: what that takes is done for the
-// sixteen around each of them.
+// Calls body(i, f(x[i])) for each element of a step. Numbers beyond a table have a formula, whatever stands beside
+// them: where all of a step lie there, the table is not read; else the formula is evaluated for the sixteen around
+// each.
 constexpr int64_t kPart = 16;
 template <class F, class T, class Body>
 inline void for_each_value(const F& formula, const T* x, const Body& body) {
   if constexpr (in_pieces<F>) {
     using Table = Pieces<F>;
+    if constexpr (Table::one_sided) {
+      if (__builtin_expect(all_beyond<Table>(x), 0)) {
+        FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.beyond_pieces(x[i]));
+        return;
+      }
+    }
     alignas(64) T high[kStep], low[kStep];
     read_pieces<Table>(x, high, low);
     const auto value = [&](int64_t i) {
@@ -776,6 +783,7 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
     // Rows of either kind apart, each loop with one kind of exponential and its constants in registers.
     const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(peaks[row]) <= RowExp<T>::limit; };
     const auto is_extreme = [&](int64_t row) { return !is_moderate(row); };
+    sum_rows(is_extreme, [&](int64_t row) { return [top = peaks[row]](T each) { return raised_exp(each, top); }; });
     if constexpr (Formula<T>::log) {
       RowExp<T> exps[kRowLanes];
       FASTACT_FOR_EACH_LANE(row) exps[row] = RowExp<T>(peaks[row]);
@@ -785,7 +793,6 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
         sums[row].below *= is_moderate(row) ? factor : 1;
       }
     }
-    sum_rows(is_extreme, [&](int64_t row) { return [top = peaks[row]](T each) { return raised_exp(each, top); }; });
     FASTACT_FOR_EACH_LANE(row) formula.finish(sums[row], peaks[row], high[row], low[row]);
     for (int64_t row = 0; row < count; ++row) {
       const T first = high[row], second = low[row];

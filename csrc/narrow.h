@@ -33,8 +33,8 @@ struct Expm1 {
   float lifted, m;  // 2^(n + lift)
 
   explicit Expm1(float x) {
-    // expm1(x) / x, degree 4: 4.4e-7
-    constexpr float coefficients[] = {0x1.fffffep-1f, 0x1.fffe5ep-2f, 0x1.5556dap-3f, 0x1.570a7p-5f, 0x1.1104ep-7f};
+    // expm1(x) / x, degree 4 with 1 for the first: 4.5e-7
+    constexpr float coefficients[] = {1, 0x1.fffe7p-2f, 0x1.555634p-3f, 0x1.5704dep-5f, 0x1.113784p-7f};
     auto reduced = reduce_roughly(x, K::exponent_bias + lift);
     lifted = from_exponent<float>(reduced.biased);
     m = reduced.r * polynomial(reduced.r, coefficients);
@@ -54,10 +54,16 @@ inline float expm1(float x) { return Expm1<>(at_least(K::expm1_lowest, x)).value
 constexpr int kLift = 48;
 static_assert(K::unit * (int64_t{1} << kLift) == 1);
 
-// sigma(v) for `least` <= v <= `most`, and for NaN anything. Between 2^-48 and 2^126 the sum is within range.
-inline float sigmoid(float v) {
+// (1 + e^-v) / 2^48 for `least` <= v <= `most`, and for NaN anything: between 2^-48 and 2^126.
+inline float logistic_sum(float v) {
   auto reduced = reduce_roughly<-1>(v, K::exponent_bias - kLift);
-  return K::unit / fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), K::unit);
+  return fma(from_exponent<float>(reduced.biased), polynomial(reduced.r, kExp), K::unit);
+}
+inline float sigmoid(float v) { return K::unit / logistic_sum(v); }
+
+// x sigma(v), where t is x or, from `most` on, where sigma is 1, and where it vanishes, a bound.
+inline float sigmoid_gated(float x, float t, float most, float v) {
+  return x <= most ? t / logistic_sum(v) * K::unit : x;
 }
 
 struct Sigmoid : fastact::Sigmoid<float> {
@@ -82,29 +88,38 @@ inline float over_square(float e_there, Expm1<kLift> growth, float factor, float
 }
 
 struct SiLU : fastact::SiLU<float> {
-  float forward(float x) const { return x * sigmoid(clamp_number(K::least, K::most, x)); }
+  float forward(float x) const {
+    float t = clamp_number(K::least, K::most, x);
+    return sigmoid_gated(x, t, K::most, t);
+  }
 };
 
 struct QuickGELU : fastact::QuickGELU<float> {
   static constexpr float scale = 1.702f;
-  float forward(float x) const { return x * sigmoid(scale * clamp_number(K::least / scale, K::most / scale, x)); }
+  float forward(float x) const {
+    constexpr float most = K::most / scale;
+    float t = clamp_number(K::least / scale, most, x);
+    return sigmoid_gated(x, t, most, scale * t);
+  }
 };
 
 struct GELUTanh : fastact::GELUTanh<float> {
   // v = linear x + cubic x^3
   static constexpr float linear = 0x1.988454p+0f, cubic = 0x1.2444f2p-4f;
   float forward(float x) const {
-    float t = clamp_number(-11.f, 7.4f, x);
-    return x * sigmoid(t * fma(t * t, cubic, linear));
+    constexpr float most = 7.4f;
+    float t = clamp_number(-11.f, most, x);
+    return sigmoid_gated(x, t, most, t * fma(t * t, cubic, linear));
   }
 };
 
 // x n / (n + 2) with e = e^x and n = e (e + 2)
 struct Mish : fastact::Mish<float> {
   float forward(float x) const {
-    float t = clamp_number(K::least, 20.f, x), lifted = exp<kLift>(t), e = lifted * K::unit;
+    constexpr float most = 20;
+    float t = clamp_number(K::least, most, x), lifted = exp<kLift>(t), e = lifted * K::unit;
     float inverse = 1 / fma(e, e + 2, 2.f);
-    return x * (lifted * (e + 2) * inverse * K::unit);
+    return x <= most ? t * (lifted * (e + 2) * inverse) * K::unit : x;
   }
   // e ((e + 2) (n + 2) + 4 x (e + 1)) / (n + 2)^2. The second factor, less what it is where it crosses zero:
   // rise (e^2 + e e' + e'^2 + 4 (e + e') + 6 + 4 x) + 4 distance (1 + e') with e' there, and rise = e - e'.
@@ -162,7 +177,10 @@ struct CELU : fastact::CELU<float> {
   void specialised(const Body& body) const {  // nothing to gain: this is no slower than ELU
     body(*this);
   }
-  float forward(float x) const { return x <= 0 ? copysign(alpha * expm1(x * (1 / alpha)), x) : x; }
+  float forward(float x) const {
+    float v = x * (1 / alpha);
+    return v < -0x1p-24f ? alpha * expm1(v) : x;  // nearer to 0 the result is x, and v might vanish
+  }
 };
 
 struct SigmoidGate : fastact::SigmoidGate<float> {

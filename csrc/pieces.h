@@ -12,8 +12,8 @@ namespace {
 // Of a table, Pieces<Formula>: `most` bounds t; the piece's number is linear t + quadratic t^2, rounded, and
 // coefficients[k][piece] goes with the k-th power of t - points[piece]. What is made of the function's value is up to
 // from_pieces(x, value) of the formula or, where the value is split in two, from_pieces(x, high, low), high being the
-// first two terms. Where the table is one-sided, x below `least` is left to beyond_pieces(x); where it is mirrored,
-// that is -x.
+// first two terms. Where the table is one-sided, x below `least` is left to beyond_pieces(x), which need not pass a
+// NaN; where it is mirrored, that is -x.
 struct InPieces {};
 template <class Formula>
 constexpr bool in_pieces = __is_base_of(InPieces, Pieces<Formula>);
@@ -29,6 +29,7 @@ typedef __m512 Floats;
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline bool any_less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
+inline bool all_less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) == 0xffff; }
 inline Floats pick(const float* eight, Floats number) {
   return _mm512_permutexvar_ps(_mm512_castps_si512(number), _mm512_broadcast_f32x8(_mm256_loadu_ps(eight)));
 }
@@ -37,6 +38,7 @@ typedef __m256 Floats;
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline bool any_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0; }
+inline bool all_less(Floats a, Floats b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) == 0xff; }
 inline Floats pick(const float* eight, Floats number) {
   return _mm256_permutevar8x32_ps(_mm256_loadu_ps(eight), _mm256_castps_si256(number));
 }
@@ -45,6 +47,7 @@ typedef float32x4_t Floats;
 inline Floats fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
 inline Floats minimum(Floats a, Floats b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline bool any_less(Floats a, Floats b) { return vmaxvq_u32(vcltq_f32(a, b)) != 0; }
+inline bool all_less(Floats a, Floats b) { return vminvq_u32(vcltq_f32(a, b)) != 0; }
 inline Floats pick(const float* eight, Floats number) {  // out of 32 bytes
   uint32x4_t numbers = vandq_u32(vreinterpretq_u32_f32(number), vdupq_n_u32(7));
   uint32x4_t bytes = vmlaq_u32(vdupq_n_u32(0x03020100), numbers, vdupq_n_u32(0x04040404));
@@ -63,6 +66,10 @@ inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 inline bool any_less(Floats a, Floats b) {
   auto less = a < b;
   return less[0] | less[1] | less[2] | less[3];
+}
+inline bool all_less(Floats a, Floats b) {
+  auto less = a < b;
+  return less[0] & less[1] & less[2] & less[3];
 }
 inline Floats pick(const float* eight, Floats number) {
   typedef int32_t Ints __attribute__((vector_size(16)));
@@ -116,12 +123,23 @@ inline void read_pieces(const float* x, float* high, float* low) {
   }
 }
 
-// Whether one of n numbers lies beyond the table.
+template <class Table>
+inline Floats oriented(const float* x) {
+  return Table::mirrored ? -load(x) : load(x);
+}
+// Whether one of n numbers lies beyond the table, or all of a step's. NaN does not.
 template <class Table, int64_t n>
 inline bool any_beyond(const float* x) {
   Floats least = all(Table::least);
-  for (int64_t i = 0; i < n; i += kFloats) least = minimum(Table::mirrored ? -load(x + i) : load(x + i), least);
+  for (int64_t i = 0; i < n; i += kFloats) least = minimum(oriented<Table>(x + i), least);
   return any_less(least, all(Table::least));
+}
+template <class Table>
+inline bool all_beyond(const float* x) {
+  if (__builtin_expect(!((Table::mirrored ? -*x : *x) < Table::least), 1)) return false;
+  for (int64_t i = 0; i < kStep; i += kFloats)
+    if (!all_less(oriented<Table>(x + i), all(Table::least))) return false;
+  return true;
 }
 
 }  // namespace

@@ -33,10 +33,10 @@ struct Sides {
   }
 };
 
-// x sigma(v), where t is x or, far from zero, a bound. -infinity gives NaN, as torch has it.
+// x sigma(v), where t is x or, far left, a bound at which it vanishes.
 template <class T>
-inline T sigmoid_gated(T x, T t, Logistic<T> e) {
-  return multiply_add(t / e.sum, ExpConstants<T>::unit, x * 0);
+inline T sigmoid_gated(T t, Logistic<T> e) {
+  return t / e.sum * ExpConstants<T>::unit;
 }
 
 // sigma(v) (1 + slope sigma(-v)) on the right, where slope is |x| v' and e is e^-|v|; on the left it is subtracted.
@@ -48,11 +48,20 @@ inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
   return sides.over_square(select(sides.left, left, right), sum, sum_low);
 }
 
+// The same so far left that e = e^-v is less than 2^-12, by three terms of its series in e:
+// e (1 + e - slope) / (1 + e)^2.
+template <class T>
+inline T far_left_derivative(ScaledExp<T> e, T slope) {
+  T value = e.value();
+  return e.times(fma(value, fma(value, 1 - 3 * slope, 2 * slope - 1), 1 - slope));
+}
+
 // Tables hold, of |x|, how far below x (below 0 for negative x) the result lies, in two parts, and the derivative at
 // -|x|.
 template <class T>
 struct LeftInPieces : SavesInput {
-  T from_pieces(T x, T high, T low) const { return (x < 0 ? T(-0.) : x) - high - low; }
+  // Of x up to twice the smallest normal number half is subtracted, which is too small for one: the result is 0.
+  T from_pieces(T x, T high, T low) const { return (x < 0x1p-125f ? copysign(T(0), x) : x) - high - low; }
   T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
 };
 
@@ -61,9 +70,12 @@ struct SiLU : LeftInPieces<T> {
   T forward(T x) const {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
-    return x <= K::most ? sigmoid_gated(x, t, logistic(t)) : x;
+    return x <= K::most ? sigmoid_gated(t, logistic(t)) : x;
   }
-  T derivative_beyond_pieces(T x) const { return derivative(x); }
+  T derivative_beyond_pieces(T x) const {
+    T t = at_most_number(ExpConstants<T>::highest, abs(x));
+    return far_left_derivative(exp_of_minus(t), t);
+  }
   // (1 + (1 + x) e^-x) / (1 + e^-x)^2
   T derivative(T x) const {
     using K = ExpConstants<T>;
@@ -84,9 +96,12 @@ struct QuickGELU : LeftInPieces<T> {
     constexpr T most = ExpConstants<T>::most / scale.high;
     T t = clamp_number(ExpConstants<T>::least / scale.high, most, x);
     Exponent v(t);
-    return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
+    return x <= most ? sigmoid_gated(t, logistic(v.high, v.low)) : x;
   }
-  T derivative_beyond_pieces(T x) const { return derivative(x); }
+  T derivative_beyond_pieces(T x) const {
+    Exponent v(at_most_number(ExpConstants<T>::highest / scale.high, abs(x)));
+    return far_left_derivative(exp_of_minus(v.high, v.low), v.high);
+  }
   T derivative(T x) const {
     Exponent v(at_most(ExpConstants<T>::highest / scale.high, abs(x)));
     return sigmoid_gated_derivative(x, exp_of_minus(v.high, v.low), v.high, v.low);
@@ -108,19 +123,30 @@ struct GELUTanh : LeftInPieces<T> {
     constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
     T t = clamp_number(least, most, x);
     Exponent v(t);
-    return x <= most ? sigmoid_gated(x, t, logistic(v.high, v.low)) : x;
+    return x <= most ? sigmoid_gated(t, logistic(v.high, v.low)) : x;
   }
-  T beyond_pieces(T x) const { return forward(x); }
-  T derivative_beyond_pieces(T x) const { return derivative(x); }
+  // -t e / (1 + e) for t = -x and e = e^-v
+  T beyond_pieces(T x) const {
+    T t = at_most_number(highest, abs(x));
+    Exponent v(t);
+    auto e = exp_of_minus(v.high, v.low);
+    return e.times(fma(t, e.value(), -t));
+  }
+  T derivative_beyond_pieces(T x) const {
+    T t = at_most_number(highest, abs(x));
+    Exponent v(t);
+    return far_left_derivative(exp_of_minus(v.high, v.low), fma(2 * t, v.cubic, v.high));
+  }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
-    T t = at_most(sizeof(T) == 4 ? T(11.682) : T(24.3106), abs(x));  // v up to the highest that exp_of_minus takes
+    T t = at_most(highest, abs(x));
     Exponent v(t);
     T bend = 2 * t * v.cubic, slope = v.high + bend, slope_low = bend - (slope - v.high) + v.low;
     return sigmoid_gated_derivative(x, exp_of_minus(v.high, v.low), slope, slope_low);
   }
 
  private:
+  static constexpr T highest = sizeof(T) == 4 ? T(11.682) : T(24.3106);  // where v is, for exp_of_minus
   // v in two parts.
   struct Exponent {
     T cubic, high, low;
@@ -147,9 +173,9 @@ struct GaussianTailConstants;
 template <>
 struct GaussianTailConstants<float> {
   static constexpr float highest = 16.272f;  // t^2 / 2 is the highest that exp_of_minus takes
-  // fpminimax(erfc(1/sqrt(2*x))/sqrt(4*x)*exp(1/(2*x)), 5, [|SG...|], [1/14.7^2;1/5.349^2], relative): 1.2e-9
-  static constexpr float far_polynomial[] = {0x1.988452p-2f, -0x1.9881ep-2f, 0x1.31eeb2p0f,
-                                             -0x1.74552cp2f, 0x1.0b8bdp5f,   -0x1.0d91f4p7f};
+  // fpminimax(erfc(1/sqrt(2*x))/sqrt(4*x)*exp(1/(2*x)), 5, [|SG...|], [1/13.6^2;1/4.88^2], relative): 2.6e-9
+  static constexpr float far_polynomial[] = {0x1.98845p-2f,  -0x1.987f08p-2f, 0x1.3192dp0f,
+                                             -0x1.6f1d22p2f, 0x1.f45976p4f,   -0x1.c518fap6f};
 };
 
 template <>
@@ -172,31 +198,31 @@ template <class T>
 struct GELU : LeftInPieces<T> {
   // x Phi(-|x|), which on the right is what x has too much.
   T forward(T x) const {
-    Tail tail(x);
-    Sum sum(tail.t);
-    T u = tail.t / sum.high, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
-    T excess_of_u = (product_error(u, sum.high, tail.t) + u * sum.low) * inverse;  // what rounding gave to it
+    Bell bell(x);
+    Sum sum(bell.t);
+    T u = bell.t / sum.high, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T excess_of_u = (product_error(u, sum.high, bell.t) + u * sum.low) * inverse;  // what rounding gave to it
     z = multiply_add(-2 * K::a, excess_of_u, z);
     T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
     T w = fma(u, rest, multiply_add(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
-    T excess = tail.bell.times_power(u + fma(v, tail.bell.m, w));
-    return (x < 0 ? x * 0 : x) - excess;
+    T excess = bell.exp.times_power(u + fma(v, bell.exp.m, w));
+    return (x < 0 ? T(-0.) : x) - excess;
   }
   T beyond_pieces(T x) const {
-    return x * 0 - far_left(x, [](T, T, T ratio) { return ratio; });
+    return far_left(x, [](T, T, T ratio) { return -ratio; });
   }
   T derivative_beyond_pieces(T x) const {
-    return 0 - far_left(x, [](T t, T inverse, T ratio) { return t * fma(-inverse, ratio, density.high); });
+    return far_left(x, [](T t, T inverse, T ratio) { return t * fma(inverse, ratio, -density.high); });
   }
   // Phi(x) + x phi(x), which is 1 less the same at -x.
   T derivative(T x) const {
-    Tail tail(x);
-    T slope = density.high * tail.t;
-    T slope_low = multiply_add(density.low, tail.t, product_error(density.high, tail.t, slope));
-    Sum sum(tail.t);
+    Bell bell(x);
+    T slope = density.high * bell.t;
+    T slope_low = multiply_add(density.low, bell.t, product_error(density.high, bell.t, slope));
+    Sum sum(bell.t);
     T inverse = corrected_inverse(sum.high, sum.low), z = fma(-2 * K::b, inverse, T(1));
     T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
-    T left = tail.bell.times_power(fma(v, tail.bell.m, v));
+    T left = bell.exp.times(v);
     left = x < 0 ? left : 1 - left;
     return x == x ? left : x;
   }
@@ -205,13 +231,13 @@ struct GELU : LeftInPieces<T> {
   using K = GaussianTailConstants<T>;
   static constexpr Constant<T> density = {0x1.9884533d43651p-2, -0x1.cbc0d30ebfd15p-56};  // 1 / sqrt(2 pi)
   // t = |x| and e^(-t^2 / 2)
-  struct Tail {
+  struct Bell {
     T t;
-    ScaledExp<T> bell;
-    explicit Tail(T x) {
+    ScaledExp<T> exp;
+    explicit Bell(T x) {
       t = at_most_number(K::highest, abs(x));
       T half = T(0.5) * t, exponent = half * t;
-      bell = exp_of_minus(exponent, product_error(half, t, exponent));
+      exp = exp_of_minus(exponent, product_error(half, t, exponent));
     }
   };
   // a t + b
@@ -219,13 +245,13 @@ struct GELU : LeftInPieces<T> {
     T high, low;
     explicit Sum(T t) : high(fma(K::a, t, K::b)), low(product_error(K::a, t, high - K::b)) {}
   };
-  // e^(-t^2 / 2) times what `factor` makes of t, 1 / t^2 and the ratio of t Phi(-t) to e^(-t^2 / 2), which for t > 5.3
+  // e^(-t^2 / 2) times what `factor` makes of t, 1 / t^2 and the ratio of t Phi(-t) to e^(-t^2 / 2), which for t > 4.9
   // is nearly that of numbers infinitely far out: 1 / sqrt(2 pi).
   template <class Factor>
   static T far_left(T x, const Factor& factor) {
-    Tail tail(x);
-    T inverse = 1 / (tail.t * tail.t), ratio = factor(tail.t, inverse, polynomial(inverse, K::far_polynomial));
-    return tail.bell.times_power(fma(ratio, tail.bell.m, ratio));
+    Bell bell(x);
+    T inverse = 1 / (bell.t * bell.t);
+    return bell.exp.times(factor(bell.t, inverse, polynomial(inverse, K::far_polynomial)));
   }
 };
 
@@ -236,8 +262,8 @@ template <class T>
 struct Mish : SavesInput {
   T forward(T x) const {
     Parts parts(x);
-    T m = parts.sides.m();
-    return parts.sides.quotient(x, m + fma(parts.a, m, parts.a), parts.sum, parts.sum_low);
+    T m = parts.sides.m(), t = at_least(-ExpConstants<T>::highest, x);  // where it vanishes, and infinity would be NaN
+    return parts.sides.quotient(t, m + fma(parts.a, m, parts.a), parts.sum, parts.sum_low);
   }
   // ((1 + a) (1 + b) + x (1 + e) c) / (1 + b)^2, where c is 1 on the left and a^2 on the right; in powers of e, with
   // u = 1 + x, the numerator is

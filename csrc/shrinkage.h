@@ -59,10 +59,10 @@ struct Tanhshrink : SavesInput {
     T size = abs(x), above = copysign(size - 1 + one_less_tanh(size), x);
     return size < 1 ? below_1(x) : above;
   }
-  // From x^-3 f(x)
+  // From x^-3 f(x). Of 2^32 x, so that what rounding takes from the cube is not too small for a number.
   T from_pieces(T x, T ratio) const {
-    auto cube = cubed(x);
-    T near = fma(cube.high, ratio, cube.low * ratio);
+    auto cube = cubed(x * T(0x1p32));
+    T near = fma(cube.high, ratio, cube.low * ratio) * T(0x1p-96);
     return abs(x) > Pieces<Tanhshrink>::most ? x - copysign(T(1), x) : near;
   }
   T derivative(T x) const {

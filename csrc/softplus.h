@@ -13,6 +13,14 @@ inline ScaledExp<T> scaled_log1p(ScaledExp<T> e) {
   return {T(0.75) * e.lifted, fma(rest, 1 + e.m, e.m)};
 }
 
+// log(1 + e^-|x|) for |x| > 8.4, by three terms of its series in the exponential.
+template <class T>
+inline T far_log1p(T x) {
+  auto e = exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x)));
+  T value = e.value();
+  return e.times(fma(value, fma(value, T(1. / 3), T(-0.5)), T(1)));
+}
+
 // base + sign log(1 + e^-|x|). Of NaN, only `base` is.
 template <int sign, class T>
 inline T add_log1p(T base, T x) {
@@ -33,7 +41,10 @@ struct UnitSoftplus : SavesInput {
     T y = at_least(T(0), x) + log;
     return x > threshold ? x : y;
   }
-  T beyond_pieces(T x) const { return forward(x); }
+  T beyond_pieces(T x) const {
+    T y = far_log1p(x);
+    return x > threshold ? x : y;
+  }
   T derivative(T x) const {
     T sigmoid = Sigmoid<T>().forward(x);
     return x > threshold ? T(1) : sigmoid;
@@ -81,7 +92,7 @@ template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const { return add_log1p<-1>(at_most(T(0), x), x); }
   T from_pieces(T x, T log) const { return at_most(T(0), x) - log; }
-  T beyond_pieces(T x) const { return forward(x); }
+  T beyond_pieces(T x) const { return -far_log1p(x); }
   T derivative(T y) const { return one_less_exp(y); }
 };
 

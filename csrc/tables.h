@@ -85,10 +85,10 @@ struct Pieces<Derivative<Tanhshrink<float>>> : Tabulated<false, false> {
                                                -0x1.3ffcd4p-16f, -0x1.e8bad8p-19f, -0x1.0d51d4p-21f, -0x1.f94f6cp-25f}};
 };
 
-// -f(-t): 0.17 ULP at most
+// -f(-t): 0.17 ULP at most, down to x = -4.9
 template <>
 struct Pieces<GELU<float>> : Tabulated<true, true> {
-  static constexpr float least = -0x1.566666p2f, most = 0x1.566666p2f;
+  static constexpr float least = -0x1.39999ap2f, most = 0x1.566666p2f;
   static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.f2eecep-4f;
   static constexpr float points[8] = {0x0p0f,      0x1.6574p0f, 0x1.2032p1f, 0x1.7c0cp1f,
                                       0x1.d14cp1f, 0x1.0dbbp2f, 0x1.2ff8p2f, 0x1.5181p2f};
@@ -112,39 +112,39 @@ struct Pieces<GELU<float>> : Tabulated<true, true> {
                                                -0x1.ff2f4cp-15f, -0x1.0783fap-17f, 0x1.18b91cp-18f, 0x1.f7cdc6p-20f}};
 };
 
-// f'(-t): 0.57 ULP at most
+// f'(-t): 0.57 ULP at most, down to x = -4.9
 template <>
 struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
-  static constexpr float least = -0x1.7b851ep2f, most = 0x1.7b851ep2f;
+  static constexpr float least = -0x1.39999ap2f, most = 0x1.7b851ep2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.6d837ep-5f;
   static constexpr float points[8] = {0x1.777p-2f, 0x1.80ead2p-1f, 0x1.04dep1f, 0x1.6edcp1f,
                                       0x1.d17ep1f, 0x1.18a9p2f,    0x1.44a2p2f, 0x1.7081p2f};
   static constexpr float coefficients[][8] = {{0x1.c2f03ep-3f, -0x1.6737d8p-28f, -0x1.4c4e9ep-4f, -0x1.122ee8p-6f,
                                                -0x1.daadc6p-10f, -0x1.d10e54p-14f, -0x1.524b4p-18f, -0x1.2ebd76p-23f},
                                               {-0x1.644a3p-1f, -0x1.b9d99p-2f, 0x1.b90e2ep-4f, 0x1.4e292p-5f,
-                                               0x1.8a3bfp-8f, 0x1.e0b06ep-12f, 0x1.9b0f42p-16f, 0x1.a5ddeep-21f},
+                                               0x1.8a3bfp-8f, 0x1.e0b06ep-12f, 0x1.9b0f42p-16f, 0x1.a5ddeap-21f},
                                               {0x1.0eabep-2f, 0x1.8d9a94p-2f, -0x1.005b7ap-7f, -0x1.44c0dep-5f,
-                                               -0x1.269046p-7f, -0x1.d1d344p-11f, -0x1.dd5434p-15f, -0x1.1c23a4p-19f},
+                                               -0x1.269046p-7f, -0x1.d1d344p-11f, -0x1.dd5434p-15f, -0x1.1c239cp-19f},
                                               {0x1.87c9fep-3f, 0x1.2a378ep-6f, -0x1.0b070ap-4f, 0x1.f50228p-7f,
-                                               0x1.f9544ap-8f, 0x1.160dd2p-10f, 0x1.5eb4e2p-14f, 0x1.eb7bfap-19f},
+                                               0x1.f9544ap-8f, 0x1.160dd2p-10f, 0x1.5eb4e2p-14f, 0x1.eb7ca8p-19f},
                                               {-0x1.8206bp-4f, -0x1.d2fd0ep-4f, 0x1.6b08p-5f, 0x1.f58f3ep-9f,
-                                               -0x1.f8cfbep-9f, -0x1.c14e4cp-11f, -0x1.6b588p-14f, -0x1.319064p-18f},
+                                               -0x1.f8cfbep-9f, -0x1.c14e4cp-11f, -0x1.6b588p-14f, -0x1.31918ep-18f},
                                               {-0x1.25a06p-5f, 0x1.e2a706p-7f, -0x1.1f9e6ap-8f, -0x1.bdb784p-8f,
-                                               0x1.904396p-11f, 0x1.f5a40cp-12f, 0x1.172722p-14f, 0x1.2187dp-18f},
+                                               0x1.904396p-11f, 0x1.f5a40cp-12f, 0x1.172722p-14f, 0x1.217604p-18f},
                                               {0x1.38e7d4p-6f, 0x1.3fb626p-6f, -0x1.cd220cp-8f, 0x1.6a4254p-9f,
-                                               0x1.79dad4p-12f, -0x1.6a8086p-13f, -0x1.43bb02p-15f, -0x1.b04f1ap-19f},
+                                               0x1.79dad4p-12f, -0x1.6a8086p-13f, -0x1.43bb02p-15f, -0x1.b0571ap-19f},
                                               {0x1.39ce74p-7f, -0x1.1e527cp-8f, 0x1.7669b2p-9f, -0x1.5ed66ap-14f,
-                                               -0x1.57e18p-12f, 0x1.ae752ep-16f, 0x1.17a7d4p-16f, 0x1.015p-19f},
+                                               -0x1.57e18p-12f, 0x1.ae752ep-16f, 0x1.17a7d4p-16f, 0x1.03968ap-19f},
                                               {0x1.61d748p-6f, -0x1.7813a2p-9f, 0x1.54a152p-13f, -0x1.f99c2p-12f,
-                                               0x1.2a21cp-13f, 0x1.3986a8p-17f, -0x1.5c818p-18f, -0x1.d1001p-21f},
+                                               0x1.2a21cp-13f, 0x1.3986a8p-17f, -0x1.5c818p-18f, -0x1.b7d8eap-21f},
                                               {0x1.c72a12p-6f, 0x1.525a82p-10f, -0x1.f61038p-12f, 0x1.364d08p-15f,
-                                               0x1.478b66p-15f, -0x1.cc7aeep-17f, 0x1.dca4bcp-24f, 0x1.fef468p-22f}};
+                                               0x1.478b66p-15f, -0x1.cc7aeep-17f, 0x1.dca4bcp-24f, 0x1.1385d4p-21f}};
 };
 
-// -f(-t): 0.14 ULP at most
+// -f(-t): 0.14 ULP at most, down to x = -4.9
 template <>
 struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
-  static constexpr float least = -0x1.41eb86p2f, most = 0x1.41eb86p2f;
+  static constexpr float least = -0x1.39999ap2f, most = 0x1.41eb86p2f;
   static constexpr float linear = 0x1.666666p-1f, quadratic = 0x1.42008ap-3f;
   static constexpr float points[8] = {0x0p0f,      0x1.7b3cp0f, 0x1.21a8p1f, 0x1.74d6p1f,
                                       0x1.c00cp1f, 0x1.01cap2f, 0x1.2091p2f, 0x1.3eebp2f};
@@ -168,10 +168,10 @@ struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
                                                -0x1.afaa0cp-15f, -0x1.fb17bep-16f, 0x1.064c24p-19f, 0x1.46e5ecp-18f}};
 };
 
-// f'(-t): 0.34 ULP at most
+// f'(-t): 0.34 ULP at most, down to x = -4.9
 template <>
 struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
-  static constexpr float least = -0x1.6p2f, most = 0x1.6p2f;
+  static constexpr float least = -0x1.39999ap2f, most = 0x1.6p2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.0eacacp-4f;
   static constexpr float points[8] = {0x1.69ap-2f, 0x1.8142ap-1f, 0x1.ff5p0f,  0x1.60bp1f,
                                       0x1.ba08p1f, 0x1.07dfp2f,   0x1.3044p2f, 0x1.5639p2f};
@@ -182,19 +182,19 @@ struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
                                               {0x1.0780c4p-2f, 0x1.8cd1a2p-2f, 0x1.c40772p-9f, -0x1.750d2cp-5f,
                                                -0x1.e059fap-7f, -0x1.ec746p-10f, -0x1.df842ap-14f, -0x1.e40c42p-19f},
                                               {0x1.91bbdep-3f, 0x1.02908ep-6f, -0x1.28e2a8p-4f, 0x1.76c464p-7f,
-                                               0x1.7e2bd6p-7f, 0x1.344f56p-9f, 0x1.9a377ep-13f, 0x1.07ec9ep-17f},
+                                               0x1.7e2bd6p-7f, 0x1.344f56p-9f, 0x1.9a377ep-13f, 0x1.07ecap-17f},
                                               {-0x1.7f30c4p-4f, -0x1.d2b52ap-4f, 0x1.5c4ffcp-5f, 0x1.3888b4p-7f,
-                                               -0x1.2499ccp-8f, -0x1.ed1ebap-10f, -0x1.e0e93cp-13f, -0x1.96aefcp-17f},
+                                               -0x1.2499ccp-8f, -0x1.ed1ebap-10f, -0x1.e0e93cp-13f, -0x1.96af04p-17f},
                                               {-0x1.2e9882p-5f, 0x1.10c5c4p-6f, -0x1.270904p-9f, -0x1.1416bcp-7f,
-                                               -0x1.39431p-12f, 0x1.e668f8p-11f, 0x1.91a57p-13f, 0x1.d36c2cp-17f},
+                                               -0x1.39431p-12f, 0x1.e668f8p-11f, 0x1.91a57p-13f, 0x1.d36b64p-17f},
                                               {0x1.63bcf2p-6f, 0x1.41633ap-6f, -0x1.b8eac4p-8f, 0x1.05dd96p-9f,
-                                               0x1.2cec8p-10f, -0x1.a2f2bcp-13f, -0x1.da77e6p-14f, -0x1.9b30e4p-17f},
+                                               0x1.2cec8p-10f, -0x1.a2f2bcp-13f, -0x1.da77e6p-14f, -0x1.9b3142p-17f},
                                               {-0x1.b871a6p-9f, -0x1.62b9eep-8f, 0x1.467f32p-9f, 0x1.c3d172p-12f,
-                                               -0x1.e91608p-12f, -0x1.13d494p-14f, 0x1.6a829ap-15f, 0x1.15aa66p-17f},
+                                               -0x1.e91608p-12f, -0x1.13d494p-14f, 0x1.6a829ap-15f, 0x1.15bc26p-17f},
                                               {-0x1.76b7a2p-5f, -0x1.f7e014p-10f, 0x1.0846e2p-17f, -0x1.d31fb8p-12f,
-                                               -0x1.a030acp-19f, 0x1.48388ap-14f, -0x1.262e1ap-17f, -0x1.1a0a9ep-18f},
+                                               -0x1.a030acp-19f, 0x1.48388ap-14f, -0x1.262e1ap-17f, -0x1.199a1ap-18f},
                                               {-0x1.a91cap-5f, 0x1.70d8f4p-11f, -0x1.d4cfa2p-12f, -0x1.1d9748p-15f,
-                                               0x1.4e1b2p-15f, -0x1.25cbeap-18f, -0x1.05486ap-17f, 0x1.aac1fp-20f}};
+                                               0x1.4e1b2p-15f, -0x1.25cbeap-18f, -0x1.05486ap-17f, 0x1.ac4f38p-20f}};
 };
 
 // log(1 + e^-t): 0.47 ULP at most, down to x = -12.5
@@ -251,31 +251,31 @@ struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
                                                0x1.666b3p-23f, 0x1.2c1618p-28f, -0x1.7b4e6cp-31f, -0x1.4a5636p-36f}};
 };
 
-// f'(-t): 0.94 ULP at most, down to x = -7.4
+// f'(-t): 0.94 ULP at most, down to x = -4.95
 template <>
 struct Pieces<Derivative<QuickGELU<float>>> : Tabulated<false, true> {
-  static constexpr float least = -0x1.d9999ap2f, most = 0x1.78p3f;
+  static constexpr float least = -0x1.3cccccp2f, most = 0x1.78p3f;
   static constexpr float linear = 0x1.451eb8p0f, quadratic = -0x1.b87a08p-5f;
   static constexpr float points[8] = {0x1.248p-2f, 0x1.80974ap-1f, 0x1.f4ap0f,  0x1.77f8p1f,
                                       0x1.0283p2f, 0x1.5825p2f,    0x1.c3d4p2f, 0x1.5632p3f};
   static constexpr float coefficients[][8] = {{0x1.108d1ep-2f, 0x1.24d84cp-28f, -0x1.39c018p-4f, -0x1.b334acp-6f,
                                                -0x1.8d054ap-8f, -0x1.c4efd2p-11f, -0x1.176e1ap-14f, -0x1.cc59c8p-23f},
                                               {-0x1.8321bcp-1f, -0x1.7b9cdap-2f, 0x1.ff82c4p-5f, 0x1.100226p-5f,
-                                               0x1.179624p-7f, 0x1.521462p-10f, 0x1.b06922p-14f, 0x1.7061cp-22f},
+                                               0x1.179624p-7f, 0x1.521462p-10f, 0x1.b06918p-14f, 0x1.7061cp-22f},
                                               {0x1.40a368p-2f, 0x1.b30214p-2f, 0x1.a02c2cp-8f, -0x1.227bbcp-6f,
-                                               -0x1.77c956p-8f, -0x1.eeacbep-11f, -0x1.4b3b6p-14f, -0x1.2cd2e4p-22f},
+                                               -0x1.77c956p-8f, -0x1.eeacbep-11f, -0x1.4b3b9ap-14f, -0x1.2cd2e4p-22f},
                                               {0x1.1f149p-2f, -0x1.7d2a6cp-4f, -0x1.2de732p-5f, 0x1.f4455ep-9f,
-                                               0x1.37173ep-9f, 0x1.d572ccp-12f, 0x1.4e1f4ap-15f, 0x1.3a07ccp-23f},
+                                               0x1.37173ep-9f, 0x1.d572ccp-12f, 0x1.4e20cp-15f, 0x1.3a07ccp-23f},
                                               {-0x1.a14c64p-3f, -0x1.05955ep-3f, 0x1.c1ec22p-6f, 0x1.37f6cp-10f,
-                                               -0x1.48192p-11f, -0x1.40febp-13f, -0x1.f19fbep-17f, -0x1.7dfd74p-25f},
+                                               -0x1.48192p-11f, -0x1.40febp-13f, -0x1.f1877ep-17f, -0x1.7dfd74p-25f},
                                               {-0x1.415f96p-4f, 0x1.8226b2p-4f, -0x1.59663cp-7f, -0x1.73a1cep-10f,
-                                               0x1.3e36aap-14f, 0x1.48b8d2p-15f, 0x1.22de0ep-18f, 0x1.8b8a96p-26f},
+                                               0x1.3e36aap-14f, 0x1.48b8d2p-15f, 0x1.22d11ep-18f, 0x1.8b8a96p-26f},
                                               {0x1.8a9b2ep-4f, 0x1.7c8d9ap-9f, 0x1.3defdep-10f, 0x1.6828a8p-11f,
-                                               0x1.4c70aap-16f, -0x1.ef4e92p-18f, -0x1.12bf06p-20f, -0x1.75c108p-27f},
+                                               0x1.4c70aap-16f, -0x1.ef4e92p-18f, -0x1.153af4p-20f, -0x1.75c108p-27f},
                                               {0x1.c2cbap-7f, -0x1.0519ep-5f, 0x1.7f6cacp-11f, -0x1.0511c4p-12f,
-                                               -0x1.884ef8p-17f, 0x1.35ac94p-20f, 0x1.87561ap-23f, -0x1.072966p-28f},
+                                               -0x1.884ef8p-17f, 0x1.35ac94p-20f, 0x1.734f58p-23f, -0x1.072966p-28f},
                                               {-0x1.04991ap-5f, 0x1.a89fb4p-7f, -0x1.b2fa78p-10f, 0x1.fd3c7p-16f,
-                                               0x1.7c2ec8p-17f, 0x1.25f54p-22f, -0x1.95c0e8p-25f, -0x1.604046p-30f}};
+                                               0x1.7c2ec8p-17f, 0x1.25f54p-22f, -0x1.addbb2p-25f, -0x1.604046p-30f}};
 };
 
 template <>

@@ -155,12 +155,16 @@ def table_of_derivative(formula, function, degree, least, most, linear, zero):
     return table(name, "f'(-t)", slope, degree, most, linear, share=0.75, least=least, zero=zero)
 
 
+# Left of it both GELUs have formulas. Were it -5.3, inputs from -8 to -5 would pay for those and for the table.
+GELU_LEAST = -4.9
+
+
 def tables_of_gelu(formula, function, most, derivative_most, linear, share):
     def left(t):
         return -function(-t)
 
-    yield table(f"{formula}<float>", "-f(-t)", left, 8, most, linear, share, split=True, least=-most, zero=0)
-    yield table_of_derivative(formula, function, 9, -derivative_most, derivative_most, linear=1.0, zero=0.75)
+    yield table(f"{formula}<float>", "-f(-t)", left, 8, most, linear, share, split=True, least=GELU_LEAST, zero=0)
+    yield table_of_derivative(formula, function, 9, GELU_LEAST, derivative_most, linear=1.0, zero=0.75)
 
 
 def tables():
@@ -196,7 +200,7 @@ def tables():
         least=-12.5,
     )
     yield table_of_derivative("SiLU", silu, degree=8, least=-12.6, most=20, linear=0.75, zero=1.3)
-    yield table_of_derivative("QuickGELU", quick_gelu, degree=8, least=-7.4, most=11.75, linear=1.27, zero=0.75)
+    yield table_of_derivative("QuickGELU", quick_gelu, degree=8, least=-4.95, most=11.75, linear=1.27, zero=0.75)
 
 
 if __name__ == "__main__":

@@ -301,13 +301,14 @@ inline T from_exponent(decltype(Reduced<T>::biased) biased) {
 }
 
 // e^-x = lifted (1 + m) / 2^lift, where `lifted` is a power of two within range, though e^-x may be far below the
-// smallest number: what it is multiplied by may bring it back, and a subnormal product is rounded once.
+// smallest number: what it is multiplied by may bring it back.
 template <class T>
 struct ScaledExp {
   static constexpr T drop = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
   T lifted, m;
   T value() const { return multiply_add(lifted, m, lifted) * drop; }
   T times_power(T a) const { return a * lifted * drop; }
+  T times(T a) const { return times_power(fma(a, m, a)); }
 };
 
 // e^-x for 0 <= x <= highest, where the biased exponent is 0 and makes `lifted` 0. `low`, if given, is what rounding

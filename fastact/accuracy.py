@@ -71,6 +71,19 @@ class Reference:
     """Of |x|, up to which the bounds hold."""
     term: Callable[..., Tensor] | None = None
     """The size of the terms where the value is a difference that crosses zero: its ULPs are those of the largest."""
+    difference: bool = False
+    """Whether a value that vanishes is +0, as in torch: a difference of equal numbers, or a sum with +0."""
+
+
+def _self_gated(
+    forward: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor], zero_crossing: float
+) -> Reference:
+    """At infinity they have their limits: float64 has vanished, or is 1, long before the bounds that are put here."""
+    return Reference(
+        lambda x: forward(x.clamp(min=-1e4)),
+        lambda x: derivative(x.clamp(-1e4, 1e4)),
+        zero_crossings=(zero_crossing,),
+    )
 
 
 def _expm1_minus(x: Tensor) -> Tensor:
@@ -157,29 +170,28 @@ REFERENCES: dict[str, Reference] = {
         lambda x, alpha_p, alpha_n, beta: torch.where(x > 0, 2 * alpha_p * x, alpha_n * x.expm1()) + beta,
         crosses_anywhere=True,
         term=lambda x, alpha_p, alpha_n, beta: beta * x,
+        difference=True,
         limit=lambda alpha_p, alpha_n, beta: 2.0**125,  # terms overflow before their difference does
     ),
     "sigmoid": Reference(lambda x: x.sigmoid(), lambda x: x.sigmoid() * (-x).sigmoid()),
     "tanh": Reference(lambda x: x.tanh(), lambda x: x.cosh() ** -2),
     "softsign": Reference(lambda x: x / (1 + x.abs()), lambda x: (1 + x.abs()) ** -2),
     "hardsigmoid": Reference(lambda x: F.relu6(x + 3) / 6, lambda x: (x.abs() < 3).to(x.dtype) / 6),
-    "silu": Reference(lambda x: _gated(x, x), lambda x: _gated_derivative(x, x), zero_crossings=(-1.278464543,)),
-    "quick_gelu": Reference(
-        lambda x: _gated(x, 1.702 * x),
-        lambda x: _gated_derivative(1.702 * x, 1.702 * x),
-        zero_crossings=(-0.751154256,),
+    "silu": _self_gated(lambda x: _gated(x, x), lambda x: _gated_derivative(x, x), -1.278464543),
+    "quick_gelu": _self_gated(
+        lambda x: _gated(x, 1.702 * x), lambda x: _gated_derivative(1.702 * x, 1.702 * x), -0.751154256
     ),
-    "gelu": Reference(
+    "gelu": _self_gated(
         lambda x: x * _normal(x),
         lambda x: _normal(x) + x * (-x * x / 2).exp() / math.sqrt(2 * math.pi),
-        zero_crossings=(-0.751791525,),
+        -0.751791525,
     ),
-    "gelu_tanh": Reference(
+    "gelu_tanh": _self_gated(
         lambda x: _gated(x, _gelu_tanh_exponent(x)),
         lambda x: _gated_derivative(_gelu_tanh_exponent(x), _gelu_tanh_slope(x)),
-        zero_crossings=(-0.752461421,),
+        -0.752461421,
     ),
-    "mish": Reference(_mish, _mish_derivative, zero_crossings=(-1.192436,)),
+    "mish": _self_gated(_mish, _mish_derivative, -1.192436),
     "hardswish": Reference(
         lambda x: x * (x + 3).clamp(0, 6) / 6,
         lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5)),
@@ -194,7 +206,9 @@ REFERENCES: dict[str, Reference] = {
     "softmin": Reference(lambda x, dim: _softmax(-x), lambda x, dim: -x.sigmoid() * (-x).sigmoid()),
     "softmax": Reference(lambda x, dim: _softmax(x), lambda x, dim: x.sigmoid() * (-x).sigmoid()),
     "log_softmax": Reference(
-        lambda x, dim: x - x.clamp(min=0) - torch.log1p(torch.exp(-x.abs())), lambda x, dim: (-x).sigmoid()
+        lambda x, dim: x - x.clamp(min=0) - torch.log1p(torch.exp(-x.abs())),
+        lambda x, dim: (-x).sigmoid(),
+        difference=True,
     ),
     "snake": Reference(
         lambda x, alpha: x + (alpha * x).sin() ** 2 / alpha,
@@ -267,6 +281,19 @@ def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
     return power_of_two.clamp(min=info.smallest_normal) * info.eps
 
 
+def flushed(result: Tensor, truth: Tensor, input: Tensor, difference: bool = False) -> Tensor:
+    """Where a zero of the true value's sign (or +0, of a difference) is right: the value, or the input, is below the
+    smallest normal number, or was rounded to below it.
+
+    The CPU's kernels flush such results (csrc/subnormals.h). float16's subnormal numbers are none in float32, where
+    they are computed: those are kept."""
+    if result.dtype is torch.float16:
+        return torch.zeros_like(result, dtype=torch.bool)
+    smallest = torch.finfo(result.dtype).smallest_normal * (1 + DERIVATIVE_ULPS * torch.finfo(torch.float32).eps)
+    right_sign = ~result.signbit() if difference else result.signbit() == truth.signbit()
+    return (result == 0) & ((truth.abs() < smallest) & right_sign | (input.abs() < smallest))
+
+
 def errors(result: Tensor, truth: Tensor, unit: Tensor | float) -> Tensor:
     """The errors of the result against float64 values; infinite where one is NaN or infinite and the other is not."""
     wrong = (result.double() - truth).abs() / unit
@@ -279,13 +306,14 @@ def errors(result: Tensor, truth: Tensor, unit: Tensor | float) -> Tensor:
     return wrong
 
 
-def _exact_errors(result: Tensor, expected: Tensor) -> Tensor:
+def _exact_errors(result: Tensor, expected: Tensor, input: Tensor) -> Tensor:
     """In ULPs, at least 1 where any bit differs: the sign of a zero counts, the payload of a NaN does not."""
     integer = torch.int16 if result.dtype.itemsize == 2 else torch.int32
     if torch.equal(result.view(integer), expected.view(integer)):
         return torch.zeros(1, device=result.device).expand_as(result)
-    same = (result.view(integer) == expected.view(integer)) | (result.isnan() & expected.isnan())
     truth = expected.double()
+    same = (result.view(integer) == expected.view(integer)) | (result.isnan() & expected.isnan())
+    same |= flushed(result, truth, input)
     return torch.where(same, 0.0, errors(result, truth, ulp(truth, result.dtype)).clamp(min=1))
 
 
@@ -371,8 +399,8 @@ def judge(
         torch_output, torch_derivative = _by_vectors(bind(activation.reference, activation, sample, input), input)
         # At NaN torch's own vector and scalar code differ (Hardtanh's).
         torch_derivative = torch.where(input.isnan(), derivative, torch_derivative)
-        forward = torch_output, _exact_errors(output, torch_output), 0.0, "ulp"
-        backward = torch_derivative, _exact_errors(derivative, torch_derivative), 0.0, "ulp"
+        forward = torch_output, _exact_errors(output, torch_output, input), 0.0, "ulp"
+        backward = torch_derivative, _exact_errors(derivative, torch_derivative, input), 0.0, "ulp"
     else:
         forward, backward = _formula_truth(activation, sample, input, output, derivative)
     return worst("forward", output, *forward), worst("derivative", derivative, *backward)
@@ -393,12 +421,14 @@ def _formula_truth(
     true_output, true_derivative = reference.forward(x, **parameters), reference.derivative(x, **parameters)
     if not input.isfinite().all():
         special = ~input.isfinite()
-        # torch's conventions are the truth. Its derivative at infinity may be NaN by accident, and at NaN depends on
-        # whether a vector or the scalar end of a loop met it: these are not judged.
+        # torch's conventions are the truth, but for its NaN where the formula has a limit. Its derivative at infinity
+        # may be NaN by accident, and at NaN depends on whether a vector or the scalar end of a loop met it: these are
+        # not judged.
         stock = bind(activation.reference, activation, sample, input)
         torch_output, torch_derivative = evaluate(stock, input[special])
+        if activation.limits_at_infinity:
+            torch_derivative = torch.where(torch_derivative.isnan(), true_derivative[special], torch_derivative)
         accident = torch_derivative.isnan() | input[special].isnan()
-        # So may its value: the vector code for GELU makes NaN of infinity, the scalar code infinity.
         true_output[special] = torch.where(torch_output.isnan(), true_output[special], torch_output.double())
         true_derivative[special] = torch.where(accident, derivative[special], torch_derivative).double()
 
@@ -419,7 +449,11 @@ def _formula_truth(
         for point in reference.zero_crossings:
             size = torch.where((x - point).abs() < NEAR_ZERO_CROSSING, size.clamp(min=LEAST_ULP_THERE), size)
     forward_errors = errors(output, true_output, ulp(largest, dtype))
+    forward_errors.masked_fill_(flushed(output, true_output, input, reference.difference), 0)
     derivative_errors = errors(derivative, true_derivative, size)
+    derivative_errors.masked_fill_(flushed(derivative, true_derivative, input), 0)
+    if activation.saved == "output":  # that of a subnormal input may be 0
+        derivative_errors.masked_fill_((output == 0) & (input.abs() < torch.finfo(dtype).smallest_normal), 0)
     limit = reference.limit(**parameters)
     if limit < math.inf:
         beyond = input.isfinite() & (x.abs() > limit)
@@ -452,10 +486,11 @@ def _random_truth(sample: dict[str, Any], input: Tensor, output: Tensor, derivat
     slope = limits[0] if limits[0] == limits[1] else derivative.float()
     if dtype is torch.float32 or limits[0] == limits[1]:
         true_output = torch.where(negative, input.float() * slope, input.float()).to(dtype)
-        forward = true_output.double(), _exact_errors(output, true_output), 0.0, "ulp"
+        forward = true_output.double(), _exact_errors(output, true_output, input), 0.0, "ulp"
     else:
         x = input.double()
         true_output = torch.where(negative, x * slope, x)
         size = ulp(true_output, dtype) + x.abs() * ulp(true_slope, dtype)
-        forward = true_output, errors(output, true_output, size), ROUNDED_ULPS, "ulp+y"
+        wrong = errors(output, true_output, size).masked_fill_(flushed(output, true_output, input), 0)
+        forward = true_output, wrong, ROUNDED_ULPS, "ulp+y"
     return forward, (true_slope, errors(derivative, true_slope, ulp(true_slope, dtype)), 0.0, "ulp")
