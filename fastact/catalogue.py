@@ -44,6 +44,8 @@ class Activation:
     """Arguments that tests and benchmarks run it with; the first is the default."""
     kinks: Callable[..., tuple[float, ...]] = lambda **parameters: ()
     """Where the derivative jumps, for given parameters."""
+    limits_at_infinity: bool = False
+    """Whether values and derivatives at infinity are the limits; torch has NaN at some."""
     inplace: bool = False
     """Whether torch's function and module take `inplace`."""
     random: bool = False
@@ -127,6 +129,11 @@ class Activation:
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 _BRIDLE = "Bridle 1990, Probabilistic Interpretation of Feedforward Classification Network Outputs"
+
+
+def _constant_at_zero(y: Tensor) -> Tensor:
+    """y, with a derivative of 0 where y is 0: torch's second derivative of exponential units there."""
+    return torch.where(y == 0, 0.0, y)
 
 
 def _zero(**parameters: Any) -> tuple[float, ...]:
@@ -307,7 +314,9 @@ ACTIVATIONS: dict[str, Activation] = {
             samples=({"alpha": 1.0}, {"alpha": 1.7}, {"alpha": 0.0}),
             kinks=lambda alpha: () if alpha == 1 else (0.0,),
             inplace=True,
-            derivative_from_output=lambda y, alpha: torch.where(y > 0, torch.ones_like(y), y + alpha),
+            derivative_from_output=lambda y, alpha: torch.where(
+                y > 0, torch.ones_like(y), _constant_at_zero(y) + alpha
+            ),
         ),
         Activation(
             name="selu",
@@ -325,7 +334,7 @@ ACTIVATIONS: dict[str, Activation] = {
             kinks=_zero,
             inplace=True,
             derivative_from_output=lambda y: torch.where(
-                y > 0, torch.full_like(y, SELU_SCALE), y + SELU_SCALE * SELU_ALPHA
+                y > 0, torch.full_like(y, SELU_SCALE), _constant_at_zero(y) + SELU_SCALE * SELU_ALPHA
             ),
         ),
         Activation(
@@ -342,7 +351,9 @@ ACTIVATIONS: dict[str, Activation] = {
             parameters=("alpha",),
             samples=({"alpha": 1.0}, {"alpha": 1.7}, {"alpha": 0.25}),
             inplace=True,
-            derivative_from_output=lambda y, alpha: torch.where(y > 0, torch.ones_like(y), y / alpha + 1),
+            derivative_from_output=lambda y, alpha: torch.where(
+                y > 0, torch.ones_like(y), _constant_at_zero(y) / alpha + 1
+            ),
         ),
         Activation(
             name="xielu",
@@ -434,6 +445,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "ResNet-v2 (Ramachandran et al. 2017).",
             paper="Elfwing et al. 2018; Ramachandran et al. 2017, Searching for Activation Functions",
             reference=F.silu,
+            limits_at_infinity=True,
             inplace=True,
         ),
         Activation(
@@ -448,6 +460,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "curve in another scale.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
             reference=composites.quick_gelu,
+            limits_at_infinity=True,
         ),
         Activation(
             name="gelu",
@@ -461,6 +474,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "pass gradient; costs an error function, and backward needs the whole input.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
             reference=F.gelu,
+            limits_at_infinity=True,
         ),
         Activation(
             name="gelu_tanh",
@@ -474,6 +488,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "take GELU itself.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
             reference=F.gelu,
+            limits_at_infinity=True,
             public="gelu",
             options={"approximate": "tanh"},
         ),
@@ -489,6 +504,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "exponential: try SiLU first.",
             paper="Misra 2020, Mish: A Self Regularized Non-Monotonic Activation Function",
             reference=F.mish,
+            limits_at_infinity=True,
             inplace=True,
         ),
         Activation(

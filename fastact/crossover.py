@@ -8,6 +8,7 @@ which were not measured there. `bench/crossover.py` measures a device and writes
 
 import sys
 
+from .catalogue import ACTIVATIONS
 from .cpu import lacks_avx2, maker
 
 NEVER = sys.maxsize
@@ -283,5 +284,10 @@ _BY_MAKER = {"amd": (CPU_AMD, CPU_AMD_16_BIT), "intel": (CPU_INTEL, CPU_INTEL_16
 _OTHERS = (_larger(CPU_AMD, CPU_INTEL), _larger(CPU_AMD_16_BIT, CPU_INTEL_16_BIT))
 _CPU = (CPU_WITHOUT_AVX2, CPU_WITHOUT_AVX2) if lacks_avx2() else _BY_MAKER.get(maker(), _OTHERS)
 
-CROSSOVER = (_CPU, (CUDA, CUDA))
+# Kernels run these at every size, since torch's results differ: NaN at infinity, where these have limits. And in 16
+# bits Softshrink's gradient at |x| = lambd rounded, with which torch compares in backward but not in forward.
+_LIMITS_AT_INFINITY = {name: (0, 0) for name, row in ACTIVATIONS.items() if row.limits_at_infinity}
+_EVERY_SIZE = (_LIMITS_AT_INFINITY, _LIMITS_AT_INFINITY | {"softshrink": (0, 0)})
+
+CROSSOVER = (tuple(measured | sizes for measured, sizes in zip(_CPU, _EVERY_SIZE, strict=True)), (CUDA, CUDA))
 """By whether the tensor is on CUDA, and whether its numbers have 16 bits."""

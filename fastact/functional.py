@@ -24,7 +24,7 @@ from .composites import squared_relu as _squared_relu
 from .composites import star_relu as _star_relu
 from .composites import swiglu as _swiglu
 from .composites import xielu as _xielu
-from .path import divides, learned_fit, softmax_dtype, takes_gated_kernel, takes_kernel
+from .path import divides, learned_fit, rounded, softmax_dtype, takes_gated_kernel, takes_kernel
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -346,13 +346,14 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     r"""Hard shrinkage: :math:`x` for :math:`|x| >` ``lambd``, else 0; derivative 1 or 0.
 
-    Saves one bit per element for backward. A negative ``lambd`` goes to torch.
+    ``lambd`` is rounded to the input's dtype, as in torch. Saves one bit per element for backward. A negative ``lambd``
+    goes to torch.
 
     Donoho & Johnstone 1994, "Ideal Spatial Adaptation by Wavelet Shrinkage".
     """
     if not is_scripting():
         if takes_kernel("hardshrink", input, lambd) and lambd >= 0:
-            return apply("hardshrink", input, False, lambd)
+            return apply("hardshrink", input, False, rounded(lambd, input.dtype))
     return F.hardshrink(input, lambd)
 
 
@@ -360,7 +361,8 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     r"""Soft shrinkage: :math:`x -` ``lambd`` for :math:`x >` ``lambd``, :math:`x +` ``lambd`` for :math:`x < -`
     ``lambd``, else 0; derivative 1 or 0.
 
-    Saves one bit per element for backward.
+    Saves one bit per element for backward. In 16 bits the derivative is that of the value, which is of ``lambd`` as it
+    is; torch's backward compares with ``lambd`` rounded to the dtype.
 
     Donoho 1995, "De-noising by Soft-Thresholding".
     """

@@ -152,6 +152,11 @@ class CELU(nn.CELU):
         return F.celu(input, self.alpha, self.inplace)
 
 
+def _inverse_softplus(y: float) -> float:
+    """log(e^y - 1), also where e^y would be too large."""
+    return y + math.log(-math.expm1(-y))
+
+
 class XIELU(nn.Module):
     """See `fastact.functional.xielu`. What is learned are `raw_alpha_p` and `raw_alpha_n`, one number each, such that
     `alpha_p` = softplus(`raw_alpha_p`) > 0 and `alpha_n` = `beta` + softplus(`raw_alpha_n`) > `beta`."""
@@ -170,7 +175,7 @@ class XIELU(nn.Module):
                 f"alpha_p_init must be above 0 and alpha_n_init above beta, got {alpha_p_init}, {alpha_n_init}, {beta}"
             )
         self.beta = beta
-        raw_p, raw_n = (math.log(math.expm1(value)) for value in (alpha_p_init, alpha_n_init - beta))
+        raw_p, raw_n = map(_inverse_softplus, (alpha_p_init, alpha_n_init - beta))
         self.raw_alpha_p = nn.Parameter(torch.full((1,), raw_p, device=device, dtype=dtype))
         self.raw_alpha_n = nn.Parameter(torch.full((1,), raw_n, device=device, dtype=dtype))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from numbers import Real
 from threading import Lock
 
 import torch
@@ -17,11 +18,14 @@ from .crossover import CROSSOVER
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
-_NUMBERS = frozenset((float, int))
 _ANY_ROWS = 1 << 24  # elements, from which huge pages decide
 _NEAR = 8  # elements from one of a row to the next, up to which rows brought side by side beat torch's
 _TORCHS_ROWS = range(16, 64)  # the elements of a row with which LogSoftmax in float32 is slower than torch's
-_LARGEST = torch.finfo(torch.float32).max  # torch refuses larger arguments, NaN and infinity, here and there
+_SMALLEST = torch.finfo(
+    torch.float32
+).smallest_normal  # kernels may make zeros of smaller arguments, and divide by them
+_LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) for dtype in _DTYPES}
+"""Of arguments, by the input's dtype: torch refuses larger ones, NaN and infinity, here and there."""
 
 # How many always_kernels() are open, in all threads; the environment's counts as one.
 _always_kernels = int(os.environ.get("FASTACT_ALWAYS_KERNELS", "0") not in ("", "0"))
@@ -67,11 +71,9 @@ def takes_kernel(
         thresholds = CROSSOVER[input.is_cuda][input.element_size() == 2].get(name)
         if thresholds is None or input.numel() < thresholds[training]:
             return False
-    for parameter in parameters:
-        if type(parameter) not in _NUMBERS or not -_LARGEST <= parameter <= _LARGEST:
-            return False
     return (
         input.dtype in _DTYPES
+        and (not parameters or all(_is_taken(parameter, _LARGEST[input.dtype]) for parameter in parameters))
         and (input.is_cpu or runs_on_gpu_kernels(input))
         and input.layout is torch.strided
         and not input.is_nested
@@ -83,6 +85,21 @@ def takes_kernel(
         and torch._C._get_tracing_state() is None
         and (not inplace or _may_write(input, training))
     )
+
+
+def _is_taken(parameter: float, largest: float) -> bool:
+    """Whether kernels take the argument: a Python or NumPy number, as torch does, that is 0 or within range."""
+    if type(parameter) not in (float, int) and not (
+        isinstance(parameter, Real) and type(parameter).__module__ == "numpy"
+    ):
+        return False
+    return parameter == 0 or _SMALLEST <= abs(parameter) <= largest
+
+
+@cache
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """The number of the dtype next to this one."""
+    return torch.tensor(number, dtype=torch.float64, device="cpu").to(dtype).item()
 
 
 def _is_plain(operand: Tensor, input: Tensor) -> bool:

@@ -71,7 +71,7 @@ def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
     input = torch.tensor([0.0, -0.0], dtype=dtype, device=on).repeat(64)  # torch's vector code: the rest differs
     with always_kernels():
         output = bind(getattr(functional, activation.function), activation, sample, input)(input)
-    expected = bind(activation.reference, activation, sample, input.float())(input.float())
+    expected = bind(activation.reference, activation, sample, input.double())(input.double())
     assert torch.equal(output, expected.to(dtype))
     assert output.signbit().tolist() == expected.signbit().tolist()
 

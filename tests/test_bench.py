@@ -238,6 +238,9 @@ def test_crossover_is_of_the_cpus_maker(maker: str, lacks_avx2: bool, monkeypatc
     monkeypatch.setattr(cpu, "lacks_avx2", lambda: lacks_avx2)
     scope = tables_written(crossover.TABLE.read_text())
     chosen = scope["CROSSOVER"][False]
+    for table, every_size in zip(chosen, scope["_EVERY_SIZE"], strict=True):
+        assert {name: table[name] for name in every_size} == dict.fromkeys(every_size, (0, 0))
+    chosen = scope["_CPU"]
     if lacks_avx2:
         assert chosen == (scope["CPU_WITHOUT_AVX2"], scope["CPU_WITHOUT_AVX2"])
     elif maker:

@@ -83,14 +83,18 @@ def tanhshrink_derivative(x, p):
     return tanh * tanh
 
 
+# Where self-gated units vanish in 16 bits; -infinity times 0 would be NaN.
+_VANISHES = tl.constexpr(-128.0)
+
+
 @triton.jit
 def silu_forward(x, p):
-    return x * _sigmoid(x)
+    return at_least(_VANISHES, x) * _sigmoid(x)
 
 
 @triton.jit
 def quick_gelu_forward(x, p):
-    return x * _sigmoid(x, 1.702)
+    return at_least(_VANISHES, x) * _sigmoid(x, 1.702)
 
 
 _LINEAR = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
@@ -99,7 +103,7 @@ _CUBIC = tl.constexpr(0.044715 * 2.0 * math.sqrt(2.0 / math.pi))
 
 @triton.jit
 def gelu_tanh_forward(x, p):
-    return x * _sigmoid(x * tl.fma(x * x, _CUBIC, _LINEAR))
+    return at_least(_VANISHES, x) * _sigmoid(x * tl.fma(x * x, _CUBIC, _LINEAR))
 
 
 @triton.jit
@@ -219,7 +223,7 @@ def _gaussian(x):
 def gelu_forward(x, p):
     lifted, r = _gaussian(x)
     left = lifted * (r * polynomial(r, _TAIL, 6)) * _LOWERED
-    return x * tl.where(x < 0, left, 1.0 - left)
+    return at_least(_VANISHES, x) * tl.where(x < 0, left, 1.0 - left)
 
 
 @triton.jit
@@ -243,7 +247,7 @@ def _mish_parts(x):
 @triton.jit
 def mish_forward(x, p):
     _, lifted, e, inverse = _mish_parts(x)
-    return x * (lifted * (e + 2.0) * inverse * _LOWERED)
+    return at_least(_VANISHES, x) * (lifted * (e + 2.0) * inverse * _LOWERED)
 
 
 @triton.jit

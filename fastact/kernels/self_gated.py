@@ -107,8 +107,8 @@ def _over_square(x, a, b, b_low, lifted, m):
 
 @triton.jit
 def _sigmoid_gated(x, t, most: tl.constexpr, v, v_low):
-    """x sigma(v), given v in two parts; t is x or, far from zero, a bound. -infinity gives NaN, as torch has it."""
-    y = tl.fma(t * scaled_sigmoid(v, v_low), by_type(UNIT, x), x * 0.0)
+    """x sigma(v), given v in two parts; t is x or, far from zero, a bound: at the left one it vanishes."""
+    y = t * scaled_sigmoid(v, v_low) * by_type(UNIT, x)
     return tl.where(x > by_type(most, x), x, y)
 
 
@@ -230,7 +230,7 @@ def gelu_forward(x, p):
     bend = _tail_curve(z)
     w = tl.fma(u * z, bend, u_low * tl.fma(z, bend, one))
     excess = times_power(u + tl.fma(u + w, m, w), lifted)
-    return tl.where(x < 0, x * 0.0, x) - excess
+    return tl.where(x < 0, -0.0, x) - excess
 
 
 @triton.jit
@@ -263,7 +263,8 @@ def _mish_parts(x):
 def mish_forward(x, p):
     _, a, sum, sum_low, lifted, m = _mish_parts(x)
     m = tl.where(x < 0, m, 0.0)
-    return _quotient(x, x, m + tl.fma(a, m, a), sum, sum_low, lifted)
+    t = at_least(-highest_exponent(x), x)  # where it vanishes, and infinity would be NaN
+    return _quotient(x, t, m + tl.fma(a, m, a), sum, sum_low, lifted)
 
 
 @triton.jit
