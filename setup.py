@@ -97,8 +97,8 @@ class BuildLibraries(build_ext):
                 raise CompileError(f"fastact: the C++ build failed: {error}") from None
             # setuptools's own warning is not seen under -q.
             print(
-                f"fastact: the autograd nodes in C++ do not compile with torch {torch_version()}, so slower ones in "
-                f"Python run in their place: {error}",
+                f"fastact: the autograd nodes in C++ could not be built with torch {torch_version()}, so slower ones "
+                f"in Python run in their place: {error}",
                 file=sys.stderr,
             )
 
