@@ -1,13 +1,16 @@
 """Builds csrc/ into fastact/libfastact.so; everything else about the package stands in pyproject.toml.
 
 The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. A second
-one, csrc/autograd.cpp, is for the very torch it is compiled with, whose version is in its name; others do without it.
+one, csrc/autograd.cpp, is for one release of torch, whose version is in its name; others do without it.
 """
 
 import os
 import platform
+import re
+import runpy
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +18,9 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
+
+NODES = "libfastact_autograd"
+nodes_library = runpy.run_path("fastact/nodes.py")["nodes_library"]  # importing the package would load its libraries
 
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11, the oldest torch that the binary runs with
 
@@ -59,6 +65,18 @@ def torch_version():
     return torch.__version__
 
 
+def standard_of(include):
+    """The C++ standard that torch's headers ask for: C++17 until 2.13. The stable ABI's are content with that."""
+    found = re.search(r"__cplusplus < 20(\d\d)", (include / "ATen/ATen.h").read_text())
+    return f"-std=c++{found[1] if found else 20}"
+
+
+def first_error(messages):
+    """The line of a compiler's or linker's output that says what is wrong."""
+    lines = [line.strip() for line in messages.splitlines() if line.strip()] or ["no message"]
+    return next((line for line in lines if "error" in line or "undefined reference" in line), lines[-1])
+
+
 class BuildLibraries(build_ext):
     """Plain shared libraries, which torch.ops.load_library opens: no Python symbol in them."""
 
@@ -67,9 +85,24 @@ class BuildLibraries(build_ext):
         self.parallel = self.parallel or len(self.extensions)
 
     def get_ext_filename(self, fullname):
-        return fullname.replace(".", "/") + (f"-{torch_version()}" if fullname.endswith("_autograd") else "") + ".so"
+        *package, name = fullname.split(".")  # setuptools asks for names with and without the package
+        file = nodes_library(torch_version()) if name == NODES else f"{name}.so"
+        return "/".join([*package, file])
 
     def build_extension(self, ext):
+        try:
+            self.build_library(ext)
+        except CompileError as error:
+            if not ext.optional:
+                raise CompileError(f"fastact: the C++ build failed: {error}") from None
+            # setuptools's own warning is not seen under -q.
+            print(
+                f"fastact: the autograd nodes in C++ could not be built with torch {torch_version()}, so slower ones "
+                f"in Python run in their place: {error}",
+                file=sys.stderr,
+            )
+
+    def build_library(self, ext):
         include, lib = torch_paths()
         compiler = self.compiler.compiler_cxx if hasattr(self.compiler, "compiler_cxx") else ["c++"]
         if shutil.which(compiler[0]) is None:
@@ -90,7 +123,7 @@ class BuildLibraries(build_ext):
                 (f"kernels_{name}", [f"-DFASTACT_INSTRUCTION_SET={name}", *flags])
                 for name, flags in INSTRUCTION_SETS.items()
             ],
-            "csrc/autograd.cpp": [("autograd", headers)],
+            "csrc/autograd.cpp": [("autograd", [standard_of(include), *headers])],  # the last -std counts
         }
 
         def compile_one(job):
@@ -113,8 +146,11 @@ class BuildLibraries(build_ext):
         if command is None:
             return super().run()
         print(" ".join(command))
-        if subprocess.run(command).returncode != 0:
-            raise CompileError("fastact: the C++ build failed; the compiler's message stands above.")
+        in_english = {**os.environ, "LC_ALL": "C"}
+        finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=in_english)
+        print(finished.stderr, end="", file=sys.stderr)
+        if finished.returncode != 0:
+            raise CompileError(first_error(finished.stderr))
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -129,7 +165,7 @@ setup(
     ext_modules=[
         Extension("fastact.libfastact", sources=["csrc/library.cpp", "csrc/kernels.cpp"], depends=sources),
         # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
-        Extension("fastact.libfastact_autograd", sources=["csrc/autograd.cpp"], depends=sources, optional=True),
+        Extension(f"fastact.{NODES}", sources=["csrc/autograd.cpp"], depends=sources, optional=True),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": AnyPythonWheel},
 )

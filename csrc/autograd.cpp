@@ -1,7 +1,7 @@
 // The autograd of the ops that work element by element or on rows on the CPU, in C++: a node costs a few microseconds
 // less than one in Python, which decides whether kernels pay off on small tensors. It does what _Pointwise, _Learned
 // and _Softmax in fastact/autograd.py do, which take its place where this library is missing: nodes are no part of
-// LibTorch's stable ABI, so it serves only the very torch that it was compiled with.
+// LibTorch's stable ABI, so it serves only the release of torch that it was compiled with.
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>

@@ -162,7 +162,8 @@ REFERENCES: dict[str, Reference] = {
         scale=lambda: SELU_SCALE * SELU_ALPHA,
     ),
     "celu": Reference(
-        lambda x, alpha: torch.where(x > 0, x, alpha * (x.clamp(max=0) / alpha).expm1()),
+        # Not clamp, whose derivative at 0 changes with torch 2.14.
+        lambda x, alpha: torch.where(x > 0, x, alpha * (torch.where(x > 0, 0.0, x) / alpha).expm1()),
         lambda x, alpha: torch.where(x > 0, 1.0, (x / alpha).exp()),
     ),
     "xielu": Reference(

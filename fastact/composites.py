@@ -30,10 +30,11 @@ def quick_gelu(input: Tensor) -> Tensor:
 
 
 def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) -> Tensor:
+    is_positive = input > 0
     positive = _per_channel(alpha_p, input) * input * input
-    below = input.clamp(max=0)
+    below = torch.where(is_positive, 0.0, input)  # not clamp, whose derivative at 0 is 1 before torch 2.14, then 0
     negative = _per_channel(alpha_n, input) * (torch.expm1(below) - below)
-    return torch.where(input > 0, positive, negative) + beta * input
+    return torch.where(is_positive, positive, negative) + beta * input
 
 
 def snake(input: Tensor, alpha: Tensor) -> Tensor:

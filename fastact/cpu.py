@@ -12,19 +12,28 @@ import torch
 from torch import Tensor
 
 from .catalogue import Activation
+from .nodes import nodes_library
 
 torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
 _OPS = torch.ops.fastact
 
-_NODES = Path(__file__).with_name(f"libfastact_autograd-{torch.__version__}.so")
-HAS_NODES = _NODES.exists()
-"""Whether all ops but RReLU's, Maxout's and gated units' have autograd nodes in C++: those are for one torch alone."""
-if HAS_NODES:
+
+def _load_nodes(library: Path) -> str:
+    """Why autograd nodes are in Python; nothing where those in C++ run."""
+    if not library.exists():
+        return f"no library for torch {torch.__version__}; a build beside it makes one, or says why not"
     try:
-        torch.ops.load_library(_NODES)
-    except OSError as error:  # another build of the same version
-        warnings.warn(f"fastact uses slower autograd nodes, in Python, since {error}", stacklevel=2)
-        HAS_NODES = False
+        torch.ops.load_library(library)
+    except OSError as error:  # a build of this torch that lacks something
+        reason = f"those in C++ failed to load: {error.__cause__ or error}"
+        warnings.warn(f"fastact uses slower autograd nodes, in Python: {reason}", stacklevel=2)
+        return reason
+    return ""
+
+
+WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
+HAS_NODES = not WHY_NO_NODES
+"""Whether all ops but RReLU's, Maxout's and gated units' have autograd nodes in C++: those are for one torch alone."""
 
 
 class _Ops(NamedTuple):

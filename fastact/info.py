@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
         "torch": torch.__version__,
         "Triton": version("triton") if triton_is_installed() else "not installed",
         "CPU": f"{cpu_model()}, kernels for {cpu.instruction_set()}, {torch.get_num_threads()} threads",
-        "Autograd": "nodes in C++ on the CPU" if cpu.HAS_NODES else "nodes in Python (no library for this torch)",
+        "Autograd": "nodes in C++ on the CPU" if cpu.HAS_NODES else f"nodes in Python ({cpu.WHY_NO_NODES})",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
 

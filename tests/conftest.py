@@ -15,6 +15,8 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda", "interpret"), default=None, help="where the kernels run")
+    help = "what autograd nodes on the CPU this build has for this torch; default: %(default)s"
+    parser.addoption("--nodes", choices=("C++", "Python"), default="C++", help=help)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         devices = [name for name in _devices(metafunc.config) if only is None or name in only.args]
         metafunc.parametrize("device", devices, scope="session")
     if "nodes" in metafunc.fixturenames:
-        kinds = ["C++", "Python"] if "cpu" in _devices(metafunc.config) else ["Python"]
+        in_cpp = "cpu" in _devices(metafunc.config) and metafunc.config.getoption("--nodes") == "C++"
+        kinds = ["C++", "Python"] if in_cpp else ["Python"]
         metafunc.parametrize("nodes", kinds, indirect=True)
 
 
@@ -51,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         runs = (parameters.get("device") if needs_device else "cpu") in chosen
         if chosen == ["interpret"]:
             runs = runs and _worth_interpreting(item, parameters)
-        elif parameters.get("nodes") == "Python":
+        elif parameters.get("nodes") == "Python" and config.getoption("--nodes") == "C++":
             runs = runs and _one_of_a_kind(parameters.get("case"))
         (keep if runs else drop).append(item)
     if drop:

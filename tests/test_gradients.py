@@ -12,6 +12,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import fastact
+from fastact.catalogue import ACTIVATIONS
 
 DETERMINISTIC_DEFAULTS = [case for case in DEFAULTS if case.deterministic]
 
@@ -147,6 +148,17 @@ def test_third_derivative(case: Case, device: str, on: str) -> None:
     # Sums of about a dozen terms with coefficients up to 12, of which either side rounds each by half an eps.
     few = 32 * torch.finfo(torch.float64).eps
     torch.testing.assert_close(*results, rtol=few, atol=few)
+
+
+def test_second_derivative_of_xielu_at_zero(device: str, on: str) -> None:
+    """Zero belongs to the half of the exponential, whatever the derivative of torch's clamp is there: 0 since 2.14."""
+    alpha = torch.tensor([0.8], dtype=torch.float64, device=on)
+    for function in (fastact.functional.xielu, ACTIVATIONS["xielu"].reference):
+        zero = torch.zeros(3, dtype=torch.float64, device=on, requires_grad=True)
+        (slope,) = torch.autograd.grad(function(zero, alpha, alpha).sum(), zero, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), zero)
+        torch.testing.assert_close(slope, torch.full_like(zero, 0.5))
+        torch.testing.assert_close(curvature, alpha.expand(3))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
