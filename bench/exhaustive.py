@@ -180,7 +180,7 @@ def report(results: dict[str, Any]) -> str:
         name = f"{row['activation']}({arguments})"
         mark = "" if row["held"] else " (!)"
         if row["bound"]:
-            errors = [f"{row['errors'][each]:.3f}" for each in sets]
+            errors = [f"{row['errors'][each]:.3f}" if each in row["errors"] else "" for each in sets]
             allowed = f"{row['bound']:g} {row['unit']}{mark}"
             cells.append([name, row["direction"], *errors, allowed, f"{row['input']:.9g}", f"{row['difference']:.2f}"])
         else:
@@ -194,7 +194,8 @@ def report(results: dict[str, Any]) -> str:
         "versions and the commit of each activation's run stand in `accuracy.json`. Units and bounds are those of "
         "`fastact/accuracy.py`; (!) is out of bounds, and what is nearest to its bound comes first. The truth is the "
         f"float64 kernels, whose own largest error, in the same units, is {of_truth:.1g} at one input in "
-        f"{_SPARSELY:,}. The last column: how far apart, in these units, two instruction sets' results are at most.",
+        f"{_SPARSELY:,}. Empty where the machine lacks the instruction set. The last column: how far apart, in these "
+        "units, two instruction sets' results are at most.",
         "",
         table(["activation", "direction", *sets, "allowed", "at x =", "apart"], cells, numbers_from=2),
         "",
