@@ -74,6 +74,7 @@ class Launch(NamedTuple):
     kernel: Any
     arguments: tuple
     options: dict[str, Any]
+    programs: int
 
 
 _recorded: list[Launch] | None = None
@@ -94,7 +95,7 @@ def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, n
     if programs == 0:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}))
+        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}, programs))
     elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             _start(kernel, programs, device, arguments, num_warps)
