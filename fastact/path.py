@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from .crossover import CROSSOVER
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_HALVES = frozenset((torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
 _NUMBERS = frozenset((float, int))
 _ANY_ROWS = 1 << 24  # elements, from which huge pages decide
@@ -96,10 +97,41 @@ def _is_plain(operand: Tensor, input: Tensor) -> bool:
     )
 
 
+_WIDENED = frozenset(
+    ("squared_relu", "star_relu", "xielu", "softplus", "snake", "softmin", "softmax", "log_softmax")
+)  # by autocast on a GPU, where torch computes softplus, softmax, powers and expm1 in float32; on the CPU none is
+
+
+def _autocast_widens(name: str, input: Tensor) -> bool:
+    return input.is_cuda and name in _WIDENED and torch.is_autocast_enabled("cuda")
+
+
+def as_autocast(name: str, input: Tensor) -> Tensor:
+    """The input as torch's autocast, where it is on, has it for this activation: 16-bit ones widened to float32, which
+    the result then has too, or as it is."""
+    if isinstance(input, Tensor) and _autocast_widens(name, input) and input.dtype in _HALVES:
+        return input.float()
+    return input
+
+
+def keeps_dtype(input: Tensor, *learned: Tensor) -> bool:
+    """Whether the result has the 16-bit input's dtype although a learned tensor is in float32. So it is under autocast
+    on the CPU: the parameters stay in float32 there, and torch, which widens no activation, has it so for PReLU."""
+    return (
+        all(isinstance(tensor, Tensor) for tensor in (input, *learned))
+        and input.dtype in _HALVES
+        and input.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and any(tensor.dtype == torch.float32 for tensor in learned)
+    )
+
+
 def learned_fit(input: Tensor, *learned: Tensor) -> bool:
-    """Whether each learned tensor holds one number, or one per channel (dimension 1), in the input's dtype."""
+    """Whether each learned tensor holds one number, or one per channel (dimension 1), in the input's dtype or, where
+    the result keeps that, in float32."""
+    dtypes = (input.dtype, torch.float32) if keeps_dtype(input, *learned) else (input.dtype,)
     return all(
-        tensor.dtype == input.dtype
+        tensor.dtype in dtypes
         and tensor.dim() <= 1
         and tensor.is_contiguous()
         and (tensor.numel() == 1 or (input.dim() >= 2 and tensor.numel() == input.size(1)))
@@ -115,7 +147,7 @@ def softmax_dtype(name: str, input: Tensor, dim: int, dtype: torch.dtype | None)
         return None
     if not (_always_kernels or name == "softmin" or runs_on_gpu_kernels(input) or _rows_pay_off(name, input, dim)):
         return None
-    autocast = input.is_cuda and torch.is_autocast_enabled("cuda")  # the CPU's leaves softmax alone
+    autocast = _autocast_widens(name, input)
     if dtype is None:
         return torch.float32 if autocast and input.dtype != torch.float64 else input.dtype
     return dtype if dtype in _DTYPES and not autocast else None

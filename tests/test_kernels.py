@@ -155,6 +155,8 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
         lambda: ops.rrelu(x, torch.tensor(1.0), 0.1, 0.2),
         lambda: ops.prelu(x, torch.ones(3)),
         lambda: ops.prelu(x, torch.ones(1, dtype=torch.float64)),
+        lambda: ops.prelu(x.double(), torch.ones(1)),
+        lambda: ops.prelu(x.half(), torch.ones(1, dtype=torch.bfloat16)),
         lambda: ops.prelu_backward(x, x.double(), torch.ones(1)),
         lambda: ops.softmax(x, 1, x.dtype),
         lambda: ops.softmax(x, 0, torch.float16),
