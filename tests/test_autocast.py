@@ -39,8 +39,20 @@ def test_widens_what_torch_widens(case: Case, dtype: torch.dtype, place: str, de
     """As its dispatcher has it. Fake tensors have a device and a dtype, and no memory."""
     with FakeTensorMode(), autocast_on(place):
         x = torch.empty(case.shape(4, 6), dtype=dtype, device=place)
-        assert path.as_autocast(case.activation.name, x).dtype == case.stock(x).dtype
-        assert path.as_autocast(case.activation.name, x).device.type == place
+        widened = path._autocast_widens(case.activation.name, x) and dtype in HALVES
+        assert case.stock(x).dtype == (torch.float32 if widened else dtype)
+
+
+@pytest.mark.only("cpu", "interpret")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_kernels_give_what_it_widens(case: Case, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the CPU's autocast widened what a GPU's does."""
+    monkeypatch.setattr(path, "_autocast_widens", lambda name, input: name in path._WIDENED)
+    name = case.activation.name
+    for dtype in HALVES:
+        x = case.randn(4, 16, dtype=dtype)
+        y = case.fastact(x, *case.learned(x.float() if name in path._WIDENED else x))
+        assert y.dtype == (torch.float32 if name in path._WIDENED else dtype)
 
 
 @pytest.mark.parametrize("always", [True, False], ids=["kernels", "small"])
