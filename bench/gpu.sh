@@ -72,6 +72,8 @@ grep -h ' kernels, ' "$work/stage.log" | tee -a "$out/status.txt"
 stage "nothing left to compile" 30 bash -c 'python3 tests/stub_gpu.py "$@" | tee /dev/stderr | grep -q " 0$"' - \
   "$launches" "${kernels[@]:0:4}"
 stage "tests on $device" 150 python3 -m pytest -q tests --continue-on-collection-errors --device "$device" "${parallel[@]}"
+# One process, for each takes most of the memory; a CPU has none of them.
+[[ $device == cuda ]] && stage "large tensors" 40 python3 -m pytest -q tests/test_gpu.py -m large --device cuda
 quick=()
 [[ $device == cpu ]] && quick=(--quick)
 stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"

@@ -74,7 +74,8 @@ def takes_kernel(
             return False
     return (
         input.dtype in _DTYPES
-        and ((input.is_cpu and not _interpret) or (runs_on_gpu_kernels(input) and input.device not in _without_kernels))
+        and ((input.is_cpu and not _interpret) or runs_on_gpu_kernels(input))
+        and not (_without_kernels and input.device in _without_kernels)
         and input.layout is torch.strided
         and not input.is_nested
         and not input.is_neg()
