@@ -27,6 +27,7 @@ export FASTACT_COMMIT
 mkdir "$work/sources" && cd "$work/sources" || exit 1
 tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
+export PYTHONWARNINGS=error:fastact:RuntimeWarning # or, where a kernel fails, torch would be measured beside itself
 results=$work/results
 mkdir -p "$results"
 : >"$out/log.txt"

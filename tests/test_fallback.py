@@ -97,6 +97,8 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
 
     real = launch._start
     monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(launch, "_REUSE", True)
+    monkeypatch.setattr(launch, "_kind_of", lambda *arguments: "new")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(path.NotLoaded, match="run the step once before the capture"):
         real(loops.forward, 1, torch.device("cuda", 0), (), 4)
