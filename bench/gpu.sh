@@ -27,6 +27,7 @@ export FASTACT_COMMIT
 mkdir "$work/sources" && cd "$work/sources" || exit 1
 tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
+export PYTHONWARNINGS=error:fastact:RuntimeWarning # or, where a kernel fails, torch would be measured beside itself
 results=$work/results
 mkdir -p "$results"
 : >"$out/log.txt"
@@ -72,6 +73,8 @@ grep -h ' kernels, ' "$work/stage.log" | tee -a "$out/status.txt"
 stage "nothing left to compile" 30 bash -c 'python3 tests/stub_gpu.py "$@" | tee /dev/stderr | grep -q " 0$"' - \
   "$launches" "${kernels[@]:0:4}"
 stage "tests on $device" 150 python3 -m pytest -q tests --continue-on-collection-errors --device "$device" "${parallel[@]}"
+# One process, for each takes most of the memory; a CPU has none of them.
+[[ $device == cuda ]] && stage "large tensors" 40 python3 -m pytest -q tests/test_gpu.py -m large --device cuda
 quick=()
 [[ $device == cpu ]] && quick=(--quick)
 stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"

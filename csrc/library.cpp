@@ -6,7 +6,7 @@
 //   name_backward(Tensor grad, Tensor saved, P) -> Tensor
 // and, where one bit per element is saved:
 //   name_bits(Tensor input, P) -> (Tensor, Tensor)        name_bits_(Tensor(a!) input, P) -> Tensor
-// Those with learned tensors L (one number each, or one per channel):
+// Those with learned tensors L (one number each, or one per channel; in float32 too where the input has 16 bits):
 //   name(Tensor input, L, P) -> Tensor      name_backward(Tensor grad, Tensor input, L, P) -> (Tensor, one for each L)
 // Gated units:
 //   name(Tensor value, Tensor gate) -> Tensor
@@ -112,10 +112,13 @@ void backward(StableIValue* stack, uint64_t, uint64_t) {
 template <class T>
 LearnedTensor<T> read_learned(const Tensor& tensor, const Tensor& input, const Tensor& walked, const char* op) {
   int64_t count = tensor.numel();
-  STD_TORCH_CHECK(tensor.scalar_type() == input.scalar_type() && tensor.dim() <= 1 && tensor.is_contiguous() &&
+  auto type = tensor.scalar_type();
+  bool readable = type == input.scalar_type() || (is_16_bit(input.scalar_type()) && type == ScalarType::Float);
+  STD_TORCH_CHECK(readable && tensor.dim() <= 1 && tensor.is_contiguous() &&
                       (count == 1 || (input.dim() >= 2 && input.size(1) == count)),
                   "fastact::", op,
-                  ": expected a learned tensor to hold one number or one per channel, in the input's dtype");
+                  ": expected a learned tensor to hold one number or one per channel, in the input's dtype or, beside "
+                  "one of 16 bits, float32");
   // The stride of dimension 1 in the order in which elements are walked is the number that share a channel.
   Channels channels{count, count == 1 ? std::max<int64_t>(2, input.numel()) : walked.stride(1)};
   LearnedTensor<T> result{std::vector<T>(round_up(count)), channels};

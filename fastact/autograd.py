@@ -18,20 +18,47 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils._pytree import tree_map_only
 
 from . import cpu
 from .catalogue import ACTIVATIONS, Activation
 from .composites import value_and_gate
-from .path import runs_on_gpu_kernels
+from .path import KernelUnavailable, NotLoaded, fall_back, runs_on_gpu_kernels
 
 
 def backend(input: Tensor) -> ModuleType:
     """The module whose kernels run on the tensor's device."""
     if runs_on_gpu_kernels(input):
-        from . import kernels
-
+        try:
+            from . import kernels
+        except Exception as error:
+            raise KernelUnavailable(input.device, "it cannot import its kernels", error) from error
         return kernels
     return cpu
+
+
+def _torch_op(activation: Activation, error: KernelUnavailable, *inputs: Tensor, **arguments: Any) -> Tensor:
+    """What runs in place of a forward kernel that cannot."""
+    fall_back(error)
+    return activation.reference(*inputs, **arguments, **activation.keywords)
+
+
+def _run_backward(part: str, activation: Activation, *arguments: Any, written: tuple[Tensor, ...] = ()) -> Any:
+    """The kernel of a node whose forward kernel has run. If this one cannot, the C++ kernels on the CPU take its place:
+    what is saved is for kernels to read, and the gradient must not be lost. `written` are the arguments it writes."""
+    grad = arguments[0]
+    try:
+        return getattr(backend(grad), part)(activation, *arguments)
+    except NotLoaded:  # nor could the graph hold the way to the CPU
+        raise
+    except KernelUnavailable as error:
+        fall_back(error)
+    moved: dict[int, Tensor] = {}
+    there = tree_map_only(Tensor, lambda x: moved.setdefault(id(x), x.cpu()), arguments)
+    result = getattr(cpu, part)(activation, *there)
+    for tensor in written:
+        tensor.copy_(moved[id(tensor)])
+    return tree_map_only(Tensor, lambda x: x.to(grad.device), result)
 
 
 def _draw_seed(device: torch.device) -> Tensor:
@@ -115,7 +142,7 @@ class _Pointwise(Function):
         if not _needs_torch_ops(grad):
             if activation.saved == "bits":
                 grad = _in_layout(grad, ctx.strides)
-            gradient = backend(grad).backward(activation, grad, saved, parameters)
+            gradient = _run_backward("backward", activation, grad, saved, parameters)
         else:
             gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides)
             if link and torch.is_grad_enabled():
@@ -136,7 +163,7 @@ def _differentiable_backward(
         with torch.no_grad():
             wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
             ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), strides)
-            factor = backend(ones).backward(activation, ones, saved, parameters)
+            factor = _run_backward("backward", activation, ones, saved, parameters)
         gradient = _wide(grad) * factor
         return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
     if activation.saved == "output":
@@ -180,7 +207,7 @@ class _Learned(Function):
         if _needs_torch_ops(grad):
             named = dict(zip(activation.parameters, ctx.parameters, strict=True))
             return None, None, *_torch_gradient(activation, grad, (input, *learned), named)
-        return None, None, *backend(grad).learned_backward(activation, grad, input, learned, ctx.parameters)
+        return None, None, *_run_backward("learned_backward", activation, grad, input, learned, ctx.parameters)
 
 
 def _differentiable_backward_of_node(
@@ -217,7 +244,8 @@ class _Gated(Function):
             return None, None, None, *_torch_gradient(activation, grad, inputs, named)
         gradients = tuple(map(torch.empty_like, inputs))
         halves = partial(value_and_gate, dim=ctx.dim, gate_first=ctx.gate_first)
-        backend(grad).gated_backward(activation, grad, *halves(*inputs), *halves(*gradients))
+        written = halves(*gradients)
+        _run_backward("gated_backward", activation, grad, *halves(*inputs), *written, written=written)
         return None, None, None, *gradients
 
 
@@ -264,7 +292,8 @@ class _Maxout(Function):
             return None, torch.where(won, grad.unsqueeze(after), 0.0).reshape(ctx.shape), None, None
         grad_input = grad.new_empty_strided(ctx.shape, ctx.input_strides)
         grad = _in_layout(grad, ctx.strides)
-        backend(grad).maxout_backward(ctx.activation, grad, indices, grad_input, ctx.pieces, ctx.inner)
+        arguments = (grad, indices, grad_input, ctx.pieces, ctx.inner)
+        _run_backward("maxout_backward", ctx.activation, *arguments, written=(grad_input,))
         return None, grad_input, None, None
 
 
@@ -283,7 +312,7 @@ class _Softmax(Function):
         if _needs_torch_ops(grad):
             gradient = _differentiable_softmax_backward(activation, grad, output, ctx.dim).to(ctx.dtype)
         else:
-            gradient = backend(grad).softmax_backward(activation, grad, output, ctx.dim, ctx.dtype)
+            gradient = _run_backward("softmax_backward", activation, grad, output, ctx.dim, ctx.dtype)
         return gradient, None, None, None
 
 
@@ -302,19 +331,22 @@ _FUNCTIONS: dict[Activation, type[Function]] = {
 def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
     """Run a pointwise activation's kernel, with a node in the autograd graph where gradients are needed."""
     activation = ACTIVATIONS[name]
-    if activation.random:
-        parameters = (_draw_seed(input.device), *parameters)
-    kernels = backend(input)
-    if input.requires_grad and torch.is_grad_enabled():
-        if kernels is cpu and cpu.HAS_NODES and not activation.random:
-            return cpu.forward(activation, input, parameters, inplace, False)[0]
-        extra = ()
-        if activation.saved == "bits":
-            extra = (_link(input),)
-        elif inplace and activation.saved == "input":
-            extra = (input.clone(),)
-        return _FUNCTIONS[activation].apply(input, activation, inplace, parameters, extra)
-    output, _ = kernels.forward(activation, input, parameters, inplace, False)
+    arguments = (_draw_seed(input.device), *parameters) if activation.random else parameters
+    try:
+        kernels = backend(input)
+        if input.requires_grad and torch.is_grad_enabled():
+            if kernels is cpu and cpu.HAS_NODES and not activation.random:
+                return cpu.forward(activation, input, arguments, inplace, False)[0]
+            extra = ()
+            if activation.saved == "bits":
+                extra = (_link(input),)
+            elif inplace and activation.saved == "input":
+                extra = (input.clone(),)
+            return _FUNCTIONS[activation].apply(input, activation, inplace, arguments, extra)
+        output, _ = kernels.forward(activation, input, arguments, inplace, False)
+    except KernelUnavailable as error:
+        named = dict(zip(activation.parameters, parameters, strict=True))
+        return _torch_op(activation, error, input, **named, **({"inplace": True} if inplace else {}))
     if inplace:
         torch.autograd.graph.increment_version(input)
     return output
@@ -327,27 +359,37 @@ def _need_gradients(*tensors: Tensor) -> bool:
 def apply_learned(name: str, input: Tensor, learned: tuple[Tensor, ...], *parameters: float) -> Tensor:
     """The same for an activation with learned tensors."""
     activation = ACTIVATIONS[name]
-    kernels = backend(input)
-    if _need_gradients(input, *learned) and not (kernels is cpu and cpu.HAS_NODES):
-        return _FUNCTIONS[activation].apply(activation, parameters, input, *learned)
-    return kernels.learned_forward(activation, input, learned, parameters)
+    try:
+        kernels = backend(input)
+        if _need_gradients(input, *learned) and not (kernels is cpu and cpu.HAS_NODES):
+            return _FUNCTIONS[activation].apply(activation, parameters, input, *learned)
+        return kernels.learned_forward(activation, input, learned, parameters)
+    except KernelUnavailable as error:
+        named = dict(zip(activation.parameters, parameters, strict=True))
+        return _torch_op(activation, error, input, *learned, **named)
 
 
 def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> Tensor:
     """The same for a gated unit, of value and gate or of the tensor whose halves along `dim` they are."""
     activation = ACTIVATIONS[name]
-    if _need_gradients(*inputs):
-        return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
-    return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
+    try:
+        if _need_gradients(*inputs):
+            return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
+        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
+    except KernelUnavailable as error:
+        return _torch_op(activation, error, *inputs, dim=dim, **({"gate_first": True} if gate_first else {}))
 
 
 def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:
     """The same for Maxout."""
     activation = ACTIVATIONS[name]
-    if _need_gradients(input):
-        return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
-    _, output, _, _ = _maxout_forward(activation, input, pieces, dim)
-    return output
+    try:
+        if _need_gradients(input):
+            return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
+        _, output, _, _ = _maxout_forward(activation, input, pieces, dim)
+        return output
+    except KernelUnavailable as error:
+        return _torch_op(activation, error, input, pieces=pieces, dim=dim)
 
 
 def apply_softmax(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
@@ -356,7 +398,10 @@ def apply_softmax(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Ten
     activation = ACTIVATIONS[name]
     if dtype != input.dtype and not (dtype == torch.float32 and input.dtype.itemsize == 2):
         input = input.to(dtype)
-    kernels = backend(input)
-    if _need_gradients(input) and not (kernels is cpu and cpu.HAS_NODES):
-        return _FUNCTIONS[activation].apply(input, activation, dim, dtype)
-    return kernels.softmax_forward(activation, input, dim, dtype)
+    try:
+        kernels = backend(input)
+        if _need_gradients(input) and not (kernels is cpu and cpu.HAS_NODES):
+            return _FUNCTIONS[activation].apply(input, activation, dim, dtype)
+        return kernels.softmax_forward(activation, input, dim, dtype)
+    except KernelUnavailable as error:
+        return _torch_op(activation, error, input, dim=dim, dtype=dtype)

@@ -2,8 +2,13 @@
 
 All take tensors of any shape. The kernels are for float32, float64, float16 and bfloat16 on the CPU or a GPU; 16-bit
 types compute in float32 and round once. Any other input, and any argument that torch refuses, goes to torch's function
-and gives its result or error (`fastact.path` lists the cases). TorchScript compiles torch's function alone: a branch
-under `not is_scripting()`, standing by itself, does not exist for it.
+and gives its result or error (`fastact.path` lists the cases).
+
+Under autocast on a GPU dtypes are torch's, which widens some activations to float32. Under autocast on the CPU learned
+tensors stay in float32, and beside a 16-bit input the result has the input's dtype, as with torch's PReLU.
+
+TorchScript compiles torch's function alone: a branch under `not is_scripting()`, standing by itself, does not exist for
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,16 @@ from .composites import squared_relu as _squared_relu
 from .composites import star_relu as _star_relu
 from .composites import swiglu as _swiglu
 from .composites import xielu as _xielu
-from .path import divides, learned_fit, rounded, softmax_dtype, takes_gated_kernel, takes_kernel
+from .path import (
+    as_autocast,
+    divides,
+    keeps_dtype,
+    learned_fit,
+    rounded,
+    softmax_dtype,
+    takes_gated_kernel,
+    takes_kernel,
+)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -138,6 +152,7 @@ def squared_relu(input: Tensor) -> Tensor:
     So et al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling".
     """
     if not is_scripting():
+        input = as_autocast("squared_relu", input)
         if takes_kernel("squared_relu", input):
             return apply("squared_relu", input, False)
     return _squared_relu(input)
@@ -153,8 +168,11 @@ def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     Yu et al. 2024, "MetaFormer Baselines for Vision".
     """
     if not is_scripting():
+        input = as_autocast("star_relu", input)
         if takes_kernel("star_relu", input, learned=(scale, bias)) and learned_fit(input, scale, bias):
             return apply_learned("star_relu", input, (scale, bias))
+        if keeps_dtype(input, scale, bias):
+            return _star_relu(input.float(), scale.float(), bias.float()).to(input.dtype)
     return _star_relu(input, scale, bias)
 
 
@@ -212,8 +230,11 @@ def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) ->
     Huang & Schlag 2024, "Deriving Activation Functions Using Integration".
     """
     if not is_scripting():
+        input = as_autocast("xielu", input)
         if takes_kernel("xielu", input, beta, learned=(alpha_p, alpha_n)) and learned_fit(input, alpha_p, alpha_n):
             return apply_learned("xielu", input, (alpha_p, alpha_n), beta)
+        if keeps_dtype(input, alpha_p, alpha_n):
+            return _xielu(input.float(), alpha_p.float(), alpha_n.float(), beta).to(input.dtype)
     return _xielu(input, alpha_p, alpha_n, beta)
 
 
@@ -393,6 +414,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     Dugas et al. 2001, "Incorporating Second-Order Functional Knowledge for Better Option Pricing".
     """
     if not is_scripting():
+        input = as_autocast("softplus", input)
         if takes_kernel("softplus", input, beta, threshold) and beta != 0:
             return apply("softplus", input, False, beta, threshold)
     return F.softplus(input, beta, threshold)
@@ -422,8 +444,11 @@ def snake(input: Tensor, alpha: Tensor) -> Tensor:
     Liu, Hartwig & Ueda 2020, "Neural Networks Fail to Learn Periodic Functions and How to Fix It".
     """
     if not is_scripting():
+        input = as_autocast("snake", input)
         if takes_kernel("snake", input, learned=(alpha,)) and learned_fit(input, alpha):
             return apply_learned("snake", input, (alpha,))
+        if keeps_dtype(input, alpha):
+            return _snake(input.float(), alpha.float()).to(input.dtype)
     return _snake(input, alpha)
 
 

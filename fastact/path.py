@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,7 @@ from torch.nn import Parameter
 from .crossover import CROSSOVER
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_HALVES = frozenset((torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
 _ANY_ROWS = 1 << 24  # elements, from which huge pages decide
 _NEAR = 8  # elements from one of a row to the next, up to which rows brought side by side beat torch's
@@ -74,7 +76,8 @@ def takes_kernel(
     return (
         input.dtype in _DTYPES
         and (not parameters or all(_is_taken(parameter, _LARGEST[input.dtype]) for parameter in parameters))
-        and (input.is_cpu or runs_on_gpu_kernels(input))
+        and ((input.is_cpu and not _interpret) or runs_on_gpu_kernels(input))
+        and not (_without_kernels and input.device in _without_kernels)
         and input.layout is torch.strided
         and not input.is_nested
         and not input.is_neg()
@@ -113,10 +116,40 @@ def _is_plain(operand: Tensor, input: Tensor) -> bool:
     )
 
 
+# By autocast on a GPU, where torch computes softplus, softmax, powers and expm1 in float32. On the CPU none is.
+_WIDENED = frozenset(["squared_relu", "star_relu", "xielu", "softplus", "snake", "softmin", "softmax", "log_softmax"])
+
+
+def _autocast_widens(name: str, input: Tensor) -> bool:
+    return input.is_cuda and name in _WIDENED and torch.is_autocast_enabled("cuda")
+
+
+def as_autocast(name: str, input: Tensor) -> Tensor:
+    """The input as torch's autocast, where it is on, has it for this activation: 16-bit ones widened to float32, which
+    the result then has too, or as it is."""
+    if type(input) in _TYPES and _autocast_widens(name, input) and input.dtype in _HALVES:
+        return input.float()
+    return input
+
+
+def keeps_dtype(input: Tensor, *learned: Tensor) -> bool:
+    """Whether the result has the 16-bit input's dtype although a learned tensor is in float32. So it is under autocast
+    on the CPU: the parameters stay in float32 there, and torch, which widens no activation, has it so for PReLU."""
+    return (
+        isinstance(input, Tensor)
+        and input.dtype in _HALVES
+        and input.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and all(isinstance(tensor, Tensor) for tensor in learned)
+        and any(tensor.dtype == torch.float32 for tensor in learned)
+    )
+
+
 def learned_fit(input: Tensor, *learned: Tensor) -> bool:
-    """Whether each learned tensor holds one number, or one per channel (dimension 1), in the input's dtype."""
+    """Whether each learned tensor holds one number, or one per channel (dimension 1), in the input's dtype or, where
+    the result keeps that, in float32."""
     return all(
-        tensor.dtype == input.dtype
+        (tensor.dtype == input.dtype or (tensor.dtype == torch.float32 and keeps_dtype(input, tensor)))
         and tensor.dim() <= 1
         and tensor.is_contiguous()
         and (tensor.numel() == 1 or (input.dim() >= 2 and tensor.numel() == input.size(1)))
@@ -132,7 +165,7 @@ def softmax_dtype(name: str, input: Tensor, dim: int, dtype: torch.dtype | None)
         return None
     if not (_always_kernels or name == "softmin" or runs_on_gpu_kernels(input) or _rows_pay_off(name, input, dim)):
         return None
-    autocast = input.is_cuda and torch.is_autocast_enabled("cuda")  # the CPU's leaves softmax alone
+    autocast = _autocast_widens(name, input)
     if dtype is None:
         return torch.float32 if autocast and input.dtype != torch.float64 else input.dtype
     return dtype if dtype in _DTYPES and not autocast else None
@@ -184,6 +217,44 @@ def interpreting() -> bool:
 def runs_on_gpu_kernels(input: Tensor) -> bool:
     """Whether the Triton kernels run on the tensor's device."""
     return (input.is_cuda and triton_is_installed()) or (_interpret and input.is_cpu)
+
+
+class KernelUnavailable(RuntimeError):
+    """A GPU kernel cannot be compiled or launched, for good."""
+
+    def __init__(self, device: torch.device, why: str, cause: Exception) -> None:
+        lines = str(cause).strip().splitlines() or [""]
+        super().__init__(
+            f"fastact runs torch's ops on {device} from now on, since {why}: {type(cause).__name__}: {lines[0]}"
+        )
+        self.device = device
+
+
+class NotLoaded(KernelUnavailable):
+    """For now: CUDA loads no kernel while a graph is captured."""
+
+    def __init__(self, device: torch.device, kernel: str) -> None:
+        RuntimeError.__init__(
+            self,
+            f"fastact's kernel ({kernel}) has not run yet, and CUDA loads none while a graph is captured: run the step "
+            "once before the capture. Torch's op is captured in its place, where that is possible.",
+        )
+        self.device = device
+
+
+_without_kernels: set[torch.device] = set()
+
+
+def fall_back(error: KernelUnavailable) -> None:
+    """Say why torch's op runs in place of a kernel; from now on, unless it is for now."""
+    if not isinstance(error, NotLoaded):
+        _without_kernels.add(error.device)
+    _warn_once(str(error))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=6)
 
 
 @cache

@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
+    config.addinivalue_line("markers", "large: needs most of a GPU's memory, and no other process beside it")
     config.addinivalue_line("markers", "formula: is about formulas, so that every activation needs it on every device")
     if config.getoption("--device") == "interpret":
         os.environ["FASTACT_INTERPRET"] = os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 from cases import DEFAULTS, DETERMINISTIC, LOOPS, Case
 from torch import Tensor
+
+from fastact import functional as F
 
 pytestmark = pytest.mark.only("cuda")
 
@@ -56,6 +61,18 @@ def test_runs_on_the_tensors_device(case: Case, device: str) -> None:
         assert torch.equal(a, b.to(a.device))
 
 
+@pytest.fixture
+def whole_memory() -> Iterator[None]:
+    """The GPU's. Of several processes, each would count on the same gigabytes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("needs the GPU's memory for itself: run without -n")
+    torch.cuda.empty_cache()
+    yield
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.large
+@pytest.mark.usefixtures("whole_memory")
 @pytest.mark.parametrize("case", LOOPS, ids=str)
 def test_more_elements_than_32_bits_count(case: Case, device: str) -> None:
     """The last ones, beyond 2^31, are what they are in a tensor of their own."""
@@ -76,3 +93,25 @@ def test_more_elements_than_32_bits_count(case: Case, device: str) -> None:
     (expected,) = torch.autograd.grad(y_tail, tail, grad[-5:])
     assert torch.equal(y[-5:], y_tail)
     assert torch.equal(grad_x[-5:], expected)
+
+
+@pytest.mark.large
+@pytest.mark.usefixtures("whole_memory")
+@pytest.mark.parametrize("case", [case for case in LOOPS if not case.activation.pointwise], ids=str)
+def test_rows_whose_elements_lie_far_apart(case: Case, device: str) -> None:
+    """Along a dimension that is not the innermost, with more elements in memory than 32 bits count."""
+    rows, columns = 1 << 21, 1026
+    if 16 * rows * columns > torch.cuda.mem_get_info()[0]:
+        pytest.skip("too little memory on this GPU")
+    x = torch.zeros(columns, rows, dtype=torch.bfloat16, device=device)
+    tail = torch.randn(columns, 5, dtype=torch.bfloat16, device=device)
+    x[:, -5:] = tail
+    along = {**case.sample, "dim": 0}
+    results = []
+    for each in (x, tail):
+        each.requires_grad_()
+        y = getattr(F, case.activation.function)(each, **along, **case.activation.keywords)
+        (gradient,) = torch.autograd.grad(y, each, torch.ones_like(y))
+        results.append((y[:, -5:].detach(), gradient[:, -5:]))
+    for got, expected in zip(*results, strict=True):  # sums of softmax may be taken in another order
+        torch.testing.assert_close(got, expected, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-6)

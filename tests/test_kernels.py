@@ -37,7 +37,9 @@ TOLERANCE = {
 def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
     from fastact import kernels
 
-    layouts = ("odd", "several blocks", "channels_last", "chunk", "every other") if case in LOOPS else ("odd", "chunk")
+    layouts = ["odd", "chunk", *(["channels_last", "every other"] if case in LOOPS else [])]
+    if case in LOOPS or case.activation.kind == "softmax":
+        layouts.append("several blocks")
     for layout in layouts:
         if layout not in case.layouts():
             continue
@@ -45,7 +47,8 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
         like_output = case.fastact(x)
         grad = torch.randn(like_output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
         ours = run_kernels(case, cpu, x, grad)
-        theirs = run_kernels(case, kernels, x.to(on), grad.to(on))
+        # Arranged there: `to` would make it contiguous.
+        theirs = run_kernels(case, kernels, case.input(layout, dtype, on), grad.to(on))
         for i, (got, expected) in enumerate(zip(theirs, ours, strict=True)):
             tolerance = TOLERANCE[dtype]
             if case.activation.learned and i > 1:
@@ -54,8 +57,13 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
                 tolerance = {"rtol": eps, "atol": eps * case.terms(x, grad)}
             if not expected.is_floating_point():
                 tolerance = {"rtol": 0, "atol": 0}
+            if case.activation.name == "log_softmax" and i == 1:
+                # What is subtracted of the gradient is a share of the sum of all, whose error is relative to its terms.
+                share = ours[0].double().exp() * grad.double().abs().sum(-1, keepdim=True)
+                scale = share.clamp_min(1).to(dtype)
+                got, expected = got.cpu() / scale, expected / scale
             torch.testing.assert_close(got.cpu(), expected, **tolerance, msg=lambda m, at=layout: f"{at}: {m}")
-            assert got.stride() == expected.stride(), layout
+            assert theirs[i].stride() == ours[i].stride(), layout
 
 
 SCRIPT = """
@@ -155,6 +163,8 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
         lambda: ops.rrelu(x, torch.tensor(1.0), 0.1, 0.2),
         lambda: ops.prelu(x, torch.ones(3)),
         lambda: ops.prelu(x, torch.ones(1, dtype=torch.float64)),
+        lambda: ops.prelu(x.double(), torch.ones(1)),
+        lambda: ops.prelu(x.half(), torch.ones(1, dtype=torch.bfloat16)),
         lambda: ops.prelu_backward(x, x.double(), torch.ones(1)),
         lambda: ops.softmax(x, 1, x.dtype),
         lambda: ops.softmax(x, 0, torch.float16),

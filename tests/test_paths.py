@@ -279,28 +279,6 @@ def test_integers_give_what_torch_gives(dtype: torch.dtype, device: str, on: str
         assert torch.equal(getattr(F, name)(input), getattr(nn.functional, name)(input))
 
 
-@pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
-def test_autocast(case: Case, device: str, on: str) -> None:
-    input = case.randn(4, 16, device=on)
-    net = nn.Linear(input.size(1), input.size(1)).to(on)
-    outputs = []
-    for function in case.both():
-        weight = tuple(w.detach().requires_grad_() for w in case.learned(input))
-        with torch.autocast(on, dtype=torch.bfloat16):
-            for x in (input, net(input)):
-                output = function(x, *weight)
-                outputs.append(output)
-                if output.requires_grad:
-                    output.float().sum().backward()
-                    outputs.extend(w.grad for w in weight)
-    half = len(outputs) // 2
-    for ours, theirs in zip(outputs[:half], outputs[half:], strict=True):
-        assert ours.dtype == theirs.dtype
-        # A composite of torch's rounds up to four times by half an eps; float32 has ULPs of both sides, and sums.
-        tolerance = (2 if ours.dtype == torch.bfloat16 else 8) * torch.finfo(ours.dtype).eps
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_inference_mode(case: Case, device: str, on: str) -> None:
     with torch.inference_mode():

@@ -1,7 +1,8 @@
 """Every Triton kernel, compiled for three generations of GPUs without one, and its machine code read.
 
 Large activations are bound by memory traffic, so what matters is 128-bit accesses to global memory, at sizes that
-divide by 16 and at those that do not, and no spills to local memory.
+divide by 16 and at those that do not, and no spills to local memory, but for the few instructions that some versions of
+Triton spill (tests/over_budget.json).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability:
         triton.__version__ == ceilings["triton"] and (str(dtype).removeprefix("torch."), capability) in sass.TESTED
     )
     seen = set()
+    spills = {}
     shapes = (16384,), (16381,)
     if case.activation.kind == "softmax":
         # Rows of the most elements that a program holds, and of more. They are multiples of 16 as most are: others do
@@ -74,11 +76,15 @@ def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability:
             loads, stores = (elements * dtype.itemsize // 16 for elements in sass.accesses(launch, dtype))
             assert names["LDG.E.128"] >= loads > 0, what
             assert names["STG.E.128"] >= stores > 0, what
-            assert not [name for name in names if name.startswith(("LDL", "STL"))], f"{what} spills"
+            if spilled := sum(count for name, count in names.items() if name.startswith(("LDL", "STL"))):
+                spills[f"{case} {what} in {dtype} on sm_{capability}"] = spilled
             # In longer rows of softmax than a program holds, loops stand around the code.
             if counted and shape == shapes[0]:
                 row = sass.row_of(case.activation, launch, dtype, capability, code)
                 check_budget(row, ceilings["kernels"].get(row.kernel))
+    known = ceilings["spills"].get(triton.__version__, {})
+    start, end = f"{case} ", f" in {dtype} on sm_{capability}"
+    assert spills == {each: count for each, count in known.items() if each.startswith(start) and each.endswith(end)}
 
 
 def check_budget(row: Any, ceiling: list[int] | None) -> None:

@@ -99,7 +99,7 @@ def test_gradient_in_another_layout_than_the_output(case: Case, layout: str, dev
     reversed_order = (
         torch.randn(shape[::-1], dtype=torch.float64, generator=generator).to(on).permute(*reversed(range(len(shape))))
     )
-    for grad in (reversed_order, torch.tensor(1.5, dtype=torch.float64).expand(shape)):
+    for grad in (reversed_order, torch.tensor(1.5, dtype=torch.float64, device=on).expand(shape)):
         ours, theirs = (gradients(case, function, input, grad) for function in case.both())
         tolerance = tolerance_of(case, torch.float64, input)
         for got, expected in zip(ours[:2], theirs[:2], strict=True):

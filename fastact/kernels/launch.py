@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..catalogue import Activation
-from ..path import interpreting
+from ..path import KernelUnavailable, NotLoaded, interpreting
 
 if interpreting():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton decorates the kernels below
@@ -74,6 +74,7 @@ class Launch(NamedTuple):
     kernel: Any
     arguments: tuple
     options: dict[str, Any]
+    programs: int
 
 
 _recorded: list[Launch] | None = None
@@ -94,7 +95,7 @@ def _launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, n
     if programs == 0:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}))
+        _recorded.append(Launch(kernel, arguments, {"num_warps": num_warps, **OPTIONS}, programs))
     elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             _start(kernel, programs, device, arguments, num_warps)
@@ -115,7 +116,13 @@ def _start(kernel: Any, programs: int, device: torch.device, arguments: tuple, n
     if key in _compiled:
         _compiled[key][(programs, 1, 1)](*arguments)
         return
-    compiled = kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
+    if _REUSE and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise NotLoaded(device, kernel.__name__)
+    try:
+        compiled = kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
+    except Exception as error:
+        why = f"Triton could not compile or launch a kernel ({kernel.__name__})"
+        raise KernelUnavailable(device, why, error) from error
     if _REUSE and isinstance(compiled, CompiledKernel):
         _compiled[key] = compiled
 

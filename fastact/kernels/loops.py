@@ -55,11 +55,14 @@ def _widen(x, dtype: tl.constexpr):
 
 @triton.jit
 def _place(start, offsets, columns, stride, ROWS: tl.constexpr):
-    """Where the elements number start + offsets lie. In rows, only the first needs a 64-bit division."""
+    """Where the elements number start + offsets lie. In rows, only the first needs a 64-bit division, unless rows are
+    so long that all do. Unsigned, the sum of a place in a row and of one in a block has room in 32 bits."""
     if ROWS:
         row = start // columns
-        local = (start - row * columns).to(tl.int32) + offsets
-        return (row + local // columns) * stride + local % columns
+        dtype: tl.constexpr = tl.uint32 if columns.dtype == tl.int32 else tl.int64
+        local = (start - row * columns).to(dtype) + offsets.to(dtype)
+        length = columns.to(dtype)
+        return (row + local // length) * stride + local % length
     else:
         return start + offsets
 
@@ -163,8 +166,14 @@ def backward(
 
 
 @triton.jit
+def _blocks(n, SIZE: tl.constexpr):
+    """How many of a size make up n > 0. tl.cdiv's sum has no room in 32 bits for the largest n."""
+    return (n - 1) // SIZE + 1
+
+
+@triton.jit
 def _tile(rows, columns, FLAT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
-    column_blocks = tl.cdiv(columns, TILE_COLUMNS)
+    column_blocks = _blocks(columns, TILE_COLUMNS)
     program = tl.program_id(0).to(tl.int64)
     row = program // column_blocks * TILE_ROWS + tl.arange(0, TILE_ROWS)
     column = program % column_blocks * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
@@ -245,7 +254,7 @@ def learned_backward(
         mask = (row < rows)[:, None] & (column < columns)[None, :]
         first, second = _learned_backward_tile(grad_ptr, x_ptr, grad_input_ptr, w, p, offsets, mask,
                                                GRAD_INPUT, GRAD_0, GRAD_1, axis, COMPUTE)  # fmt: skip
-    place = row_block * columns + column if BY_COLUMN else row * tl.cdiv(columns, TILE_COLUMNS) + column_block
+    place = row_block * columns + column if BY_COLUMN else row * _blocks(columns, TILE_COLUMNS) + column_block
     inside = column < columns if BY_COLUMN else row < rows
     tl.store(partial0_ptr + place, first, mask=inside)
     if GRAD_1 is not None:

@@ -24,7 +24,7 @@ def _group_offsets(start, offsets, pieces, inner, ADJACENT: tl.constexpr):
     if ADJACENT:
         return start * pieces + offsets * pieces
     else:
-        return _place(start, offsets, inner, inner * pieces, True)
+        return _place(start, offsets, inner, inner.to(tl.int64) * pieces, True)
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def _forward_block(
         best = _widen(tl.load(x_ptr + first, mask=mask), COMPUTE)
         piece = 1
         while piece < pieces:
-            x = _widen(tl.load(x_ptr + first + piece * inner, mask=mask), COMPUTE)
+            x = _widen(tl.load(x_ptr + first + piece.to(tl.int64) * inner, mask=mask), COMPUTE)
             best, index = _meet(best, index, x, piece)
             piece += 1
     tl.store(y_ptr + start + offsets, _narrow(best, y_ptr.dtype.element_ty), mask=mask)
@@ -104,7 +104,8 @@ def _backward_block(
         first = _group_offsets(start, offsets, pieces, inner, ADJACENT)
         piece = 0
         while piece < pieces:
-            tl.store(grad_input_ptr + first + piece * inner, tl.where(index == piece, grad, zero), mask=mask)
+            places = first + piece.to(tl.int64) * inner
+            tl.store(grad_input_ptr + places, tl.where(index == piece, grad, zero), mask=mask)
             piece += 1
 
 

@@ -8,7 +8,7 @@ and a second one reads again, from the cache where the row fits there.
 import triton
 import triton.language as tl
 
-from .loops import _narrow, _widen
+from .loops import _blocks, _narrow, _widen
 from .vecmath import (
     LARGEST_NUMBER,
     LOG2_E,
@@ -44,7 +44,7 @@ def _tile(lanes, columns, inner, ROWS: tl.constexpr, LANES: tl.constexpr, COLUMN
         first = program * LANES
         return first * columns, lane * columns, column, first + lane < lanes
     else:
-        blocks = tl.cdiv(lanes, LANES)
+        blocks = _blocks(lanes, LANES)
         first = program % blocks * LANES
         return program // blocks * columns * inner + first, lane, column.to(tl.int64) * inner, first + lane < lanes
 
@@ -157,7 +157,7 @@ def forward(
         peak = _peak(tl.full((LANES, 1), -float("inf"), COMPUTE))
         below = tl.zeros((LANES,), tl.float64)
         peaks = tl.zeros((LANES,), tl.float64)
-        first = 0
+        first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
             x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
@@ -171,7 +171,7 @@ def forward(
             peaks = tl.where(before == peak, peaks, 0.0) + more_peaks
             first += COLUMNS
         high, low = _finish(below.to(COMPUTE), peaks.to(COMPUTE), peak, ACTIVATION)
-        first = 0
+        first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
             x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
@@ -217,14 +217,14 @@ def backward(
         _write_gradient(out_ptr, offsets, mask, grad, y, sum[:, None], ACTIVATION)
     else:
         total = tl.zeros((LANES,), tl.float64)
-        first = 0
+        first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
             grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
             y = _widen(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
             total += _sum_of_terms(grad, y, ACTIVATION)
             first += COLUMNS
-        first = 0
+        first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
             grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
