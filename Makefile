@@ -31,6 +31,7 @@ exhaustive: .venv/built
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
 	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/benchmark.json)) --readme README.md
+	$(RUN) bench/tails.py
 
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
 sass: .venv/built

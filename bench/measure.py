@@ -328,7 +328,14 @@ def _of_halves(function: Callable[[Tensor, Tensor], Tensor], input: Tensor) -> T
 
 def _input(numel: int, divisor: int, layout: str, options: dict[str, Any]) -> Tensor:
     """Normal numbers, from which rows of 1024 are computed. "rows": each second half of rows twice as long. "odd": a
-    number of elements that no power of two above 2 divides. "columns=N": rows of N, as many as come near."""
+    number of elements that no power of two above 2 divides. "columns=N": rows of N, as many as come near. "values=A,B":
+    uniform numbers from A to B."""
+    if layout.startswith("values="):
+        low, high = map(float, layout.removeprefix("values=").split(","))
+        shape = numel // 1024, 1024 * divisor
+        # Of infinities and NaN there is no range.
+        input = torch.full(shape, low, **options)
+        return input + (high - low) * torch.rand(shape, **options) if low < high else input
     if layout.startswith("columns="):
         columns = int(layout.removeprefix("columns="))
         return torch.randn(numel // columns, columns * divisor, **options)

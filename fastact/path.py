@@ -23,9 +23,7 @@ _TYPES = frozenset((Tensor, Parameter))
 _ANY_ROWS = 1 << 24  # elements, from which huge pages decide
 _NEAR = 8  # elements from one of a row to the next, up to which rows brought side by side beat torch's
 _TORCHS_ROWS = range(16, 64)  # the elements of a row with which LogSoftmax in float32 is slower than torch's
-_SMALLEST = torch.finfo(
-    torch.float32
-).smallest_normal  # kernels may make zeros of smaller arguments, and divide by them
+_SMALLEST = torch.finfo(torch.float32).smallest_normal  # kernels may make zeros of smaller arguments
 _LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) for dtype in _DTYPES}
 """Of arguments, by the input's dtype: torch refuses larger ones, NaN and infinity, here and there."""
 
@@ -92,10 +90,10 @@ def takes_kernel(
 
 def _is_taken(parameter: float, largest: float) -> bool:
     """Whether kernels take the argument: a Python or NumPy number, as torch does, that is 0 or within range."""
-    if type(parameter) not in (float, int) and not (
-        isinstance(parameter, Real) and type(parameter).__module__ == "numpy"
-    ):
-        return False
+    if type(parameter) not in (float, int):
+        if not isinstance(parameter, Real) or type(parameter).__module__ != "numpy":
+            return False
+        parameter = float(parameter)
     return parameter == 0 or _SMALLEST <= abs(parameter) <= largest
 
 
