@@ -104,7 +104,8 @@ variable_list call_in_compiled_graph(torch::autograd::Node& node, const variable
 
 // Hands a gradient on, and zeros to the input: the second derivative of what is linear by parts. Of the input only bits
 // are left, and they have no graph.
-struct LinearBackward : torch::autograd::Node {
+struct LinearByPartsBackward : torch::autograd::Node {
+  std::string name() const override { return "LinearByPartsBackward"; }
   static variable_list gradients(const variable_list& grads) {
     if (!grads[0].defined()) return variable_list(2);
     return {grads[0], at::zeros_like(grads[0])};
@@ -143,7 +144,7 @@ struct Backward : torch::autograd::Node {
     variable_list gradients = run_backward(ops, saved, std::move(grads[0]), unpack());
     const torch::autograd::Edge& input = next_edge(0);
     if (ops.saves_bits && at::GradMode::is_enabled() && gradients[0].defined() && input.is_valid()) {
-      auto node = make_node<LinearBackward>();
+      auto node = make_node<LinearByPartsBackward>();
       node->set_next_edges({torch::autograd::impl::gradient_edge(gradients[0]), input});
       gradients[0] = gradients[0].detach();
       torch::autograd::set_history(gradients[0], node);

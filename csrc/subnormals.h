@@ -12,7 +12,7 @@ namespace fastact {
 // of 2.4 on such inputs. Subnormal inputs are read as they are, since ReLU and its like hand them on. (float16 has
 // subnormal numbers of its own, which are normal ones in float32, where they are computed with. Arm multiplies
 // subnormal numbers at full pace, and its flush-to-zero would flush inputs too.)
-class FlushToZero {
+class [[maybe_unused]] FlushToZero {
 #if defined(__SSE2__)
  public:
   FlushToZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON); }

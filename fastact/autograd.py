@@ -95,7 +95,7 @@ def _link(input: Tensor) -> Tensor:
     return input.expand(0, *input.shape).clone()
 
 
-class _Linear(Function):
+class _LinearByParts(Function):
     """A gradient that does not change with the input, but depends on it as autograd sees it."""
 
     @staticmethod
@@ -146,7 +146,7 @@ class _Pointwise(Function):
         else:
             gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides)
             if link and torch.is_grad_enabled():
-                gradient = _Linear.apply(gradient, *link)
+                gradient = _LinearByParts.apply(gradient, *link)
         return gradient, None, None, None, None
 
 

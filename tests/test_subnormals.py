@@ -125,6 +125,26 @@ def test_results_below_the_smallest_normal_number_are_zeros_of_the_right_sign(na
     assert output.signbit().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["gelu", "silu", "quick_gelu", "mish", "hardswish"])
+def test_part_of_the_smallest_numbers(name: str, dtype: torch.dtype, device: str) -> None:
+    """Half of a number below twice the smallest normal one, and 0.6 of it, is none any more."""
+    import fastact.functional as F
+
+    smallest = torch.finfo(dtype).smallest_normal
+    input = torch.linspace(1, 3.9, 640, dtype=torch.float64).mul(smallest).to(dtype)
+    factor = 0.6 if name == "mish" else 0.5
+    for sign in (1, -1):
+        output = getattr(F, name)(sign * input)
+        exact = sign * input * factor
+        expected = torch.where(input * factor < smallest * (1 - 2.0**-8), sign * torch.zeros_like(input), exact)
+        clear = (
+            input * factor / smallest - 1
+        ).abs() > 2.0**-7  # on which side of the smallest number rounding leaves it
+        torch.testing.assert_close(output[clear], expected[clear], rtol=2.0**-7, atol=0)
+        assert output.signbit().all() == (sign < 0)
+
+
 @pytest.mark.parametrize("flush", [False, True])
 def test_the_threads_own_setting_is_put_back(flush: bool, device: str) -> None:
     import fastact.functional as F
