@@ -113,8 +113,14 @@ def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str,
     F.relu(big.clone().requires_grad_())
     assert len(kernel_calls) == 1
     with fastact.always_kernels():
+        with fastact.always_kernels():
+            F.relu(x)
         F.relu(x)
-    assert len(kernel_calls) == 2
+    assert len(kernel_calls) == 3
+    with pytest.raises(ZeroDivisionError), fastact.always_kernels():
+        raise ZeroDivisionError
+    F.relu(x)
+    assert len(kernel_calls) == 3, "it has ended, and so has the one that an error left"
 
 
 def test_environment_switches_kernels_on(tmp_path) -> None:
@@ -245,6 +251,14 @@ BAD_CALLS = [
     ("rrelu", lambda f, t: f(t, 0.1, float("inf"), True)),
     ("rrelu", lambda f, t: f(t, 0.1, float("inf"))),
     ("elu", lambda f, t: f(t, 1e39)),
+    ("celu", lambda f, t: f(t, 0.0)),
+    ("celu", lambda f, t: f(t, -1.0)),
+    ("softplus", lambda f, t: f(t, 0.0)),
+    ("softplus", lambda f, t: f(t, 0)),
+    ("hardshrink", lambda f, t: f(t, -0.5)),
+    ("softshrink", lambda f, t: f(t, -0.5)),
+    ("hardtanh", lambda f, t: f(t, 1.0, -1.0)),
+    ("gelu", lambda f, t: f(t, approximate="exact")),
     ("elu", lambda f, t: f(t, 10**400)),
     ("rrelu", lambda f, t: f(t, float("nan"), 0.1, True)),
     ("prelu", lambda f, t: f(t, torch.ones(3, device=t.device))),
@@ -270,6 +284,28 @@ def test_errors_are_torchs(name: str, call, device: str, on: str) -> None:
         assert str(ours) == str(theirs) or "missing" in str(ours)
     else:
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.learned], ids=str)
+def test_learned_tensors_that_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
+    """Kernels read one number after another, of one dtype and dimension."""
+    input = torch.randn(4, 3, 2, device=on)
+    good = Case(case.activation, case.sample, per_channel=True).learned(input)
+    case.fastact(input, *good)
+    assert len(kernel_calls) == 1
+    for k in range(len(good)):
+        apart = torch.stack((good[k], -good[k]), dim=1)[:, 0]
+        for other in (apart, good[k].double()):
+            learned = [other if i == k else each for i, each in enumerate(good)]
+            outcomes = []
+            for function in case.both():
+                try:
+                    outcomes.append(function(input, *learned))
+                except RuntimeError as error:
+                    outcomes.append(str(error))
+            ours, theirs = outcomes
+            assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+    assert len(kernel_calls) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
