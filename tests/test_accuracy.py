@@ -68,7 +68,7 @@ def test_results_beside_the_largest_number_are_finite(name, input, on):
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("name", ["silu", "quick_gelu", "gelu", "gelu_tanh", "hardswish"])
 def test_derivatives_that_cross_zero_keep_their_digits(name, device):
-    """More than is promised: what comes from tables centred there has a relative error, and the right sign, all along."""
+    """More than is promised: what comes from tables centred there has a relative error, and so the right sign."""
     activation, reference = ACTIVATIONS[name], REFERENCES[name]
     (crossing,) = reference.zero_crossings
     distances = torch.cat([torch.linspace(-d, d, 10_001, dtype=torch.float64) for d in (0.5, 1e-3, 1e-6)])
