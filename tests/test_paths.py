@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -207,6 +208,69 @@ def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], on: str) 
         assert torch.equal(got.resolve_neg(), expected.resolve_neg())
     meta = case.fastact(values.to("meta"), *(w.to("meta") for w in weight))
     assert meta.device.type == "meta"
+    assert kernel_calls == []
+
+
+def outcome(function, *arguments: Tensor) -> Tensor | tuple[type, str]:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return type(error), str(error)
+
+
+def unlike() -> list[Tensor]:
+    """Of sizes 2 and 6, but not strided."""
+    values = torch.linspace(-2, 2, 12).view(2, 6)
+    with warnings.catch_warnings(record=True):  # of prototypes
+        nested = [torch.nested.nested_tensor(list(values), layout=layout) for layout in (torch.strided, torch.jagged)]
+    return [values.to_sparse(), values.to_sparse_csr(), values.to_mkldnn(), *nested]
+
+
+def assert_same_outcome(ours: Tensor | tuple, theirs: Tensor | tuple) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(ours, tuple):
+        assert ours == theirs
+    else:
+        assert ours.layout == theirs.layout
+        torch.testing.assert_close(*(x.values() if x.is_nested else x.to_dense() for x in (ours, theirs)))
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
+def test_unlike_inputs_are_torchs(case: Case, kernel_calls: list[str]) -> None:
+    for input in unlike():
+        learned = case.learned(torch.empty(()))
+        assert_same_outcome(*(outcome(function, input, *learned) for function in (case.fastact, case.stock)))
+    assert kernel_calls == []
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+def test_unlike_operands_are_torchs(case: Case, kernel_calls: list[str]) -> None:
+    """Learned tensors and gates beside a plain input."""
+    if case.activation.name == "glu":  # takes no gate of its own
+        return
+    input = torch.randn(2, 6)
+    learned = Case(case.activation, case.sample, per_channel=True).learned(input)
+    for operand in (*unlike(), torch.ones(2, 6).as_subclass(Logged), torch.ones(6).as_subclass(Logged)):
+        operands = (operand, *learned[1:])
+        assert_same_outcome(*(outcome(function, input, *operands) for function in (case.fastact, case.stock)))
+    assert kernel_calls == []
+
+
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
+def test_function_modes_see_torchs_functions(case: Case, kernel_calls: list[str], on: str) -> None:
+    from torch.overrides import TorchFunctionMode
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    input = case.randn(3, 4, device=on)
+    with Watch():
+        case.fastact(input)
+    with torch.device(on), Watch():
+        case.fastact(input)
     assert kernel_calls == []
 
 
