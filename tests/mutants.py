@@ -38,7 +38,7 @@ PARTS = {
     "monitor": ("fastact/monitor.py", ["cpu: monitor"]),
     "path": (
         "fastact/path.py",
-        ["cpu: paths gated softmax maxout gradients modules torch_suite values", "interpret: paths"],
+        ["cpu: paths gated softmax maxout gradients modules torch_suite values", "interpret: paths gradients"],
     ),
 }
 """Their files, and their tests by device, in the order in which they are run."""
@@ -189,9 +189,11 @@ class Build:
     def meet(self, file: str) -> dict[str, str] | None:
         """The environment in which tests meet the change to a file; nothing where it makes none."""
         targets = [target for target, sources in self.sources.items() if file in sources]
-        if all("/kernels_" in target for target in targets):  # one instruction set will do, the widest that shows it
+        kernels = [target for target in targets if "/kernels_" in target]
+        # Of formulas other sources read what they save. One instruction set will do, the widest that shows the fault.
+        if kernels and not re.search("/(kernels|activations|formula|traits)[.]h", file):
             for name, capability in self.sets.items():
-                if any(self.differs(target) for target in targets if f"_{name}." in target):
+                if any(self.differs(target) for target in kernels if f"_{name}." in target):
                     return {"FASTACT_CPU_CAPABILITY": capability} if self.link() else None
             return None
         different = [target for target in targets if self.differs(target)]
@@ -242,8 +244,9 @@ def first_failure(tree: Path, name: str, fault: Fault | None, environment: dict[
             os.killpg(process.pid, 9)
             return "a hang"
         if process.returncode not in (0, 5):  # 5: none of these tests is of that family
-            found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)
-            return found[1] if found else f"exit status {process.returncode}: {output[-300:]}"
+            found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)  # or, in a crash's traceback,
+            found = found or re.search(r'tests/(test_\w+\.py", line \d+ in \w+)', output)
+            return found[1] if found else f"exit status {process.returncode}"
     return ""
 
 

@@ -252,7 +252,8 @@ def test_unlike_operands_are_torchs(case: Case, kernel_calls: list[str]) -> None
         return
     input = torch.randn(2, 6)
     learned = Case(case.activation, case.sample, per_channel=True).learned(input)
-    for operand in (*unlike(), torch.ones(2, 6).as_subclass(Logged), torch.ones(6).as_subclass(Logged)):
+    ones = [torch.ones(2, 6), torch.ones(6)]  # as a gate, as numbers per channel
+    for operand in (*unlike(), *(x.as_subclass(Logged) for x in ones), *(torch._neg_view(x) for x in ones)):
         operands = (operand, *learned[1:])
         assert_same_outcome(*(outcome(function, input, *operands) for function in (case.fastact, case.stock)))
     assert kernel_calls == []
