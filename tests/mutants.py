@@ -38,7 +38,7 @@ PARTS = {
     "monitor": ("fastact/monitor.py", ["cpu: monitor"]),
     "path": (
         "fastact/path.py",
-        ["cpu: paths gated softmax maxout gradients modules torch_suite values", "interpret: paths gradients"],
+        ["cpu: paths gated softmax values maxout gradients modules torch_suite", "interpret: paths gradients"],
     ),
 }
 """Their files, and their tests by device, in the order in which they are run."""
@@ -216,15 +216,16 @@ class Build:
 
 
 def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
-    """Arguments of pytest: where a file is of one family of formulas, the tests of that come first."""
+    """Arguments of pytest: the tests of a file's own name and those of its family of formulas come first."""
     sys.path.insert(0, str(ROOT))
     from fastact.catalogue import ACTIVATIONS
 
-    family = [row.function for row in ACTIVATIONS.values() if fault and row.family == Path(fault.file).stem]
-    device = PARTS[name][1][0].split(":")[0]
-    wanted = [(f"{device}: values gated accuracy gradients", " or ".join(family))] if family else []
-    for tests, only in (*wanted, *((tests, DESELECTED) for tests in PARTS[name][1])):
-        device, stems = tests.split(": ")
+    stem, device = Path(fault.file).stem if fault else "", PARTS[name][1][0].split(":")[0]
+    tests = [(f"{device}: {stem}", DESELECTED)] if (ROOT / f"tests/test_{stem}.py").exists() else []
+    if family := " or ".join(row.function for row in ACTIVATIONS.values() if row.family == stem):
+        tests.append((f"{device}: values accuracy gradients", family))
+    for run, only in (*tests, *((run, DESELECTED) for run in PARTS[name][1])):
+        device, stems = run.split(": ")
         files = [f"tests/test_{stem}.py" for stem in dict.fromkeys(stems.split())]
         yield ["-x", "-q", "-p", "no:cacheprovider", "--device", device, "-k", only, *files]
 
