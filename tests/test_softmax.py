@@ -313,6 +313,17 @@ def test_rows_that_are_torchs(
         assert getattr(F, name)(x, dim).grad_fn.name().endswith(("SoftmaxBackward", "SoftminBackward"))
 
 
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("name", NAMES)
+def test_any_rows_are_ours_where_tensors_are_large(name: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "_always_kernels", 0)
+    monkeypatch.setitem(path.CROSSOVER[False][False], name, (1, 1))
+    monkeypatch.setattr(path, "_ANY_ROWS", 640)
+    for shape, dim in (((2, 32, 10), 1), ((32, 20), -1), ((), 0)):
+        node = getattr(F, name)(torch.ones(shape, requires_grad=True), dim).grad_fn.name()
+        assert node == f"{fastact.catalogue.ACTIVATIONS[name].module}Backward", shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("low", [-math.inf, -5000.0])
 def test_a_certain_class_among_many(low: float, dtype: torch.dtype, on: str) -> None:
