@@ -29,19 +29,13 @@ TIMEOUT = 1800  # seconds: tests that take longer hang
 
 _KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths"
 PARTS = {
-    "cpp": ("csrc/*.h csrc/*.cpp", [f"cpu: {_KERNELS}"]),
-    "python": (
-        "fastact/*.py",
-        [f"cpu: modules gradients {_KERNELS} torch_suite cli warmup docs peers launch", "interpret: gradients"],
-    ),
-    "triton": ("fastact/kernels/*.py", [f"interpret: kernels {_KERNELS}", "cpu: launch warmup sass"]),
-    "monitor": ("fastact/monitor.py", ["cpu: monitor"]),
-    "path": (
-        "fastact/path.py",
-        ["cpu: paths gated softmax values maxout gradients modules torch_suite", "interpret: paths gradients"],
-    ),
+    "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
+    "python": f"fastact/*.py; cpu: modules cli {_KERNELS} torch_suite warmup docs peers launch; interpret: gradients",
+    "triton": f"fastact/kernels/*.py; interpret: kernels {_KERNELS}; cpu: launch warmup sass",
+    "monitor": "fastact/monitor.py; cpu: monitor",
+    "path": "fastact/path.py; cpu: paths gated softmax values maxout gradients modules; interpret: paths gradients",
 }
-"""Their files, and their tests by device, in the order in which they are run."""
+"""Their files; then, by device, their tests in the order in which they are run."""
 
 EXCLUDED_FILES = "fastact/crossover.py fastact/plot.py csrc/tables.py"  # measured sizes, pictures, a generator
 EXCLUDED = {
@@ -134,7 +128,7 @@ def changes(lines: list[str], number: int, old: str, python: bool) -> Iterator[t
 def candidates(name: str, tree: Path, draw: random.Random) -> Iterator[Fault]:
     """Faults on lines drawn at random, one on each."""
     sites = []
-    for path in sorted(each for pattern in PARTS[name][0].split() for each in tree.glob(pattern)):
+    for path in sorted(each for pattern in PARTS[name].split("; ")[0].split() for each in tree.glob(pattern)):
         file = str(path.relative_to(tree))
         if file in EXCLUDED_FILES or (name == "python" and path.stem in PARTS):
             continue
@@ -221,11 +215,13 @@ def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
     sys.path.insert(0, str(ROOT))
     from fastact.catalogue import ACTIVATIONS
 
-    stem, device = Path(fault.file).stem if fault else "", PARTS[name][1][0].split(":")[0]
+    stem = Path(fault.file).stem if fault else ""
+    _, *tests_of_part = PARTS[name].split("; ")
+    device = tests_of_part[0].split(":")[0]
     tests = [(f"{device}: {stem}", DESELECTED)] if (ROOT / f"tests/test_{stem}.py").exists() else []
     if family := " or ".join(row.function for row in ACTIVATIONS.values() if row.family == stem):
         tests.append((f"{device}: values accuracy gradients", family))
-    for run, only in (*tests, *((run, DESELECTED) for run in PARTS[name][1])):
+    for run, only in (*tests, *((run, DESELECTED) for run in tests_of_part)):
         device, stems = run.split(": ")
         files = [f"tests/test_{stem}.py" for stem in dict.fromkeys(stems.split())]
         yield ["-x", "-q", "-p", "no:cacheprovider", "--device", device, "-k", only, *files]
