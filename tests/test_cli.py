@@ -96,9 +96,11 @@ def test_a_loss_of_speed_is_shown_and_does_not_fail(monkeypatch, capsys):
 @pytest.mark.usefixtures("quick")
 def test_progress_without_tqdm(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(["validate", "--activations", "relu"]) == 0
-    assert capsys.readouterr().err.rstrip().endswith("4 of 4, 0 s left")
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        assert main(["validate", "--activations", "relu"]) == 0
+        shown = capsys.readouterr().err
+        assert shown.endswith("4 of 4, 0 s left  \n") if terminal else shown == ""
 
 
 def test_exhaustive_inputs_are_all_of_float32():
