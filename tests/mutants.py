@@ -114,7 +114,7 @@ def changes(lines: list[str], number: int, old: str, python: bool) -> Iterator[t
         yield found.start(1), found.end(3), "".join(old[slice(*found.span(group))] for group in (3, 2, 1))
     for found in re.finditer(rf"(?<=[( ])(?:not |!)?{CALL} {AND} | {AND} (?:not |!)?{CALL}|^ +{AND} .*[^{{:;]$", line):
         yield *found.span(), ""
-    for found in re.finditer(rf"(?<!fma\()(?<=\()({NAME})(, )({NAME})(?=[,)])", line):
+    for found in re.finditer(rf"(?<!fma\()(?<!_place\()(?<=\()({NAME})(, )({NAME})(?=[,)])", line):
         yield *found.span(), f"{found[3]}, {found[1]}"
     end = "" if python else ";"
     if found := re.fullmatch(
