@@ -113,15 +113,18 @@ def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str,
     assert len(kernel_calls) == 1
     F.relu(big.clone().requires_grad_())
     assert len(kernel_calls) == 1
+    with torch.no_grad():
+        F.relu(big.clone().requires_grad_())
+    assert len(kernel_calls) == 2
     with fastact.always_kernels():
         with fastact.always_kernels():
             F.relu(x)
         F.relu(x)
-    assert len(kernel_calls) == 3
+    assert len(kernel_calls) == 4
     with pytest.raises(ZeroDivisionError), fastact.always_kernels():
         raise ZeroDivisionError
     F.relu(x)
-    assert len(kernel_calls) == 3, "it has ended, and so has the one that an error left"
+    assert len(kernel_calls) == 4, "it has ended, and so has the one that an error left"
 
 
 def test_environment_switches_kernels_on(tmp_path) -> None:
@@ -273,6 +276,16 @@ def test_function_modes_see_torchs_functions(case: Case, kernel_calls: list[str]
     with torch.device(on), Watch():
         case.fastact(input)
     assert kernel_calls == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_traces_hold_torchs_ops(case: Case, kernel_calls: list[str], on: str) -> None:
+    input = case.randn(3, 4, device=on)
+    traced = torch.jit.trace(case.fastact, (input, *case.learned(input)), check_trace=False)
+    assert kernel_calls == []
+    assert "aten::" in str(traced.graph)
+    assert "fastact::" not in str(traced.graph)
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
