@@ -103,6 +103,23 @@ def test_progress_without_tqdm(monkeypatch, capsys):
         assert shown.endswith("4 of 4, 0 s left  \n") if terminal else shown == ""
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("relu", 4 + 4 + 1 / 8, 4 + 1 / 8 + 4),  # x, y, the bits; grad, the bits, grad_input
+        ("sigmoid", 4 + 4, 4 + 4 + 4),
+        ("silu", 4 + 4, 4 + 4 + 4),
+        ("swiglu", 8 + 4, 4 + 8 + 8),  # of each output two inputs, and two gradients
+        ("maxout", 8 + 4 + 1, 4 + 1 + 8),
+    ],
+)
+def test_bytes_moved_for_each_output(name, forward, backward, monkeypatch):
+    monkeypatch.setattr(validate, "_seconds", lambda call, device: 1.0)
+    moved = [each.bytes_per_element for each in validate.throughput(ACTIVATIONS[name], "cpu")]
+    assert moved == [forward, backward]
+
+
 def test_exhaustive_inputs_are_all_of_float32():
     activation = ACTIVATIONS["tanh"]
     chunks = list(validate.inputs(activation, {}, torch.float32, exhaustive=True))
