@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 1800  # seconds: tests that take longer hang
 
 _KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths"
 PARTS = {
@@ -103,7 +102,7 @@ def changes(lines: list[str], number: int, old: str, python: bool) -> Iterator[t
         r"(?:(?<=[(\[{,=:?] )|(?<=[(\[{])|(?<=return ))-(?=[a-zA-Z(])|\bnot (?!in\b)|!(?=[\w(])", line
     ):
         yield *found.span(), ""
-    for found in re.finditer(r"(\.?)\b([a-zA-Z]\w*)\b", line):
+    for found in re.finditer(r"(\.?)\b(?<!strict=)([a-zA-Z]\w*)\b", line):
         if new := WORDS.get(found[2]):  # which must mean something here
             if new.lower() in ("true", "false") or re.search(rf"{'[.]' if found[1] else '(?<![.])'}\b{new}\b", around):
                 yield *found.span(2), new
@@ -227,7 +226,7 @@ def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
         yield ["-x", "-q", "-p", "no:cacheprovider", "--device", device, "-k", only, *files]
 
 
-def first_failure(tree: Path, name: str, fault: Fault | None, environment: dict[str, str]) -> str:
+def first_failure(tree: Path, name: str, fault: Fault | None, environment: dict[str, str], patience: float) -> str:
     """The test that fails, or how all of them end; nothing where none does."""
     for arguments in runs(name, fault):
         process = subprocess.Popen(
@@ -237,7 +236,7 @@ def first_failure(tree: Path, name: str, fault: Fault | None, environment: dict[
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34)),
         )  # fmt: skip
         try:
-            output, _ = process.communicate(timeout=TIMEOUT)
+            output, _ = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             return "a hang"
@@ -258,8 +257,10 @@ def examine(name: str, sample: int, seed: int) -> tuple[int, int]:
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, tree / file)
     build = Build(tree) if name == "cpp" else None
-    if failure := first_failure(tree, name, None, {}):
+    begin = time.monotonic()
+    if failure := first_failure(tree, name, None, {}, patience=7200):
         raise SystemExit(f"{name}: fails without a fault: {failure}")
+    patience = 60 + 5 * (time.monotonic() - begin)  # seconds: tests that take longer hang
     planted = seen = 0
     for fault in candidates(name, tree, draw):
         if planted == sample:
@@ -273,7 +274,7 @@ def examine(name: str, sample: int, seed: int) -> tuple[int, int]:
             same = not build and syntax(path.read_text()) == syntax(right)
             environment = build.meet(fault.file) if build else {}
             if environment is not None and not same:
-                failure = first_failure(tree, name, fault, environment)
+                failure = first_failure(tree, name, fault, environment, patience)
                 planted, seen = planted + 1, seen + bool(failure)
                 print(f"{name} {planted}, {time.monotonic() - begin:.0f} s: {fault}")
                 print(f"    {f'seen by {failure}' if failure else 'NOT SEEN'}", flush=True)
