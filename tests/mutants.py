@@ -45,6 +45,7 @@ EXCLUDED = {
     r"warps|_BLOCK\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|_TAIL\b.*=|_REUSE|_FLAT = ": "the size of programs",
     r"^\s*(#|template|using|typedef|namespace|static_assert|assert|import|from|@|class|struct|def)\b": "no code",
     r"% 16\b": "how wide the accesses of a GPU are",
+    r"inference_mode\(False\), torch.no_grad": "either mode adds alike",
     r"stacklevel|__all__|frozenset|isinstance|samples=|^ +[{] +: ": "order, place, and what tests choose",
 }
 """Lines on which changes have no effect, or none but on speed, and why."""
