@@ -1,4 +1,4 @@
-# make demo | test | bench | exhaustive | validate | docs | lint | sanitize | aarch64 | test-matrix | clean.
+# make demo | test | bench | exhaustive | validate | docs | lint | mutants | sanitize | aarch64 | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -7,7 +7,7 @@ SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-interpret test-gpu bench sass exhaustive crossover validate lint sanitize aarch64 test-matrix clean
+.PHONY: docs demo test test-cpu test-interpret test-gpu bench sass exhaustive crossover validate lint mutants sanitize aarch64 test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -52,6 +52,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+
+# Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part path --sample 12 --seed 1".
+mutants: .venv/built
+	nice $(RUN) tests/mutants.py $(ARGS)
 
 # The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -268,6 +269,10 @@ def _strided(tensor: Tensor) -> Tensor:
     return wide[..., ::2]
 
 
+def _first_half(tensor: Tensor) -> Tensor:
+    return tensor[..., : tensor.shape[-1] // 2]
+
+
 def _chunk(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, torch.zeros_like(tensor)], dim=-1).chunk(2, dim=-1)[0]
 
@@ -290,6 +295,7 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "chunk of narrow rows": ((40, 24), _chunk),
     "chunk 3-d": ((3, 4, 96), _chunk),
     "rows": ((12, 200), lambda x: x[::2]),
+    "rows of 67": ((6, 134), _first_half),
     "every other": ((5, 33), _strided),
     "every other row, transposed": ((6, 40), lambda x: x.t()[::2]),
     "expanded": ((4, 1), lambda x: x[:, :1].expand(4, 72)),
@@ -297,6 +303,41 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "sliced channels_last": ((2, 6, 5, 5), lambda x: x.to(memory_format=torch.channels_last)[:, 1:5]),
     "slice of middle": ((4, 6, 64), lambda x: x[:, 1:4]),
 }
+
+
+def _within(larger: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Puts the values into the beginning of a larger tensor, beyond which is NaN."""
+
+    def arrange(tensor: Tensor) -> Tensor:
+        around = torch.full(larger, math.nan, dtype=tensor.dtype, device=tensor.device)
+        return around[tuple(slice(0, size) for size in tensor.shape)].copy_(tensor)
+
+    return arrange
+
+
+SHAPE = (4, 2, 128)
+ARRANGEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "unaligned": lambda x: torch.cat((x.new_zeros(1), x.flatten()))[1:].view(x.shape),
+    "rows of 128": _within((4, 2, 192)),
+    "rows of 128, further apart": _within((4, 2, 256)),
+    "rows of 256": _within((4, 3, 128)),
+    "rows at two distances": _within((4, 3, 192)),
+    "rows of 128 in another order": lambda x: _within((2, 4, 192))(x.transpose(0, 1)).transpose(0, 1),
+    "last dimension outermost": lambda x: x.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+}
+"""One shape in memory in many ways, each with the same values."""
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """With so many of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 SPECIAL = (

@@ -65,6 +65,20 @@ def test_results_beside_the_largest_number_are_finite(name, input, on):
         assert torch.tensor(measurement.result).isfinite()
 
 
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("name", ["silu", "quick_gelu", "gelu", "gelu_tanh", "hardswish"])
+def test_derivatives_that_cross_zero_keep_their_digits(name, device):
+    """More than is promised: what comes from tables centred there has a relative error, and so the right sign."""
+    activation, reference = ACTIVATIONS[name], REFERENCES[name]
+    (crossing,) = reference.zero_crossings
+    distances = torch.cat([torch.linspace(-d, d, 10_001, dtype=torch.float64) for d in (0.5, 1e-3, 1e-6)])
+    input = (crossing + distances).float()
+    with always_kernels():
+        _, derivative = evaluate(bind(getattr(functional, activation.function), activation, {}, input), input)
+    truth = reference.derivative(input.double())
+    assert accuracy.errors(derivative, truth, ulp(truth, torch.float32)).max() <= accuracy.DERIVATIVE_ULPS
+
+
 @pytest.mark.parametrize("dtype", accuracy.DTYPES, ids=str)
 @pytest.mark.parametrize(("activation", "sample"), CASES)
 def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):

@@ -96,9 +96,28 @@ def test_a_loss_of_speed_is_shown_and_does_not_fail(monkeypatch, capsys):
 @pytest.mark.usefixtures("quick")
 def test_progress_without_tqdm(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(["validate", "--activations", "relu"]) == 0
-    assert capsys.readouterr().err.rstrip().endswith("4 of 4, 0 s left")
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        assert main(["validate", "--activations", "relu"]) == 0
+        shown = capsys.readouterr().err
+        assert shown.endswith("4 of 4, 0 s left  \n") if terminal else shown == ""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("relu", 4 + 4 + 1 / 8, 4 + 1 / 8 + 4),  # x, y, the bits; grad, the bits, grad_input
+        ("sigmoid", 4 + 4, 4 + 4 + 4),
+        ("silu", 4 + 4, 4 + 4 + 4),
+        ("swiglu", 8 + 4, 4 + 8 + 8),  # of each output two inputs, and two gradients
+        ("maxout", 8 + 4 + 1, 4 + 1 + 8),
+    ],
+)
+def test_bytes_moved_for_each_output(name, forward, backward, monkeypatch):
+    monkeypatch.setattr(validate, "_seconds", lambda call, device: 1.0)
+    moved = [each.bytes_per_element for each in validate.throughput(ACTIVATIONS[name], "cpu")]
+    assert moved == [forward, backward]
 
 
 def test_exhaustive_inputs_are_all_of_float32():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from cases import DEFAULTS, DTYPES, Case
+from cases import ARRANGEMENTS, DEFAULTS, DTYPES, SHAPE, Case
 from test_paths import kernel_calls  # noqa: F401
 from test_values import tolerance_of, torch_error
 from torch import Tensor, nn
@@ -54,6 +56,37 @@ def test_packed_gives_what_two_tensors_give(case: Case, dtype: torch.dtype, devi
             assert_equal(ours, [two[0], torch.cat(two[1:], dim)])
             swapped = results(case.fastact, (torch.cat((gate, value), dim),), dim=dim, gate_first=True)
             assert_equal(swapped, [two[0], torch.cat((two[2], two[1]), dim)])
+
+
+@pytest.mark.parametrize("case", [c for c in TWO if c.activation.name in ("swiglu", "bilinear")], ids=str)
+def test_arrangements_change_nothing(case: Case, device: str, on: str) -> None:
+    value, gate, grad = torch.randn(3, *SHAPE, device=on)
+    names = ARRANGEMENTS if device != "interpret" else ("rows of 128", "rows of 256", "last dimension outermost")
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        *inputs, grad = tensors
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        output = case.fastact(*inputs)
+        return [output, *torch.autograd.grad(output, inputs, grad)]
+
+    expected = run(value, gate, grad)
+    for of_value, of_gate in itertools.product(names, names):
+        for of_grad in {of_value, of_gate, "contiguous"}:
+            arranged = (value, of_value), (gate, of_gate), (grad, of_grad)
+            assert_equal(run(*(ARRANGEMENTS[name](tensor) for tensor, name in arranged)), expected)
+
+
+@pytest.mark.parametrize("case", TWO, ids=str)
+def test_the_gate_first_in_graphs_of_graphs(case: Case, on: str) -> None:
+    value, gate = torch.randn(2, 3, 8, dtype=torch.float64, device=on)
+    results = []
+    for packed, gate_first in ((torch.cat((value, gate), -1), False), (torch.cat((gate, value), -1), True)):
+        packed.requires_grad_()
+        (first,) = torch.autograd.grad(case.fastact(packed, gate_first=gate_first).sum(), packed, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), packed)
+        halves = [half for each in (first.detach(), second) for half in each.chunk(2, -1)[:: -1 if gate_first else 1]]
+        results.append(halves)
+    assert_equal(*results)
 
 
 @pytest.mark.parametrize("case", [c for c in UNITS if c.activation.name in ("reglu", "bilinear")], ids=str)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DETERMINISTIC, DTYPES, Case
+from cases import CASES, DEFAULTS, DETERMINISTIC, DTYPES, LOOPS, Case
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
@@ -117,17 +117,51 @@ def test_create_graph_changes_no_gradient(case: Case, dtype: torch.dtype, device
         torch.testing.assert_close(got, expected, rtol=2 * eps, atol=eps * case.terms(input, grad))
 
 
-def test_gradients_that_are_views_with_a_sign(device: str, on: str) -> None:
-    import fastact.functional as F
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
+def test_gradients_that_are_views_with_a_sign(case: Case, nodes: str, device: str, on: str) -> None:
+    input = away_from_kinks(case, on, (64,))
+    output = case.fastact(input)
+    values = torch.randn_like(output)
+    (got,) = torch.autograd.grad(output, input, torch._neg_view(values), retain_graph=True)
+    (expected,) = torch.autograd.grad(output, input, -values, retain_graph=True)
+    torch.testing.assert_close(got, expected)
+    zeros = torch._efficientzerotensor((64,), dtype=output.dtype, device=on)
+    (zero,) = torch.autograd.grad(output, input, zeros)
+    assert not zero.any()
 
-    input = torch.randn(64, device=on, requires_grad=True)
-    values = torch.randn(64, device=on)
-    for function in (F.tanh, F.relu, F.softsign):
-        (got,) = torch.autograd.grad(function(input), input, torch._neg_view(values))
-        (expected,) = torch.autograd.grad(function(input), input, -values)
-        torch.testing.assert_close(got, expected)
-        (zero,) = torch.autograd.grad(function(input), input, torch._efficientzerotensor((64,), device=on))
-        assert not zero.any()
+
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+def test_operands_that_are_views_with_a_sign(case: Case, nodes: str, device: str, on: str) -> None:
+    """Beside the input: learned tensors and gates."""
+    if case.activation.name == "glu":  # takes no gate of its own
+        return
+    input = torch.randn(4, 6, device=on)
+    for operand in case.learned(input) or (torch.randn_like(input),):
+        operands = [operand, *case.learned(input)[1:]]
+        operands[0] = torch._neg_view(operand)
+        expected = case.fastact(input, -operand, *operands[1:])
+        torch.testing.assert_close(case.fastact(input, *operands), expected)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+def test_gradients_only_where_needed(case: Case, create_graph: bool, nodes: str, device: str, on: str) -> None:
+    """Of input and learned tensors, and of value and gate, any one may be the only one that asks for a gradient."""
+    input = torch.randn(4, 6, dtype=torch.float64, device=on)
+    if case.activation.kind == "gated":
+        operands = (input,) if case.activation.name == "glu" else (input, torch.randn_like(input))
+    else:
+        operands = (input, *case.learned(input))
+
+    def run(*needs: bool) -> tuple[Tensor, ...]:
+        tensors = [x.detach().requires_grad_(need) for x, need in zip(operands, needs, strict=True)]
+        output = case.fastact(*tensors)
+        asking = [x for x in tensors if x.requires_grad]
+        return torch.autograd.grad(output, asking, torch.ones_like(output), create_graph=create_graph)
+
+    for i, expected in enumerate(run(*[True] * len(operands))):
+        (got,) = run(*(k == i for k in range(len(operands))))
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
@@ -195,6 +229,16 @@ def test_overwriting_what_is_saved_is_an_error(case: Case, device: str, on: str)
     (output if case.activation.saved == "output" else input).mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.inplace], ids=str)
+def test_overwriting_what_others_saved_is_an_error(case: Case, nodes: str, device: str, on: str) -> None:
+    start = away_from_kinks(case, on)
+    input = start * 1
+    square = input * input
+    case.fastact(input, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.sum().backward()
 
 
 @pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.saved in ("bits", "bytes")], ids=str)

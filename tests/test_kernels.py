@@ -172,6 +172,41 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
         lambda: ops.softmax_backward(x, x[:5], 0, x.dtype),
         lambda: ops.log_softmax_backward(x, x.double(), 0, x.dtype),
         lambda: ops.softmin_backward(x, x, 0, torch.float64),
+        lambda: ops.swiglu(x, x.double()),
+        lambda: ops.swiglu(x, x[:5]),
+        lambda: ops.swiglu_backward(x, x, x, x, x[:5]),
+        lambda: ops.swiglu_backward(x, x, x, x.double(), x),
     ):
         with pytest.raises(RuntimeError, match="fastact::"):
             call()
+
+
+@pytest.mark.only("cpu")
+def test_maxouts_ops_refuse_what_they_cannot_read(device: str) -> None:
+    ops = torch.ops.fastact
+
+    def call(pieces: int = 2, inner: int = 1, **others: torch.Tensor) -> None:
+        tensors = {"longer": torch.zeros(6, 4), "shorter": torch.zeros(6, 2), "indices": torch.zeros(6, 2).byte()}
+        longer, shorter, indices = (tensors | others).values()
+        ops.maxout(longer, pieces, inner, shorter, indices)
+        ops.maxout_backward(shorter, indices, pieces, inner, longer)
+
+    call()
+    call(inner=3)  # as in a tensor with the groups side by side
+    for bad in (
+        {"longer": torch.zeros(6, 4).int()},
+        {"longer": torch.zeros(6, 4).double()},
+        {"shorter": torch.zeros(6, 2).double()},
+        {"indices": torch.zeros(6, 2).short()},
+        {"longer": torch.zeros(6, 6)},
+        {"indices": torch.zeros(6, 3).byte()},
+        {"pieces": 1, "shorter": torch.zeros(6, 4), "indices": torch.zeros(6, 4).byte()},
+        {"pieces": 256, "longer": torch.zeros(6, 512)},
+        {"inner": 0},
+        {"inner": 5},
+        {"longer": torch.zeros(6, 8)[:, ::2]},
+        {"shorter": torch.zeros(6, 4)[:, ::2]},
+        {"indices": torch.zeros(6, 4).byte()[:, ::2]},
+    ):
+        with pytest.raises(RuntimeError, match="fastact::maxout"):
+            call(**bad)

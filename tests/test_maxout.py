@@ -48,7 +48,7 @@ def test_bad_arguments(function, on: str) -> None:
     x = torch.randn(4, 6, device=on)
     for pieces in (1, 0, -2, 256):
         with pytest.raises(ValueError, match=f"from 2 to 255, got {pieces}"):
-            function(x, pieces)
+            function(torch.randn(4, 512, device=on), pieces)  # which all but one divide
     with pytest.raises(RuntimeError, match="multiply up to the size of dim 1"):
         function(x, 4)
     with pytest.raises(IndexError, match="out of range"):

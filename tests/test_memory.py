@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from cases import CASES, DEFAULTS, DTYPES, LOOPS, Case
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import fastact
 
 
 def saved_tensors(function, *arguments: Tensor) -> dict[int, Tensor]:
@@ -79,6 +84,42 @@ def test_hooks_on_saved_tensors_see_all_of_it(case: Case, device: str, on: str) 
     offloaded = torch.autograd.grad(output.sum(), (input, *weight))
     for a, b in zip(plain, offloaded, strict=True):
         assert torch.equal(a, b)
+
+
+def bytes_left_by(use: Callable[[], object]) -> int:
+    """Of what it allocates on the CPU, without the collector of reference cycles."""
+    use()  # what happens once has happened
+    gc.collect()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            use()
+    finally:
+        gc.enable()
+    return sum(event.self_cpu_memory_usage for event in profiler.events())
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", LOOPS, ids=str)
+def test_graphs_are_freed(case: Case, nodes: str, device: str, on: str) -> None:
+    """As soon as nothing refers to them, whether or not they were used."""
+    input = case.randn(1000, device=on).requires_grad_()
+    learned = tuple(w.requires_grad_() for w in case.learned(input))
+
+    def use() -> None:
+        case.fastact(input, *learned)
+        if case.activation.inplace:
+            case.fastact(input * 1, inplace=True)
+        for create_graph in (False, True):
+            output = case.fastact(input, *learned)
+            torch.autograd.grad(output.sum(), (input, *learned), create_graph=create_graph)
+
+    assert bytes_left_by(use) == 0
+
+
+def test_a_kept_graph_is_seen() -> None:
+    kept, input = [], torch.randn(1000, requires_grad=True)
+    assert bytes_left_by(lambda: kept.append(fastact.functional.sigmoid(input))) == 4000
 
 
 SMAPS, HUGE_PAGES = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")

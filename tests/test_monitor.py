@@ -237,6 +237,91 @@ def test_inference_mode_and_16_bits() -> None:
     assert before.grad_norm is None
 
 
+def test_inference_and_training_in_turns() -> None:
+    net = nn.Sequential(nn.Tanh())
+    with Monitor(net) as monitor:
+        with torch.inference_mode():
+            net(torch.full((1, 2), 5.0))
+        net(torch.tensor([[5.0, 0.0]], requires_grad=True)).sum().backward()
+        with torch.inference_mode():
+            net(torch.full((1, 2), 5.0))
+    (row,) = monitor.report().rows
+    assert row.dead == pytest.approx(1 / 2)
+    assert row.saturated == pytest.approx(5 / 6)
+    assert row.grad_norm == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "unit_dim", "units"),
+    [
+        ((6,), 1, 6),
+        ((6,), -1, 6),
+        ((2, 3), 0, 2),
+        ((2, 3), 1, 3),
+        ((2, 3), -2, 2),
+        ((2, 3, 4), 2, 4),
+        ((2, 3, 4), 1, 3),
+    ],
+)
+def test_units_are_counted_along_their_dimension(shape: tuple[int, ...], unit_dim: int, units: int) -> None:
+    """A vector is one row of features."""
+    module, input = nn.ReLU(), -torch.ones(shape)
+    input.view(-1)[-1] = 1
+    with Monitor(module, unit_dim=unit_dim) as monitor:
+        module(input)
+    assert monitor.report().rows[0].dead == pytest.approx(1 - 1 / units)
+
+
+@pytest.mark.parametrize(("shape", "unit_dim"), [((6,), 2), ((6,), -3), ((2, 3), 2), ((2, 3), -3), ((2, 3, 4), 3)])
+def test_units_along_no_dimension_are_refused(shape: tuple[int, ...], unit_dim: int) -> None:
+    module = nn.ReLU()
+    with Monitor(module, unit_dim=unit_dim), pytest.raises(ValueError, match=f"={unit_dim}: .* has {len(shape)} dim"):
+        module(torch.ones(shape))
+
+
+def test_empty_inputs_and_later_contexts_change_nothing() -> None:
+    module = nn.Sigmoid()
+    monitor = Monitor(module)
+    for value in (0.0, 20.0):
+        with monitor:
+            assert monitor.report().rows[0].mean is None, "each context begins anew"
+            module(torch.empty(0, 3))
+            output = module(torch.full((2, 3), value, requires_grad=True))
+            module(torch.empty(0, 3))
+            (2 * output).sum().backward()
+            assert monitor.report().rows[0].mean == output.mean().item()
+        module(torch.full((2, 3), 1.0))
+        (row,) = monitor.report().rows
+        assert (row.mean, row.std, row.grad_norm) == (output.mean().item(), 0, 2)
+        assert row.saturated == row.dead == (value == 20)
+
+
+def test_a_wide_row_of_large_numbers_keeps_its_digits() -> None:
+    module = nn.ReLU()
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        input = (torch.rand(500, 200, dtype=torch.float64) + 100).to(dtype)
+        with Monitor(module) as monitor:
+            module(input)
+        (row,) = monitor.report().rows
+        assert row.mean == pytest.approx(input.double().mean().item(), rel=FEW)
+        assert row.std == pytest.approx(
+            input.double().std(correction=0).item(), rel=1e-2
+        )  # of numbers 300 times as large
+        assert row.sparsity == 0
+
+
+def test_subclasses_are_watched_as_what_they_are() -> None:
+    class Mine(nn.ReLU6):
+        pass
+
+    module = Mine()
+    with Monitor(module) as monitor:
+        module(torch.tensor([[7.0, 3.0, -1.0, 8.0, 0.0]]))
+    (row,) = monitor.report().rows
+    assert (row.layer, row.activation) == ("", "Mine")
+    assert row.saturated == row.dead == pytest.approx(4 / 5)
+
+
 def test_a_module_called_twice_and_one_never_called() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

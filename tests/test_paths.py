@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -112,9 +113,18 @@ def test_small_tensors_are_torchs_unless_asked(kernel_calls: list[str], on: str,
     assert len(kernel_calls) == 1
     F.relu(big.clone().requires_grad_())
     assert len(kernel_calls) == 1
-    with fastact.always_kernels():
-        F.relu(x)
+    with torch.no_grad():
+        F.relu(big.clone().requires_grad_())
     assert len(kernel_calls) == 2
+    with fastact.always_kernels():
+        with fastact.always_kernels():
+            F.relu(x)
+        F.relu(x)
+    assert len(kernel_calls) == 4
+    with pytest.raises(ZeroDivisionError), fastact.always_kernels():
+        raise ZeroDivisionError
+    F.relu(x)
+    assert len(kernel_calls) == 4, "it has ended, and so has the one that an error left"
 
 
 def test_environment_switches_kernels_on(tmp_path) -> None:
@@ -204,6 +214,80 @@ def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], on: str) 
     assert kernel_calls == []
 
 
+def outcome(function, *arguments: Tensor) -> Tensor | tuple[type, str]:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return type(error), str(error)
+
+
+def unlike() -> list[Tensor]:
+    """Of sizes 2 and 6, but not strided."""
+    values = torch.linspace(-2, 2, 12).view(2, 6)
+    with warnings.catch_warnings(record=True):  # of prototypes
+        nested = [torch.nested.nested_tensor(list(values), layout=layout) for layout in (torch.strided, torch.jagged)]
+    return [values.to_sparse(), values.to_sparse_csr(), values.to_mkldnn(), *nested]
+
+
+def assert_same_outcome(ours: Tensor | tuple, theirs: Tensor | tuple) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(ours, tuple):
+        assert ours == theirs
+    else:
+        assert ours.layout == theirs.layout
+        torch.testing.assert_close(*(x.values() if x.is_nested else x.to_dense() for x in (ours, theirs)))
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
+def test_unlike_inputs_are_torchs(case: Case, kernel_calls: list[str]) -> None:
+    for input in unlike():
+        learned = case.learned(torch.empty(()))
+        assert_same_outcome(*(outcome(function, input, *learned) for function in (case.fastact, case.stock)))
+    assert kernel_calls == []
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+def test_unlike_operands_are_torchs(case: Case, kernel_calls: list[str]) -> None:
+    """Learned tensors and gates beside a plain input."""
+    if case.activation.name == "glu":  # takes no gate of its own
+        return
+    input = torch.randn(2, 6)
+    learned = Case(case.activation, case.sample, per_channel=True).learned(input)
+    ones = [torch.ones(2, 6), torch.ones(6)]  # as a gate, as numbers per channel
+    for operand in (*unlike(), *(x.as_subclass(Logged) for x in ones), *(torch._neg_view(x) for x in ones)):
+        operands = (operand, *learned[1:])
+        assert_same_outcome(*(outcome(function, input, *operands) for function in (case.fastact, case.stock)))
+    assert kernel_calls == []
+
+
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
+def test_function_modes_see_torchs_functions(case: Case, kernel_calls: list[str], on: str) -> None:
+    from torch.overrides import TorchFunctionMode
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    input = case.randn(3, 4, device=on)
+    with Watch():
+        case.fastact(input)
+    with torch.device(on), Watch():
+        case.fastact(input)
+    assert kernel_calls == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_traces_hold_torchs_ops(case: Case, kernel_calls: list[str], on: str) -> None:
+    input = case.randn(3, 4, device=on)
+    traced = torch.jit.trace(case.fastact, (input, *case.learned(input)), check_trace=False)
+    assert kernel_calls == []
+    assert "aten::" in str(traced.graph)
+    assert "fastact::" not in str(traced.graph)
+
+
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_modes_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
     from torch._subclasses import FakeTensorMode
@@ -245,6 +329,14 @@ BAD_CALLS = [
     ("rrelu", lambda f, t: f(t, 0.1, float("inf"), True)),
     ("rrelu", lambda f, t: f(t, 0.1, float("inf"))),
     ("elu", lambda f, t: f(t, 1e39)),
+    ("celu", lambda f, t: f(t, 0.0)),
+    ("celu", lambda f, t: f(t, -1.0)),
+    ("softplus", lambda f, t: f(t, 0.0)),
+    ("softplus", lambda f, t: f(t, 0)),
+    ("hardshrink", lambda f, t: f(t, -0.5)),
+    ("softshrink", lambda f, t: f(t, -0.5)),
+    ("hardtanh", lambda f, t: f(t, 1.0, -1.0)),
+    ("gelu", lambda f, t: f(t, approximate="exact")),
     ("elu", lambda f, t: f(t, 10**400)),
     ("rrelu", lambda f, t: f(t, float("nan"), 0.1, True)),
     ("prelu", lambda f, t: f(t, torch.ones(3, device=t.device))),
@@ -270,6 +362,28 @@ def test_errors_are_torchs(name: str, call, device: str, on: str) -> None:
         assert str(ours) == str(theirs) or "missing" in str(ours)
     else:
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.learned], ids=str)
+def test_learned_tensors_that_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
+    """Kernels read one number after another, of one dtype and dimension."""
+    input = torch.randn(4, 3, 2, device=on)
+    good = Case(case.activation, case.sample, per_channel=True).learned(input)
+    case.fastact(input, *good)
+    assert len(kernel_calls) == 1
+    for k in range(len(good)):
+        apart = torch.stack((good[k], -good[k]), dim=1)[:, 0]
+        for other in (apart, good[k].double()):
+            learned = [other if i == k else each for i, each in enumerate(good)]
+            outcomes = []
+            for function in case.both():
+                try:
+                    outcomes.append(function(input, *learned))
+                except RuntimeError as error:
+                    outcomes.append(str(error))
+            ours, theirs = outcomes
+            assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+    assert len(kernel_calls) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])

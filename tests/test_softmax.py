@@ -140,12 +140,19 @@ def test_infinities_and_nan_are_torchs(name: str, dtype: torch.dtype, device: st
             torch.testing.assert_close(got, expected, rtol=4 * eps, atol=eps / 4, equal_nan=True)
 
 
-@pytest.mark.only("cpu")
+@pytest.mark.parametrize("inner", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_minus_infinities_before_numbers(name: str, device: str) -> None:
-    """Longer than what is in the cache at a time: the first part has no peak yet."""
-    x = torch.full((1, 70_000), math.inf if name == "softmin" else -math.inf)
-    x[0, -2:] = torch.tensor([1.0, 2.0])
+def test_a_row_of_minus_infinities_before_numbers(
+    name: str, inner: int, device: str, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than what is in the cache, or in a program's registers, at a time: the first part has no peak yet."""
+    if device == "interpret":
+        from fastact.kernels import launch
+
+        monkeypatch.setattr(launch, "LARGEST_TILE", 2048)
+    n = 70_000 if device != "interpret" else 3000
+    x = torch.full((1, n, inner), math.inf if name == "softmin" else -math.inf, device=on)
+    x[0, -2:] = torch.tensor([[1.0], [2.0]])
     torch.testing.assert_close(getattr(F, name)(x, 1), getattr(nn.functional, name)(x, 1))
     x[0, 5] = math.nan
     assert getattr(F, name)(x, 1).isnan().all()
@@ -270,25 +277,6 @@ def test_softmax2d_refuses_what_torchs_does(shape: tuple[int, ...], on: str) -> 
     assert messages[0] == messages[1]
 
 
-@pytest.mark.only("cpu")
-@pytest.mark.parametrize("name", NAMES)
-def test_threads_do_not_show(name: str, device: str) -> None:
-    threads = torch.get_num_threads()
-    for shape, dim in (((700, 300), 1), ((3000, 20), 1), ((4, 100, 500), 1), ((3, 70_000), 1)):
-        x = torch.randn(shape, requires_grad=True)
-        grad = torch.randn(shape)
-        results = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            try:
-                output = getattr(F, name)(x, dim)
-                results.append((output, *torch.autograd.grad(output, x, grad)))
-            finally:
-                torch.set_num_threads(threads)
-        for other in results[1:]:
-            assert all(map(torch.equal, results[0], other))
-
-
 def name_of_node(output: Tensor) -> str:
     """Asked while the output lives: a node in Python is gone with it."""
     return output.grad_fn.name()
@@ -326,6 +314,17 @@ def test_rows_that_are_torchs(
     assert node.endswith("SoftmaxBackward" if name != "softmin" else "SoftminBackward") == kernel
     with always_kernels():
         assert name_of_node(getattr(F, name)(x, dim)).endswith(("SoftmaxBackward", "SoftminBackward"))
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("name", NAMES)
+def test_any_rows_are_ours_where_tensors_are_large(name: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "_always_kernels", 0)
+    monkeypatch.setitem(path.CROSSOVER[False][False], name, (1, 1))
+    monkeypatch.setattr(path, "_ANY_ROWS", 640)
+    for shape, dim in (((2, 32, 10), 1), ((32, 20), -1), ((), 0)):
+        node = name_of_node(getattr(F, name)(torch.ones(shape, requires_grad=True), dim))
+        assert node == f"{fastact.catalogue.ACTIVATIONS[name].module}Backward", shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
