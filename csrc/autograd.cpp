@@ -77,47 +77,14 @@ variable_list run_backward(const Ops& ops, const Saved& saved, Tensor grad, cons
   return gradients;
 }
 
-// torch's pointers to nodes are shared_ptr, or intrusive from some version on.
-template <class Node, class... Arguments>
-auto make_node(Arguments&&... arguments) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
-    return c10::make_intrusive<Node>(std::forward<Arguments>(arguments)...);
-  else
-    return std::shared_ptr<Node>(new Node(std::forward<Arguments>(arguments)...), [](Node* it) { deleteNode(it); });
+// A tensor of zeros in the input's place in the graph. What is linear by parts saves bits, which have none; and yet its
+// gradient depends on the input, with a derivative of zero.
+Tensor stand_in(const torch::autograd::Edge& input, const Tensor& grad) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  Tensor zeros = at::zeros({}, grad.options()).expand(grad.sizes());
+  torch::autograd::impl::set_gradient_edge(zeros, input);
+  return zeros;
 }
-
-// The call of a node in the graph of compiled autograd: of call(grads, arguments) as it is.
-template <class Call>
-variable_list call_in_compiled_graph(torch::autograd::Node& node, const variable_list& grads,
-                                     const std::vector<at::IValue>& arguments, const Call& call,
-                                     torch::dynamo::autograd::SwapSavedVariables& variables) {
-  namespace compiled = torch::dynamo::autograd;
-  std::vector<at::TypePtr> schema;
-  for (const at::IValue& each : arguments) schema.push_back(each.type());
-  const auto& python = compiled::getPyCompilerInterface();
-  auto* compiler = variables.get_py_compiler();
-  const std::string bound = python->bind_function(compiler, node.name(), call, schema, true, false);
-  auto metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-      compiled::get_input_metadata(node.next_edges()));
-  return python->call_function(compiler, "apply_functional", bound, grads, arguments, metadata);
-}
-
-// Hands a gradient on, and zeros to the input: the second derivative of what is linear by parts. Of the input only bits
-// are left, and they have no graph.
-struct LinearByPartsBackward : torch::autograd::Node {
-  std::string name() const override { return "LinearByPartsBackward"; }
-  static variable_list gradients(const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(2);
-    return {grads[0], at::zeros_like(grads[0])};
-  }
-  variable_list apply(variable_list&& grads) override { return gradients(grads); }
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override {}
-  variable_list apply_with_saved(const variable_list& grads,
-                                 torch::dynamo::autograd::SwapSavedVariables& variables) override {
-    const auto call = [](const variable_list& grads, const std::vector<at::IValue>&) { return gradients(grads); };
-    return call_in_compiled_graph(*this, grads, {}, call, variables);
-  }
-};
 
 struct Backward : torch::autograd::Node {
   const Ops& ops;
@@ -141,15 +108,10 @@ struct Backward : torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    variable_list gradients = run_backward(ops, saved, std::move(grads[0]), unpack());
-    const torch::autograd::Edge& input = next_edge(0);
-    if (ops.saves_bits && at::GradMode::is_enabled() && gradients[0].defined() && input.is_valid()) {
-      auto node = make_node<LinearByPartsBackward>();
-      node->set_next_edges({torch::autograd::impl::gradient_edge(gradients[0]), input});
-      gradients[0] = gradients[0].detach();
-      torch::autograd::set_history(gradients[0], node);
-    }
-    return gradients;
+    variable_list saved_tensors = unpack();
+    if (ops.saves_bits && at::GradMode::is_enabled() && grads[0].defined() && next_edge(0).is_valid())
+      saved_tensors.push_back(stand_in(next_edge(0), grads[0]));
+    return run_backward(ops, saved, std::move(grads[0]), saved_tensors);
   }
 
   // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
@@ -162,19 +124,35 @@ struct Backward : torch::autograd::Node {
   }
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& variables) override {
+    namespace compiled = torch::dynamo::autograd;
     variables.before(tensors);
-    const std::vector<at::IValue> arguments = {reinterpret_cast<int64_t>(&ops), saved.parameters, saved.strides,
-                                               unpack()};
+    std::vector<at::IValue> arguments = {reinterpret_cast<int64_t>(&ops), saved.parameters, saved.strides, unpack()};
+    std::vector<at::TypePtr> schema;
+    for (const at::IValue& each : arguments) schema.push_back(each.type());
     const auto call = [](const variable_list& grads, const std::vector<at::IValue>& arguments) {
       const auto& ops = *reinterpret_cast<const Ops*>(arguments[0].toInt());
       const Saved saved = {arguments[1].toDoubleVector(), arguments[2].toIntVector()};
       return run_backward(ops, saved, grads[0], arguments[3].toTensorVector());
     };
-    variable_list gradients = call_in_compiled_graph(*this, grads, arguments, call, variables);
+    const auto& python = compiled::getPyCompilerInterface();
+    auto* compiler = variables.get_py_compiler();
+    const std::string bound = python->bind_function(compiler, name(), call, schema, true, false);
+    auto metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    variable_list gradients = python->call_function(compiler, "apply_functional", bound, grads, arguments, metadata);
     variables.after(tensors);
     return gradients;
   }
 };
+
+// torch's pointers to nodes are shared_ptr, or intrusive from some version on.
+template <class Node, class... Arguments>
+auto make_node(Arguments&&... arguments) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
+    return c10::make_intrusive<Node>(std::forward<Arguments>(arguments)...);
+  else
+    return std::shared_ptr<Node>(new Node(std::forward<Arguments>(arguments)...), [](Node* it) { deleteNode(it); });
+}
 
 void run_forward(const Ops& ops, const OperatorHandle& plain, bool in_place, Stack* stack) {
   const size_t count = ops.tensors + ops.parameters;

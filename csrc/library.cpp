@@ -182,11 +182,11 @@ void learned_backward(StableIValue* stack, uint64_t, uint64_t) {
   check_same(grad, input, LearnedTraits<which>::name);
   LearnedArguments<which> arguments(stack, 2);
   Walk walk = walk_to_new_output({grad, input});
+  FlushToZero flush;  // of the sums over slices, and of what they are rounded to
   with_compute_type(input, [&](auto type) {
     using T = decltype(type);
     auto sums =
         run_learned_backward(which, walk, arguments.template read<T>(input, walk.tensors.back()), arguments.call);
-    FlushToZero flush;
     for (size_t k = 0; k < sums.size(); ++k) {
       Tensor gradient = new_dense(arguments.tensors[k]);
       std::vector<T> rounded(sums[k].begin(), sums[k].end());

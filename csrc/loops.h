@@ -45,8 +45,8 @@ inline const InstructionSet& instruction_set() {
   return chosen;
 }
 
-// All arithmetic on tensors' elements goes through here: body(begin, end) for the parts of 0 to count that threads
-// share out, of `grain` or more, without subnormal results.
+// Calls body(begin, end) for the parts of 0 to count, of `grain` or more, that threads share out. All block functions
+// run in here: without subnormal results.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {

@@ -56,18 +56,12 @@ inline T far_left_derivative(ScaledExp<T> e, T slope) {
   return e.times(fma(value, fma(value, 1 - 3 * slope, 2 * slope - 1), 1 - slope));
 }
 
-// max(x, 0), of which GELU is a part less; -0 and 0 for negative and positive numbers up to twice the smallest normal
-// one: half of those is subtracted, which is too small to be a number, and the result is 0.
-template <class T>
-inline T positive_part(T x) {
-  return x < (sizeof(T) == 4 ? T(0x1p-125) : T(0x1p-1021)) ? copysign(T(0), x) : x;
-}
-
 // Tables hold, of |x|, how far below x (below 0 for negative x) the result lies, in two parts, and the derivative at
 // -|x|.
 template <class T>
 struct LeftInPieces : SavesInput {
-  T from_pieces(T x, T high, T low) const { return positive_part(x) - high - low; }
+  // Of x up to twice the smallest normal number half is subtracted, which is too small for one: the result is 0.
+  T from_pieces(T x, T high, T low) const { return (x < 0x1p-125f ? copysign(T(0), x) : x) - high - low; }
   T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
 };
 
@@ -212,7 +206,8 @@ struct GELU : LeftInPieces<T> {
     T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
     T w = fma(u, rest, multiply_add(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
     T excess = bell.exp.times_power(u + fma(v, bell.exp.m, w));
-    return positive_part(x) - excess;
+    T y = (x < 0 ? T(-0.) : x) - excess;
+    return abs(x) < T(0x1p-500) ? x / 2 : y;  // where u is too small for a number before x / 2 is
   }
   T beyond_pieces(T x) const {
     return far_left(x, [](T, T, T ratio) { return -ratio; });

@@ -62,7 +62,7 @@ struct Tanhshrink : SavesInput {
   // From x^-3 f(x). Of 2^32 x, so that what rounding takes from the cube is not too small for a number.
   T from_pieces(T x, T ratio) const {
     auto cube = cubed(x * T(0x1p32));
-    T near = fma(cube.high, ratio, cube.low * ratio) * T(0x1p-96);
+    T near = fma(cube.high, ratio, cube.low * ratio) * T(0x1p-96) + 0;  // no -0: a difference
     return abs(x) > Pieces<Tanhshrink>::most ? x - copysign(T(1), x) : near;
   }
   T derivative(T x) const {

@@ -25,8 +25,7 @@ inline T far_log1p(T x) {
 template <int sign, class T>
 inline T add_log1p(T base, T x) {
   auto log = scaled_log1p(exp_of_minus(at_most_number(ExpConstants<T>::highest, abs(x))));
-  T scale = sign * ScaledExp<T>::drop * log.lifted;
-  return multiply_add(scale, log.m, base) + scale;
+  return base + sign * log.times(T(1));
 }
 
 // Softplus with the usual beta of 1, where nothing has to be put back.
@@ -77,7 +76,7 @@ struct Softplus : SavesInput {
     T sum = log.lifted + log_low, quotient = sum * inverse;
     T rest = log.lifted - sum + log_low - product_error(quotient, divisor, sum), scale = ScaledExp<T>::drop * lift;
     T line = z > 0 ? x : beta * 0;  // the sign of the zero is beta's
-    T y = multiply_add(scale, quotient, fma(scale * inverse, rest, line));
+    T y = multiply_add(scale, fma(rest, inverse, quotient), line);
     return z > threshold ? x : y;
   }
   T derivative(T x) const {

@@ -198,7 +198,7 @@ REFERENCES: dict[str, Reference] = {
         lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 3 + 0.5)),
         zero_crossings=(-1.5,),
     ),
-    "tanhshrink": Reference(_tanhshrink, lambda x: x.tanh() ** 2),
+    "tanhshrink": Reference(_tanhshrink, lambda x: x.tanh() ** 2, difference=True),
     "softplus": Reference(
         lambda x, beta, threshold: torch.where(beta * x > threshold, x, -F.logsigmoid(-beta * x) / beta),
         lambda x, beta, threshold: torch.where(beta * x > threshold, 1.0, (beta * x).sigmoid()),

@@ -95,20 +95,6 @@ def _link(input: Tensor) -> Tensor:
     return input.expand(0, *input.shape).clone()
 
 
-class _LinearByParts(Function):
-    """A gradient that does not change with the input, but depends on it as autograd sees it."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, link: Tensor) -> Tensor:
-        ctx.save_for_backward(link)
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        (link,) = ctx.saved_tensors
-        return grad, torch.zeros_like(link)
-
-
 class _Pointwise(Function):
     @staticmethod
     def forward(
@@ -144,9 +130,8 @@ class _Pointwise(Function):
                 grad = _in_layout(grad, ctx.strides)
             gradient = _run_backward("backward", activation, grad, saved, parameters)
         else:
-            gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides)
-            if link and torch.is_grad_enabled():
-                gradient = _LinearByParts.apply(gradient, *link)
+            stand_in = link[0].sum(0) if link and torch.is_grad_enabled() else None
+            gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides, stand_in)
         return gradient, None, None, None, None
 
 
@@ -156,14 +141,22 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _differentiable_backward(
-    activation: Activation, grad: Tensor, saved: Tensor, parameters: tuple, strides: Sequence[int] | None
+    activation: Activation,
+    grad: Tensor,
+    saved: Tensor,
+    parameters: tuple,
+    strides: Sequence[int] | None,
+    stand_in: Tensor | None = None,
 ) -> Tensor:
+    """`stand_in`, where bits are saved, is a tensor of zeros in the input's place in the graph."""
     if activation.saved == "bits":
         # The gradient is linear in grad and does not otherwise depend on the input: the kernel gives the factor.
         with torch.no_grad():
             wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
             ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), strides)
             factor = _run_backward("backward", activation, ones, saved, parameters)
+        if stand_in is not None:  # the factor depends on the input, with a derivative of zero
+            factor = torch.where(torch.ones_like(factor, dtype=torch.bool), factor, stand_in)
         gradient = _wide(grad) * factor
         return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
     if activation.saved == "output":
@@ -178,8 +171,8 @@ def _torch_gradient(
 ) -> tuple[Tensor, ...]:
     """The gradient of torch's own function at the saved inputs, differentiable with respect to them and to grad."""
     create_graph = torch.is_grad_enabled()
-    if activation.limits_at_infinity:
-        inputs = tuple(torch.where(x.isinf(), torch.full_like(x, 1e4).copysign(x), x) for x in inputs)
+    if activation.limits_at_infinity:  # which derivatives have reached between these, in float64 too; torch's have NaN
+        inputs = tuple(torch.where(x < -1e4, -1e4, torch.where(x > 60, 60.0, x)) for x in inputs)
     with torch.enable_grad():
         # Aliases: one input may depend on another, or be the same tensor, and each gets the gradient of its own use.
         wide = tuple(_wide((x if x.requires_grad else x.detach().requires_grad_()).view_as(x)) for x in inputs)
@@ -221,7 +214,7 @@ def _differentiable_backward_of_node(
         return list(
             _torch_gradient(activation, grad, tuple(saved), dict(zip(activation.parameters, parameters, strict=True)))
         )
-    return [_differentiable_backward(activation, grad, saved[0], tuple(parameters), strides or None)]
+    return [_differentiable_backward(activation, grad, saved[0], tuple(parameters), strides or None, *saved[1:])]
 
 
 if cpu.HAS_NODES:

@@ -32,6 +32,7 @@ from .composites import xielu as _xielu
 from .path import (
     as_autocast,
     divides,
+    is_moderate,
     keeps_dtype,
     learned_fit,
     rounded,
@@ -215,7 +216,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     Barron 2017, "Continuously Differentiable Exponential Linear Units".
     """
     if not is_scripting():
-        if takes_kernel("celu", input, alpha, inplace=inplace) and alpha > 0:
+        if takes_kernel("celu", input, alpha, inplace=inplace) and alpha > 0 and is_moderate(alpha):
             return apply("celu", input, inplace, alpha)
     return F.celu(input, alpha, inplace)
 
@@ -415,7 +416,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     """
     if not is_scripting():
         input = as_autocast("softplus", input)
-        if takes_kernel("softplus", input, beta, threshold) and beta != 0:
+        if takes_kernel("softplus", input, beta, threshold) and is_moderate(beta):
             return apply("softplus", input, False, beta, threshold)
     return F.softplus(input, beta, threshold)
 

@@ -170,7 +170,7 @@ class XIELU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not (alpha_p_init > 0 and alpha_n_init > beta):
+        if not (0 < alpha_p_init < math.inf and beta < alpha_n_init < math.inf):
             raise ValueError(
                 f"alpha_p_init must be above 0 and alpha_n_init above beta, got {alpha_p_init}, {alpha_n_init}, {beta}"
             )

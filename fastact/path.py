@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from numbers import Real
 from threading import Lock
@@ -90,14 +90,22 @@ def takes_kernel(
 
 def _is_taken(parameter: float, largest: float) -> bool:
     """Whether kernels take the argument: a Python or NumPy number, as torch does, that is 0 or within range."""
-    if type(parameter) not in (float, int):
+    if type(parameter) is int:
+        if parameter.bit_length() > 63:
+            return False
+    elif type(parameter) is not float:
         if not isinstance(parameter, Real) or type(parameter).__module__ != "numpy":
             return False
         parameter = float(parameter)
     return parameter == 0 or _SMALLEST <= abs(parameter) <= largest
 
 
-@cache
+def is_moderate(divisor: float) -> bool:
+    """Whether neither it nor its inverse is near the ends of float32's range, times some exponentials."""
+    return 2.0**-60 <= abs(divisor) <= 2.0**60
+
+
+@lru_cache(256)
 def rounded(number: float, dtype: torch.dtype) -> float:
     """The number of the dtype next to this one."""
     return torch.tensor(number, dtype=torch.float64, device="cpu").to(dtype).item()

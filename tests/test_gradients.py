@@ -329,6 +329,21 @@ def test_second_derivative_of_what_is_linear_by_parts(
 
 
 @pytest.mark.parametrize("case", LINEAR, ids=str)
+def test_second_derivatives_in_batches(case: Case, nodes: str, device: str, on: str) -> None:
+    """Also where the derivative with respect to the incoming gradient is differentiated, as jvp() does."""
+    input = away_from_kinks(case, on, (5,))
+    grads = torch.randn(3, 5, dtype=torch.float64, device=on)
+    (batch,) = torch.autograd.grad(case.fastact(input), input, grads, is_grads_batched=True, create_graph=True)
+    jacobian = torch.autograd.functional.jacobian(case.fastact, input, vectorize=True, create_graph=True)
+    for first in (batch, jacobian):
+        assert torch.equal(torch.autograd.grad(first.sum(), input)[0], torch.zeros_like(input))
+    torch.testing.assert_close(batch, grads * jacobian.diagonal())
+    _, product = torch.autograd.functional.jvp(case.fastact, input, grads[0], create_graph=True, strict=True)
+    torch.testing.assert_close(product, batch[0])
+    assert torch.equal(torch.autograd.grad(product.sum(), input)[0], torch.zeros_like(input))
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=str)
 def test_hessian_is_strict(case: Case, nodes: str, device: str, on: str) -> None:
     input = away_from_kinks(case, on, (1, 6)).detach()
     hessian = torch.autograd.functional.hessian(lambda x: case.fastact(x).sum(), input, strict=True)

@@ -110,6 +110,9 @@ def test_op_inputs(row: Activation, dtype: torch.dtype, device: str, on: str) ->
                 run(function, arguments, keywords)
                 for function in (getattr(fastact.functional, row.function), truth(row, dtype))
             )
+            if row.limits_at_infinity:  # where torch has NaN
+                finite = ~sample.input.isinf()
+                ours, theirs = ([result[finite] for result in results] for results in (ours, theirs))
             same(ours, theirs, dtype, f"{row.function}{tuple(sample.input.shape)} {sample.kwargs}")
             tried += 1
     assert tried > 0
