@@ -12,6 +12,7 @@ template <class T>
 struct ELU : SavesOutput {
   T alpha;
   T forward(T x) const { return x <= 0 ? copysign(alpha * expm1(x), x) : x; }
+  T positive(T x) const { return x; }
   T derivative(T y) const { return y > 0 ? T(1) : y + alpha; }
 };
 
@@ -24,7 +25,8 @@ struct SELU : SavesOutput {
   // would be infinite. The second part is positive, or infinity would give NaN.
   static constexpr T scale_high = sizeof(T) == 4 ? T(0x1.0cfabcp0) : T(0x1.0cfabd6a91132p0);
   static constexpr T scale_low = sizeof(T) == 4 ? T(0x1.6a9114p-24) : T(0x1.6fc7d272f2695p-55);
-  T forward(T x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : fma(x, scale_high, x * scale_low); }
+  T forward(T x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : positive(x); }
+  T positive(T x) const { return fma(x, scale_high, x * scale_low); }
   T derivative(T y) const { return y > 0 ? scale : y + scale_alpha; }
 };
 
@@ -48,6 +50,7 @@ struct CELU : SavesOutput {
     T rest = v > ExpConstants<T>::expm1_lowest ? -product_error(v, alpha, x) : T(0);
     return x <= 0 ? copysign(fma(alpha, e, rest * (e + 1)), x) : x;
   }
+  T positive(T x) const { return x; }
   T derivative(T y) const { return y > 0 ? T(1) : y / alpha + 1; }
 };
 

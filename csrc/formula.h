@@ -11,6 +11,7 @@
 // A Random formula takes a uniform random number u from [0, 1) as well: forward(x, u), dropped(grad, u).
 // The first members of a Learned<K> formula are K learned numbers; `with_gradients(grad, x)` gives the input's gradient
 // and those of the learned numbers, by which the loops sum.
+// A formula may have positive(x), which serves where no number around is negative.
 // A formula with `specialised(body)` calls body with the cheapest formula for its parameters; loops take that one.
 // In float, values come from a table where tables.h has one, and the formula makes of them what it wants (pieces.h).
 // 16-bit types take a shorter formula where narrow.h has one. Formulas know nothing of loops, and must be branch-free

@@ -226,6 +226,28 @@ template <class S>
   for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
 }
 
+// Whether no number of a step has a minus sign. Most steps show one among four of their numbers.
+template <class T>
+inline bool none_negative(const T* x) {
+  using Int = typename ExpConstants<T>::Int;
+  Int some = bit_cast<Int>(x[0]) | bit_cast<Int>(x[16]) | bit_cast<Int>(x[32]) | bit_cast<Int>(x[48]), any = 0;
+  if (__builtin_expect(some < 0, 1)) return false;
+  FASTACT_FOR_EACH_IN_STEP(i) any |= bit_cast<Int>(x[i]);
+  return any >= 0;
+}
+
+// Calls body(i, f(x[i])) with a formula for positive numbers, if there is one and no number of the step is negative.
+template <class F, class T, class Body>
+inline auto run_positive(const F& formula, const T* x, const Body& body, int) -> decltype(formula.positive(*x), true) {
+  if (!none_negative(x)) return false;
+  FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.positive(x[i]));
+  return true;
+}
+template <class F, class T, class Body>
+inline bool run_positive(const F&, const T*, const Body&, long) {
+  return false;
+}
+
 // Calls body(i, f(x[i])) for each element of a step. Numbers beyond a table have a formula, whatever stands beside
 // them: where all of a step lie there, the table is not read; else the formula is evaluated for the sixteen around
 // each.
@@ -261,7 +283,7 @@ inline void for_each_value(const F& formula, const T* x, const Body& body) {
       }
     }
     FASTACT_FOR_EACH_IN_STEP(i) body(i, value(i));
-  } else {
+  } else if (!run_positive(formula, x, body, 0)) {
     FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.forward(x[i]));
   }
 }

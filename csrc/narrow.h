@@ -169,7 +169,8 @@ struct ELU : fastact::ELU<float> {
 };
 
 struct SELU : fastact::SELU<float> {
-  float forward(float x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : scale * x; }
+  float forward(float x) const { return x <= 0 ? copysign(scale_alpha * expm1(x), x) : positive(x); }
+  float positive(float x) const { return scale * x; }
 };
 
 struct CELU : fastact::CELU<float> {
