@@ -95,7 +95,7 @@ struct StarReLU : Learned<2> {
   }
   Gradients<T, 2> with_gradients(T grad, T x) const {
     T r = x < 0 ? 0 : x;
-    return {x <= 0 ? 0 : grad * (scale * (2 * r)), {grad * (r * r), grad}};
+    return {x <= 0 ? 0 : grad * (2 * scale * r), {grad * (r * r), grad}};
   }
 };
 
