@@ -239,13 +239,12 @@ class KernelUnavailable(RuntimeError):
 class NotLoaded(KernelUnavailable):
     """For now: CUDA loads no kernel while a graph is captured."""
 
-    def __init__(self, device: torch.device, kernel: str) -> None:
+    def __init__(self, kernel: str) -> None:
         RuntimeError.__init__(
             self,
             f"fastact's kernel ({kernel}) has not run yet, and CUDA loads none while a graph is captured: run the step "
             "once before the capture. Torch's op is captured in its place, where that is possible.",
         )
-        self.device = device
 
 
 _without_kernels: set[torch.device] = set()

@@ -26,13 +26,15 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths"
+_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths subnormals arguments"
 PARTS = {
     "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
-    "python": f"fastact/*.py; cpu: modules cli {_KERNELS} torch_suite warmup docs peers launch; interpret: gradients",
-    "triton": f"fastact/kernels/*.py; interpret: kernels {_KERNELS}; cpu: launch warmup sass",
+    "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
+    "interpret: gradients fallback",
+    "triton": f"fastact/kernels/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
-    "path": "fastact/path.py; cpu: paths gated softmax values maxout gradients modules; interpret: paths gradients",
+    "path": "fastact/path.py; cpu: paths arguments autocast gated softmax values maxout gradients modules; "
+    "interpret: paths fallback gradients",
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 

@@ -117,7 +117,7 @@ def _start(kernel: Any, programs: int, device: torch.device, arguments: tuple, n
         _compiled[key][(programs, 1, 1)](*arguments)
         return
     if _REUSE and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise NotLoaded(device, kernel.__name__)
+        raise NotLoaded(kernel.__name__)
     try:
         compiled = kernel[(programs,)](*arguments, num_warps=num_warps, **OPTIONS)
     except Exception as error:
