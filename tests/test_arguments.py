@@ -126,6 +126,19 @@ def test_arguments_below_the_smallest_normal_number(name: str, tiny: float, n: i
         torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("divisor", [1e-30, 1e-15, 1e15, 1e19, 1e30, 1e38])
+@pytest.mark.parametrize("name", ["softplus", "celu"])
+def test_divisors_far_from_one(name: str, divisor: float, dtype: torch.dtype, on: str) -> None:
+    """Neither they nor their inverses leave the range of numbers on the way; the farthest are torch's."""
+    input = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0, 20.0, -20.0, 3e37, -3e37], dtype=dtype, device=on).repeat(64)
+    wide = torch.float64 if path.is_moderate(divisor) else dtype
+    expected = getattr(nn.functional, name)(input.to(wide), divisor).double()
+    got = getattr(F, name)(input, divisor).double()
+    few, smallest = 4 * torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+    torch.testing.assert_close(got, expected, rtol=few, atol=few * smallest)
+
+
 @pytest.mark.parametrize("alpha", [1e-6, 0.8, 40.0, 710.0, 1000.0, 1e30])
 def test_xielu_starts_where_it_is_asked_to(alpha: float) -> None:
     module = fastact.XIELU(alpha_p_init=alpha, alpha_n_init=alpha + 0.5, dtype=torch.float64)
