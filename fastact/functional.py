@@ -211,7 +211,8 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     r"""Continuously differentiable exponential linear unit: :math:`x` for :math:`x > 0`, else ``alpha``
     :math:`(e^{x / \alpha} - 1)`.
 
-    Saves the output for backward; what that means stands at `elu`. A negative ``alpha`` goes to torch.
+    Saves the output for backward; what that means stands at `elu`. An ``alpha`` that is not
+    positive, or below :math:`2^{-60}` or above :math:`2^{60}`, goes to torch.
 
     Barron 2017, "Continuously Differentiable Exponential Linear Units".
     """
@@ -411,6 +412,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     r"""Softplus, :math:`\log(1 + e^{\beta x}) / \beta`, and :math:`x` where :math:`\beta x >` ``threshold``.
 
     The derivative is :math:`1 / (1 + e^{-\beta x})`, and 1 above the threshold. Saves the input for backward.
+    A ``beta`` whose size is below :math:`2^{-60}` or above :math:`2^{60}` goes to torch.
 
     Dugas et al. 2001, "Incorporating Second-Order Functional Knowledge for Better Option Pricing".
     """

@@ -101,7 +101,7 @@ def _is_taken(parameter: float, largest: float) -> bool:
 
 
 def is_moderate(divisor: float) -> bool:
-    """Whether neither it nor its inverse is near the ends of float32's range, times some exponentials."""
+    """Whether products of it or its inverse with exponentials stay within float32's range."""
     return 2.0**-60 <= abs(divisor) <= 2.0**60
 
 
