@@ -36,7 +36,7 @@ from triton.compiler import ASTSource
 
 from fastact import warmup
 from fastact.catalogue import ACTIVATIONS, Activation
-from fastact.kernels.launch import Launch, recording
+from fastact.triton.launch import Launch, recording
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs"))

@@ -30,7 +30,7 @@ def backend(input: Tensor) -> ModuleType:
     """The module whose kernels run on the tensor's device."""
     if runs_on_gpu_kernels(input):
         try:
-            from . import kernels
+            from . import triton as kernels
         except Exception as error:
             raise KernelUnavailable(input.device, "it cannot import its kernels", error) from error
         return kernels

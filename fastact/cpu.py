@@ -1,4 +1,4 @@
-"""The C++ kernels of `csrc/`, by activation: the CPU's side of the interface that `fastact.kernels` has for the GPU."""
+"""The C++ kernels of `csrc/`, by activation: the CPU's side of the interface that `fastact.triton` has for the GPU."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .catalogue import ACTIVATIONS, Activation
 from .validate import progress_bar
 
 if TYPE_CHECKING:
-    from .kernels.launch import Launch
+    from .triton.launch import Launch
 
 # Softmax, and learned numbers for each channel, have kernels for each power of two: these, and a ResNet's images.
 _WIDTHS = tuple(1 << power for power in range(6, 14))
@@ -66,7 +66,7 @@ def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
 
 def run(row: Activation, x: Tensor) -> None:
     """All that autograd may launch for an input: with one learned number, or one per channel where there are any."""
-    from . import kernels
+    from . import triton as kernels
 
     sample = row.samples[0]
     parameters = tuple(sample[name] for name in row.parameters)

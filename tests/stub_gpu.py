@@ -37,7 +37,7 @@ def main() -> None:
     import torch
     from cases import DEFAULTS, run_kernels
 
-    from fastact import kernels
+    from fastact import triton as kernels
 
     device, *names = sys.argv[1:]
     if device == "stub":

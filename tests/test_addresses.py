@@ -120,8 +120,8 @@ LOOKED_AT = [
 @pytest.mark.parametrize(("case", "layout"), LOOKED_AT)
 def test_no_address_is_beyond_its_tensor(case: Case, layout: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the last program writes the last elements."""
-    from fastact import kernels
-    from fastact.kernels.launch import recording
+    from fastact import triton as kernels
+    from fastact.triton.launch import recording
 
     x = LARGE[layout]
     *outer, last = x.shape

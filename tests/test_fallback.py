@@ -25,13 +25,13 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch, loops, maxout, softmax
+    from fastact.triton import elementwise, launch, maxout, softmax
 
     def run(*arguments, **options):
         raise RuntimeError("Failed to find C compiler.\nSet CC.")
 
     monkeypatch.setattr(launch, "_compiled", {})
-    for module in (loops, maxout, softmax):
+    for module in (elementwise, maxout, softmax):
         for name in dir(module):
             if name.removeprefix("fastact_maxout_").removeprefix("learned_").removeprefix("gated_") == direction:
                 monkeypatch.setattr(getattr(module, name), "run", run)
@@ -93,7 +93,7 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
 
 
 def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch, loops
+    from fastact.triton import elementwise, launch
 
     real = launch._start
     monkeypatch.setattr(launch, "_compiled", {})
@@ -101,7 +101,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
     monkeypatch.setattr(launch, "_kind_of", lambda *arguments: "new")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(path.NotLoaded, match="run the step once before the capture"):
-        real(loops.forward, 1, torch.device("cuda", 0), (), 4)
+        real(elementwise.forward, 1, torch.device("cuda", 0), (), 4)
 
     def start(kernel, *others):
         raise path.NotLoaded(kernel.__name__)
@@ -121,7 +121,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
 
 @pytest.mark.only("cuda")
 def test_first_call_in_a_capture(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch
+    from fastact.triton import launch
 
     monkeypatch.setattr(launch, "_compiled", {})
     x = torch.randn(1000, device=device)

@@ -35,7 +35,7 @@ TOLERANCE = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    from fastact import kernels
+    from fastact import triton as kernels
 
     layouts = ["odd", "chunk", *(["channels_last", "every other"] if case in LOOPS else [])]
     if case in LOOPS or case.activation.kind == "softmax":

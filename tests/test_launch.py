@@ -15,8 +15,8 @@ SCRIPT = """
 import torch
 from cases import DEFAULTS, run_kernels
 from stub_gpu import StubDriver, driver
-from fastact import kernels
-from fastact.kernels import launch
+from fastact import triton as kernels
+from fastact.triton import launch
 
 started = []
 

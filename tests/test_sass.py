@@ -34,7 +34,7 @@ EVERYWHERE = [
 
 
 def record_launches(call: Callable[[], Any]) -> list:
-    from fastact.kernels.launch import recording
+    from fastact.triton.launch import recording
 
     with recording() as launches:
         call()
@@ -42,7 +42,7 @@ def record_launches(call: Callable[[], Any]) -> list:
 
 
 def launches_at(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> list:
-    from fastact import kernels
+    from fastact import triton as kernels
 
     x = torch.zeros(case.shape(*shape), dtype=dtype)
     return record_launches(lambda: run_kernels(case, kernels, x, case.torch(x)))
@@ -119,7 +119,7 @@ def test_a_broken_budget_is_found(device: str) -> None:
 def test_row_strided_views_are_read_wide(case: Case, dtype: torch.dtype, device: str) -> None:
     from sass import Code, elements_per_thread
 
-    from fastact import kernels
+    from fastact import triton as kernels
 
     x = torch.zeros(64, 2 * 128, dtype=dtype).chunk(2, dim=-1)[0]
     seed = (torch.zeros((), dtype=torch.int64),) if case.activation.random else ()

@@ -33,8 +33,9 @@ def shapes(case: Case) -> list[tuple[int, ...]]:
 def test_calls_launch_what_was_compiled(case: Case, dtype: torch.dtype, device: str) -> None:
     from sass import key_of
 
-    from fastact import kernels, warmup
-    from fastact.kernels.launch import recording
+    from fastact import triton as kernels
+    from fastact import warmup
+    from fastact.triton.launch import recording
 
     compiled = {key_of(launch) for launch in warmup.launches(case.activation, dtype)}
     with recording() as launches:

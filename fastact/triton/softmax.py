@@ -8,8 +8,8 @@ and a second one reads again, from the cache where the row fits there.
 import triton
 import triton.language as tl
 
-from .loops import _blocks, _narrow, _widen
-from .vecmath import (
+from .elementwise import _blocks, _narrow, _widen
+from .math import (
     LARGEST_NUMBER,
     LOG2_E,
     at_most,

@@ -1,5 +1,5 @@
-"""The Triton kernels. A formula stands in its family's file, a shorter one for 16-bit types in `narrow`;
-the loops in `loops`, the launches in `launch`."""
+"""The Triton kernels. A formula stands in its family's file, a shorter one for 16-bit types in `lowp`;
+the loops in `elementwise`, the launches in `launch`."""
 
 from .launch import (
     backward,

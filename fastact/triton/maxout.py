@@ -8,7 +8,7 @@ by one load per piece, which are as wide where `inner` is divisible by 16.
 import triton
 import triton.language as tl
 
-from .loops import _TAIL, _block_offsets, _narrow, _place, _widen
+from .elementwise import _TAIL, _block_offsets, _narrow, _place, _widen
 
 
 @triton.jit

@@ -21,7 +21,7 @@ if interpreting():
 import triton.language as tl
 from triton.compiler import CompiledKernel
 
-from . import gated, loops, maxout, narrow, softmax
+from . import elementwise, gated, lowp, maxout, softmax
 
 _COMPUTE = {
     torch.float32: tl.float32,
@@ -55,7 +55,7 @@ class _Formulas(NamedTuple):
 
 def _formula(family: str, name: str, dtype: torch.dtype) -> Any:
     """Of a family or, for 16-bit types, a shorter one; or nothing."""
-    shorter = getattr(narrow, name, None) if dtype.itemsize == 2 else None
+    shorter = getattr(lowp, name, None) if dtype.itemsize == 2 else None
     return shorter or getattr(import_module(f".{family}", __package__), name, None)
 
 
@@ -226,7 +226,7 @@ def forward(
     formulas = _formulas(activation, input.dtype)
     seed, parameters = _split_seed(activation, parameters)
     _launch(
-        loops.forward, _cdiv(n, block), input.device,
+        elementwise.forward, _cdiv(n, block), input.device,
         source, output, bits, seed, n, walk.columns, *walk.strides, *parameters,
         formulas.forward, formulas.keep if save_bits else None, activation.random, walk.by_rows,
         _COMPUTE[input.dtype], block,
@@ -248,7 +248,7 @@ def backward(activation: Activation, grad: Tensor, saved: Tensor, parameters: tu
     n, block = grad.numel(), _BLOCK[grad.dtype]
     seed, parameters = _split_seed(activation, parameters)
     _launch(
-        loops.backward, _cdiv(n, block), grad.device,
+        elementwise.backward, _cdiv(n, block), grad.device,
         source, saved, output, seed, n, walk.columns, *strides, *parameters,
         formulas.derivative, formulas.gradient, formulas.kept, formulas.dropped, activation.random, walk.by_rows,
         _COMPUTE[grad.dtype], block,
@@ -321,7 +321,7 @@ def learned_forward(
     output = torch.empty_like(input)
     pointers, matrix, steps = _learned_arguments(input, learned)
     _launch(
-        loops.learned_forward, matrix.row_blocks * matrix.column_blocks, input.device,
+        elementwise.learned_forward, matrix.row_blocks * matrix.column_blocks, input.device,
         input, *pointers, output, matrix.rows, matrix.columns, matrix.channels, *steps, *_one(parameters),
         _learned_formulas(activation, input.dtype).forward, matrix.by_column, matrix.flat, _COMPUTE[input.dtype],
         matrix.tile_rows, matrix.tile_columns,
@@ -350,7 +350,7 @@ def learned_backward(
     partial = padded[:, :length].view(len(learned), *sizes)
     formulas = _learned_formulas(activation, input.dtype)
     _launch(
-        loops.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
+        elementwise.learned_backward, matrix.row_blocks * matrix.column_blocks, input.device,
         grad, input, *pointers, grad_input, partial[0], partial[-1], matrix.rows, matrix.columns, matrix.channels,
         *steps, *_one(parameters), formulas.grad_input, *formulas.gradients, matrix.by_column, matrix.flat,
         _COMPUTE[input.dtype], matrix.tile_rows, matrix.tile_columns,
@@ -410,7 +410,7 @@ def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor
     walk, _ = _walk_in_step((value, gate), (output,))
     n, block = output.numel(), _BLOCK[output.dtype]
     _launch(
-        loops.gated_forward, _cdiv(n, block), output.device,
+        elementwise.gated_forward, _cdiv(n, block), output.device,
         *walk.tensors, n, walk.columns, *walk.strides,
         activation.name, _gated_formulas(activation, output.dtype).gate, walk.by_rows, _COMPUTE[output.dtype], block,
     )  # fmt: skip
@@ -424,7 +424,7 @@ def gated_backward(
     walk, unfilled = _walk_in_step((grad, value, gate), (grad_value, grad_gate))
     n, block = grad.numel(), _BLOCK[grad.dtype]
     _launch(
-        loops.gated_backward, _cdiv(n, block), grad.device,
+        elementwise.gated_backward, _cdiv(n, block), grad.device,
         *walk.tensors, n, walk.columns, *walk.strides,
         activation.name, *_gated_formulas(activation, grad.dtype), walk.by_rows, _COMPUTE[grad.dtype], block,
     )  # fmt: skip
