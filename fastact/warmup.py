@@ -36,7 +36,7 @@ class Warmed(NamedTuple):
 
 def launches(activation: Activation, dtype: torch.dtype) -> Iterator[Launch]:
     """What calls of common layouts and sizes run, forward and backward, with gradients and without."""
-    from .kernels import launch
+    from .triton import launch
 
     for input in _inputs(activation, dtype):
         with launch.recording() as found:
@@ -54,7 +54,7 @@ def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
         yield from (tensor(_ROWS, width) for width in _WIDTHS)
         return
     yield tensor(_ROWS)
-    if activation.kind == "pointwise":
+    if activation.pointwise:
         yield tensor(_ROWS, 128).chunk(2, -1)[0]
     if activation.kind == "gated":
         yield tensor(_ROWS, 128)
@@ -127,8 +127,8 @@ def _compile(name: str, dtype: torch.dtype, capability: int | None) -> Warmed:
     found: list[bool] = []
     knobs.compilation.listener = lambda *, cache_hit, **others: found.append(cache_hit)
     start = perf_counter()
-    for launch in launches(ACTIVATIONS[name], dtype):
-        kernel = launch.kernel.warmup(*launch.arguments, grid=(1,), **launch.options)
+    for launch in {launch.kind: launch for launch in launches(ACTIVATIONS[name], dtype)}.values():
+        kernel = launch.compile()
         if capability is None:
             _ = kernel.run  # loads it; some versions of Triton compile C for that, and keep it in the cache as well
     return Warmed(len(found), found.count(False), perf_counter() - start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,16 +26,17 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.triton import elementwise, launch, maxout, softmax
+    from fastact.triton import launch
 
-    def run(*arguments, **options):
-        raise RuntimeError("Failed to find C compiler.\nSet CC.")
+    start = launch._start_anew
+
+    def start_anew(started: launch.Launch, key: tuple) -> None:
+        if started.name.endswith(direction):
+            raise RuntimeError("Failed to find C compiler.\nSet CC.")
+        start(started, key)
 
     monkeypatch.setattr(launch, "_compiled", {})
-    for module in (elementwise, maxout, softmax):
-        for name in dir(module):
-            if name.removeprefix("fastact_maxout_").removeprefix("learned_").removeprefix("gated_") == direction:
-                monkeypatch.setattr(getattr(module, name), "run", run)
+    monkeypatch.setattr(launch, "_start_anew", start_anew)
 
 
 def arguments(case: Case, on: str) -> tuple[Tensor, ...]:
@@ -93,18 +95,15 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
 
 
 def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.triton import elementwise, launch
+    from fastact.triton import launch
 
     real = launch._start
-    monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(launch, "_REUSE", True)
-    monkeypatch.setattr(launch, "_kind_of", lambda *arguments: "new")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(path.NotLoaded, match="run the step once before the capture"):
-        real(elementwise.forward, 1, torch.device("cuda", 0), (), 4)
+        real(launch.Launch(SimpleNamespace(arg_names=["NAME"]), 1, 4, ("relu_forward",)), torch.device("cuda", 0))
 
-    def start(kernel, *others):
-        raise path.NotLoaded(kernel.__name__)
+    def start(launch, *others):
+        raise path.NotLoaded(launch.name)
 
     x = torch.randn(100, device=on, requires_grad=True)
     before = F.relu(x)

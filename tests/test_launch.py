@@ -25,9 +25,12 @@ def launcher(source, metadata):
 
 StubDriver.launcher_cls = staticmethod(launcher)
 driver.set_active(StubDriver())
+class Forgetful(dict):
+    def __setitem__(self, *item):
+        pass
+
 seen = []
-for reuse in (False, True, True):
-    launch._REUSE = reuse
+for launch._compiled in (Forgetful(), kept := {}, kept):
     for case in DEFAULTS:
         if case.activation.name in ("hardshrink", "bilinear"):
             x = torch.zeros(64, 64, dtype=torch.bfloat16)
@@ -38,7 +41,7 @@ for reuse in (False, True, True):
     started.clear()
 assert len(seen[0]) > 40 and len({hash for hash, *_ in seen[0]}) > 10
 assert seen[0] == seen[1] == seen[2], "the same kernels, with the same grids"
-assert len(launch._compiled) < len(seen[0]) / 2
+assert len(kept) < len(seen[0]) / 2
 """
 
 

@@ -1,28 +1,15 @@
-"""The Triton kernels. A formula stands in its family's file, a shorter one for 16-bit types in `lowp`;
-the loops in `elementwise`, the launches in `launch`."""
+"""The Triton kernels, as implementations of the ops torch.ops.fastact (`ops`).
 
-from .launch import (
-    backward,
-    forward,
-    gated_backward,
-    gated_forward,
-    learned_backward,
-    learned_forward,
-    maxout_backward,
-    maxout_forward,
-    softmax_backward,
-    softmax_forward,
-)
+A formula stands in its family's file, a shorter one for 16-bit types in `lowp`. `programs` composes formulas into what
+the kernel in `elementwise` computes; `softmax` and `maxout` have kernels of their own. `layout` plans how a kernel goes
+through tensors, and `launch` compiles and starts it.
+"""
 
-__all__ = [
-    "backward",
-    "forward",
-    "gated_backward",
-    "gated_forward",
-    "learned_backward",
-    "learned_forward",
-    "maxout_backward",
-    "maxout_forward",
-    "softmax_backward",
-    "softmax_forward",
-]
+import os
+
+from ..path import interpreting
+
+if interpreting():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton decorates the kernels
+
+from .by_kind import *  # noqa: F403
