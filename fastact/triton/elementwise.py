@@ -280,21 +280,19 @@ def _span(inner: int, channels: int) -> str:
 
 
 def run(
-    program: Program,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    scalars: Sequence[float] = (),
-    channels: int | None = None,
+    program: Program, arguments: Sequence[Any], outputs: Sequence[Tensor], channels: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Runs a kernel that writes the given tiles, and returns its further outputs: masks, or sums over all elements or,
-    of several channels, over each one's. There are as many as an input has, unless said.
+    """Runs a kernel on the program's inputs, which come first among the arguments, and on scalars, the others.
 
-    Elements are taken in the order of the first output in memory, and so do the bits of masks lie."""
+    It writes the given tiles. What it returns are the further outputs: masks, or sums over all elements or, of several
+    channels, over each one's. There are as many as an input has, unless said. Elements are taken in the order of the
+    first output in memory, and so do the bits of masks lie."""
     leader = outputs[0]
     n, device = leader.numel(), leader.device
     compute, block = COMPUTE_TYPE[leader.dtype], BLOCK_SIZE[leader.dtype]
-    tiles = program.inputs.count("tile")
     kinds = program.inputs
+    tiles = kinds.count("tile")
+    inputs, scalars = arguments[: len(kinds)], tuple(map(float, arguments[len(kinds) :]))
     if "channel" in kinds:
         kinds = tuple("number" if x.numel() == 1 else kind for x, kind in zip(inputs, kinds, strict=True))
     if channels is None:
@@ -312,7 +310,6 @@ def run(
         parts = torch.empty((sums, cdiv(length, 16) * 16), dtype=wide, device=device)[:, :length]
         further += parts
     ins, outs = (*walk.tensors[:tiles], *inputs[tiles:]), (*walk.tensors[tiles:], *further)
-    scalars = tuple(map(float, scalars))
     what = program.name, program.function, tuple(map(KINDS.get, kinds)), tuple(map(KINDS.get, program.outputs))
     if matrix:
         launch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..catalogue import ACTIVATIONS, Activation
 from ..composites import value_and_gate
+from ..path import KernelUnavailable, NotLoaded, fall_back
 from . import gated, lowp, maxout, programs, softmax
 from .elementwise import Program, run
 
@@ -57,61 +60,39 @@ def _program(row: Activation, part: str, dtype: torch.dtype) -> Program:
     return Program(name, programs.derivative_backward, find("derivative"), tile * 2, tile)
 
 
-def _pointwise(row: Activation) -> Iterator[tuple[str, Callable]]:
-    """Implementations, for which scalars P may follow a seed."""
+_Ops = Iterator[tuple[str, Callable]]
 
-    def split(rest: tuple) -> tuple[tuple, tuple]:
-        return rest[: row.random], rest[row.random :]
 
+def _elementwise(row: Activation) -> _Ops:
     def forward(input: Tensor, *rest: Any) -> Tensor:
-        seed, scalars = split(rest)
         output = torch.empty_like(input)
-        run(_program(row, "forward", input.dtype), (input, *seed), (output,), scalars)
+        run(_program(row, "forward", input.dtype), (input, *rest), (output,))
         return output
 
     def forward_(input: Tensor, *rest: Any) -> None:
-        seed, scalars = split(rest)
-        run(_program(row, "forward", input.dtype), (input, *seed), (input,), scalars)
+        run(_program(row, "forward", input.dtype), (input, *rest), (input,))
 
     def mask(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        seed, scalars = split(rest)
         output = torch.empty_like(input)
-        return output, *run(_program(row, "mask", input.dtype), (input, *seed), (output,), scalars)
+        return output, *run(_program(row, "mask", input.dtype), (input, *rest), (output,))
 
     def mask_(input: Tensor, *rest: Any) -> Tensor:
-        seed, scalars = split(rest)
-        return run(_program(row, "mask", input.dtype), (input, *seed), (input,), scalars)[0]
+        return run(_program(row, "mask", input.dtype), (input, *rest), (input,))[0]
 
-    def backward(grad: Tensor, saved: Tensor, *rest: Any) -> Tensor:
-        seed, scalars = split(rest)
+    def backward(grad: Tensor, saved: Tensor, *rest: Any) -> Tensor | tuple[Tensor, ...]:
         grad_input = torch.empty_like(grad if row.saved == "bits" else saved)
-        run(_program(row, "backward", grad.dtype), (grad, saved, *seed), (grad_input,), scalars)
-        return grad_input
+        sums = run(_program(row, "backward", grad.dtype), (grad, saved, *rest), (grad_input,))
+        return (grad_input, *map(_gradient_of, rest, sums)) if sums else grad_input
 
-    yield from ((row.name, forward), (f"{row.name}_", forward_), (f"{row.name}_backward", backward))
+    yield from ((row.name, forward), (f"{row.name}_backward", backward))
+    if row.kind == "pointwise":
+        yield f"{row.name}_", forward_
     if row.saved == "bits":
         yield from ((f"{row.name}_mask", mask), (f"{row.name}_mask_", mask_))
 
 
-def _weighted(row: Activation) -> Iterator[tuple[str, Callable]]:
-    count = len(row.learned)
-
-    def forward(input: Tensor, *rest: Any) -> Tensor:
-        output = torch.empty_like(input)
-        run(_program(row, "forward", input.dtype), (input, *rest[:count]), (output,), rest[count:])
-        return output
-
-    def backward(grad: Tensor, input: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        weights = rest[:count]
-        grad_input = torch.empty_like(input)
-        sums = run(_program(row, "backward", grad.dtype), (grad, input, *weights), (grad_input,), rest[count:])
-        return grad_input, *map(_as_weight, sums, weights)
-
-    yield from ((row.name, forward), (f"{row.name}_backward", backward))
-
-
-def _as_weight(sums: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of a weight from sums over channels, or over all elements."""
+def _gradient_of(weight: Tensor, sums: Tensor) -> Tensor:
+    """The gradient of a weight, given its sums over channels or over all elements."""
     return (sums.sum() if weight.numel() == 1 else sums).to(weight.dtype).view(weight.shape)
 
 
@@ -121,7 +102,7 @@ def write_gated_gradients(
     run(_program(row, "backward", grad.dtype), (grad, value, gate), (grad_value, grad_gate))
 
 
-def _gated(row: Activation) -> Iterator[tuple[str, Callable]]:
+def _gated(row: Activation) -> _Ops:
     def forward(value: Tensor, gate: Tensor) -> Tensor:
         output = torch.empty_like(value)
         run(_program(row, "forward", value.dtype), (value, gate), (output,))
@@ -145,19 +126,72 @@ def _gated(row: Activation) -> Iterator[tuple[str, Callable]]:
     yield from ((f"{row.name}_packed", packed), (f"{row.name}_packed_backward", packed_backward))
 
 
-def _softmax(row: Activation) -> Iterator[tuple[str, Callable]]:
+def _softmax(row: Activation) -> _Ops:
     yield row.name, partial(softmax.forward, row.name)
     yield f"{row.name}_backward", partial(softmax.backward, row.name)
 
 
-def _maxout(row: Activation) -> Iterator[tuple[str, Callable]]:
+def _maxout(row: Activation) -> _Ops:
     yield row.name, lambda input, pieces, dim: maxout.forward(input, pieces, dim)[0]
-    yield f"{row.name}_indices", maxout.forward
-    yield f"{row.name}_backward", maxout.backward
+    yield from ((f"{row.name}_indices", maxout.forward), (f"{row.name}_backward", maxout.backward))
 
 
-_OF_KIND = {"pointwise": _pointwise, "learned": _weighted, "gated": _gated, "softmax": _softmax, "maxout": _maxout}
-KERNELS: dict[str, Callable] = {
-    op: function for row in ACTIVATIONS.values() for op, function in _OF_KIND[row.kind](row)
+_OF_KIND = {
+    "pointwise": _elementwise,
+    "learned": _elementwise,
+    "gated": _gated,
+    "softmax": _softmax,
+    "maxout": _maxout,
 }
-"""By op, functions of its arguments."""
+
+
+def _kernels() -> _Ops:
+    for row in ACTIVATIONS.values():
+        yield from _OF_KIND[row.kind](row)
+
+
+KERNELS: dict[str, Callable] = dict(_kernels())
+"""What runs each op's kernel, by the op's name; the arguments are its."""
+
+
+def _implementation(op: str, kernel: Callable) -> Callable:
+    def implementation(*arguments: Any) -> Any:
+        try:
+            return kernel(*arguments)
+        except NotLoaded:  # nor could a graph hold the way to the CPU
+            raise
+        except KernelUnavailable as error:
+            fall_back(error)
+        there = tree_map_only(Tensor, Tensor.cpu, arguments)
+        result = _on_cpu(op, there)
+        if op.endswith("_"):
+            arguments[0].copy_(there[0])
+        return tree_map_only(Tensor, lambda x: x.to(arguments[0].device), result)
+
+    return implementation
+
+
+IMPLEMENTATIONS = {op: _implementation(op, kernel) for op, kernel in KERNELS.items()}
+"""The same; where a kernel cannot be compiled or launched, with the C++ kernel on the CPU in its place."""
+
+_registered: list[torch.library.Library] = []  # for as long as the process lives
+_replaced: dict[str, Any] = {}
+
+
+def register(key: str) -> None:
+    """Registers the implementations for a dispatch key: "CUDA" or, under the interpreter, "CPU". There they take the
+    place of the C++ kernels."""
+    library = torch.library.Library("fastact", "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)  # that one is replaced
+        for op, implementation in IMPLEMENTATIONS.items():
+            if hasattr(torch.ops.fastact, op) and torch._C._dispatch_has_kernel_for_dispatch_key(f"fastact::{op}", key):
+                _replaced[op] = torch.library.get_kernel(f"fastact::{op}", key)
+            library.impl(op, implementation, key)
+    _registered.append(library)
+
+
+def _on_cpu(op: str, arguments: tuple) -> Any:
+    if op in _replaced:
+        return _replaced[op].call_boxed(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *arguments)
+    return getattr(torch.ops.fastact, op).default(*arguments)
