@@ -9,14 +9,89 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DEFAULTS, Case
+from cases import DEFAULTS, LOOPS, Case, truth
+from torch import Tensor
 
 pytestmark = pytest.mark.only("interpret", "cuda")
+
+BIASED = [case for case in DEFAULTS if case.activation.kind == "pointwise" and not case.activation.random]
+
 
 def implementations() -> dict:
     from fastact.triton.ops import IMPLEMENTATIONS
 
     return IMPLEMENTATIONS
+
+
+def arrange(values: Tensor, layout: str) -> Tensor:
+    if layout == "channels last":
+        return values.transpose(1, -1).contiguous().transpose(1, -1)
+    if layout == "rows":
+        return torch.cat([values, values], -1)[..., : values.shape[-1]]
+    return values
+
+
+BIASES = {
+    "innermost": ((6, 24), 24),
+    "innermost, odd": ((70, 13), 13),
+    "images": ((2, 5, 4, 8), 5),
+    "small images": ((2, 19, 7, 7), 19),
+    "channels last": ((2, 16, 3, 5), 16),
+    "channels last, odd": ((40, 5, 11), 5),
+    "rows": ((2, 3, 16), 3),
+    "one number": ((2, 5, 4, 40), 1),
+    "one number, one dimension": ((301,), 1),
+    "empty": ((0, 4, 3), 4),
+}
+
+
+EVERYWHERE = [
+    pytest.param(case, layout, id=f"{case}-{layout}")
+    for case in BIASED
+    for layout in BIASES
+    if case in LOOPS or layout == "images"  # layouts do not depend on formulas
+]
+
+
+@pytest.mark.formula
+@pytest.mark.parametrize(("case", "layout"), EVERYWHERE)
+def test_bias_act(case: Case, layout: str, device: str, on: str) -> None:
+    """act(input + bias) + residual and its gradients, beside torch's ops in float64."""
+    shape, channels = BIASES[layout]
+    for dtype in (torch.float32, torch.bfloat16):
+        generator = torch.Generator().manual_seed(0)
+        input, residual, grad = (
+            arrange(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype), layout.split(",")[0]).to(on)
+            for _ in range(3)
+        )
+        bias = torch.linspace(-1, 1, channels, dtype=torch.float64).to(dtype).to(on)
+        for added in (residual, None):
+            check_bias(case, input, bias, added, grad)
+
+
+def check_bias(case: Case, input: Tensor, bias: Tensor, residual: Tensor | None, grad: Tensor) -> None:
+    ops, row, scalars = implementations(), case.activation, case.parameters
+    exact = [x.detach().double().requires_grad_() for x in (input, bias)]
+    of_channel = exact[1].view(-1, *[1] * (input.dim() - 2)) if bias.numel() > 1 else exact[1]
+    expected = truth(row, torch.float64)(exact[0] + of_channel, *scalars, **row.keywords)
+    gradients = torch.autograd.grad(expected, exact, grad.double())
+    if residual is not None:
+        expected = expected + residual.double()
+    output = ops[f"bias_{row.name}"](input, bias, residual, *scalars)
+    grad = torch.empty_like(output).copy_(grad)  # the order of the mask
+    if row.saved == "bits":
+        same, saved = ops[f"bias_{row.name}_mask"](input, bias, residual, *scalars)
+        assert torch.equal(same, output)
+        found = ops[f"bias_{row.name}_backward"](grad, saved, *scalars)
+        if bias.numel() == 1:
+            found = found[0], found[1].sum(0, keepdim=True)
+    else:
+        found = ops[f"bias_{row.name}_backward"](grad, input, bias, *scalars)
+    eps = torch.finfo(input.dtype).eps
+    terms = grad.double().abs().sum().item()
+    for got, want, size in zip((output, *found), (expected, *gradients), (8, 8, 8 + 2 * terms), strict=True):
+        assert got.dtype == input.dtype
+        torch.testing.assert_close(got.double(), want, rtol=eps, atol=size * eps)
 
 
 @pytest.mark.parametrize(("dim", "gate_first"), [(-1, False), (1, True)])

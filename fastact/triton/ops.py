@@ -126,6 +126,45 @@ def _gated(row: Activation) -> _Ops:
     yield from ((f"{row.name}_packed", packed), (f"{row.name}_packed_backward", packed_backward))
 
 
+@cache
+def _bias_program(row: Activation, part: str, dtype: torch.dtype, tiles: int = 1) -> Program:
+    """Returns what computes the same of an input with a bias."""
+    alone = _program(row, part, dtype)
+    if part != "backward":
+        function, inputs, outputs = programs.bias_forward, ("tile",) * tiles + ("channel",), alone.outputs
+    else:
+        if row.saved == "output":
+            formulas = alone.formulas + _program(row, "forward", dtype).formulas
+            alone = alone._replace(function=programs.recomputed_backward, formulas=formulas)
+        bias = () if row.saved == "bits" else ("channel",)
+        function, inputs, outputs = programs.bias_backward, alone.inputs + bias, ("tile", "sum")
+    return Program(f"bias_{alone.name}", function, (alone.function, *alone.formulas), inputs, outputs)
+
+
+def _biased(row: Activation) -> _Ops:
+    """act(input + bias) + residual."""
+
+    def forward(part: str, input: Tensor, bias: Tensor, residual: Tensor | None, *scalars: float) -> tuple[Tensor, ...]:
+        tiles = (input,) if residual is None else (input, residual)
+        output = torch.empty_like(input)
+        return output, *run(_bias_program(row, part, input.dtype, len(tiles)), (*tiles, bias, *scalars), (output,))
+
+    def backward(grad: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        program = _bias_program(row, "backward", grad.dtype)
+        if row.saved == "bits":
+            grad_input, channels = torch.empty_like(grad), grad.size(1) if grad.dim() > 1 else 1
+            (sums,) = run(program, (grad, saved, *rest), (grad_input,), channels)
+            return grad_input, sums.to(grad.dtype).view(-1)
+        grad_input = torch.empty_like(saved)
+        (sums,) = run(program, (grad, saved, *rest), (grad_input,))
+        return grad_input, _gradient_of(rest[0], sums)
+
+    yield f"bias_{row.name}", lambda *arguments: forward("forward", *arguments)[0]
+    yield f"bias_{row.name}_backward", backward
+    if row.saved == "bits":
+        yield f"bias_{row.name}_mask", partial(forward, "mask")
+
+
 def _softmax(row: Activation) -> _Ops:
     yield row.name, partial(softmax.forward, row.name)
     yield f"{row.name}_backward", partial(softmax.backward, row.name)
@@ -148,6 +187,8 @@ _OF_KIND = {
 def _kernels() -> _Ops:
     for row in ACTIVATIONS.values():
         yield from _OF_KIND[row.kind](row)
+        if row.kind == "pointwise" and not row.random:
+            yield from _biased(row)
 
 
 KERNELS: dict[str, Callable] = dict(_kernels())
