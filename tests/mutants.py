@@ -31,7 +31,8 @@ PARTS = {
     "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
     "interpret: gradients fallback",
-    "triton": f"fastact/triton/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
+    "triton": f"fastact/triton/*.py; interpret: triton_ops kernels {_KERNELS} addresses fallback; "
+    "cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
     "path": "fastact/path.py; cpu: paths arguments autocast gated softmax values maxout gradients modules; "
     "interpret: paths fallback gradients",
@@ -44,7 +45,7 @@ EXCLUDED = {
     r"prefetch|ahead\b|__builtin_expect": "tells the processor what comes",
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
     r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |longest = |chains = |most = |rows_together": "work at a time",
-    r"warps|_BLOCK\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|_TAIL\b.*=|_REUSE|_FLAT = ": "the size of programs",
+    r"warps|BLOCK_SIZE\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|^TAIL\b.*=|_compiled\b": "the size of programs",
     r"^\s*(#|template|using|typedef|namespace|static_assert|assert|import|from|@|class|struct|def)\b": "no code",
     r"% 16\b": "how wide the accesses of a GPU are",
     r"inference_mode\(False\), torch.no_grad": "either mode adds alike",
