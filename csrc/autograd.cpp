@@ -192,7 +192,7 @@ template <Pointwise which, bool in_place>
 void forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
   using T = Traits<which>;
   static const std::string name = T::name;
-  static const OperatorHandle kernel = T::saves_bits ? find(name + (in_place ? "_bits_" : "_bits")) : plain;
+  static const OperatorHandle kernel = T::saves_bits ? find(name + (in_place ? "_mask_" : "_mask")) : plain;
   static const Ops ops = {name,          T::module,       1,      T::parameter_count,
                           T::saves_bits, T::saves_output, kernel, find(name + "_backward")};
   run_forward(ops, plain, in_place, stack);

@@ -53,7 +53,8 @@ using GatedForwardBlock = void (*)(const void* value, const void* gate, void* ou
 using GatedBackwardBlock = void (*)(const void* grad, const void* value, const void* gate, void* grad_value,
                                     void* grad_gate, int64_t n);
 
-// Outputs number begin to end of a Maxout (maxout.h), in memory order; the winners' numbers are what backward needs.
+// Outputs number begin to end of a Maxout (maxout.h), in memory order, and unless `indices` is null the winners'
+// numbers, which are what backward needs.
 using MaxoutForward = void (*)(const void* x, void* y, uint8_t* indices, int64_t begin, int64_t end, int64_t pieces,
                                int64_t inner);
 using MaxoutBackward = void (*)(const void* grad, const uint8_t* indices, void* grad_input, int64_t begin, int64_t end,

@@ -4,16 +4,19 @@
 // For each activation, with its parameters P (activations.h) and, where it is random, `Tensor seed` before them:
 //   name(Tensor input, P) -> Tensor                       name_(Tensor(a!) input, P) -> ()
 //   name_backward(Tensor grad, Tensor saved, P) -> Tensor
-// and, where one bit per element is saved:
-//   name_bits(Tensor input, P) -> (Tensor, Tensor)        name_bits_(Tensor(a!) input, P) -> Tensor
+// and, where a mask of one bit per element is saved:
+//   name_mask(Tensor input, P) -> (Tensor, Tensor)        name_mask_(Tensor(a!) input, P) -> Tensor
 // Those with learned tensors L (one number each, or one per channel; in float32 too where the input has 16 bits):
 //   name(Tensor input, L, P) -> Tensor      name_backward(Tensor grad, Tensor input, L, P) -> (Tensor, one for each L)
-// Gated units:
+// Gated units, of two tensors or of one whose halves along `dim` they are:
 //   name(Tensor value, Tensor gate) -> Tensor
-//   name_backward(Tensor grad, Tensor value, Tensor gate, Tensor(a!) grad_value, Tensor(b!) grad_gate) -> ()
-// Maxout, on tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart:
-//   maxout(Tensor input, int pieces, int inner, Tensor(a!) output, Tensor(b!) indices) -> ()
-//   maxout_backward(Tensor grad, Tensor indices, int pieces, int inner, Tensor(a!) grad_input) -> ()
+//   name_backward(Tensor grad, Tensor value, Tensor gate) -> (Tensor, Tensor)
+//   name_packed(Tensor input, int dim, bool gate_first) -> Tensor
+//   name_packed_backward(Tensor grad, Tensor input, int dim, bool gate_first) -> Tensor
+// Maxout over groups of neighbours along `dim`; `indices` are the winners' numbers in their groups, in one byte each:
+//   maxout(Tensor input, int pieces, int dim) -> Tensor
+//   maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)
+//   maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor
 // Those of rows along a dimension; `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
 //   name(Tensor input, int dim, ScalarType dtype) -> Tensor
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
@@ -46,44 +49,42 @@ struct Arguments {
 };
 
 void check_same(const Tensor& a, const Tensor& b, const char* op) {
-  auto a_sizes = a.sizes(), b_sizes = b.sizes();
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type() && a_sizes.size() == b_sizes.size() &&
-                      std::equal(a_sizes.begin(), a_sizes.end(), b_sizes.begin()),
-                  "fastact::", op, ": expected tensors of the same dtype and shape");
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type() && same_sizes(a, b), "fastact::", op,
+                  ": expected tensors of the same dtype and shape");
 }
 
-template <Pointwise which, bool save_bits>
+template <Pointwise which, bool save_mask>
 void forward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor input = to<Tensor>(stack[0]);
   check_dtype(input, Traits<which>::name);
   Arguments<which> arguments(stack, 1);
   Walk walk = walk_to_new_output({input});
-  uint8_t* bits_data = nullptr;
-  if constexpr (save_bits) {
-    Tensor bits = new_bits(input);
-    bits_data = static_cast<uint8_t*>(bits.data_ptr());
-    stack[1] = from(bits);
+  uint8_t* mask_data = nullptr;
+  if constexpr (save_mask) {
+    Tensor mask = new_mask(input);
+    mask_data = static_cast<uint8_t*>(mask.data_ptr());
+    stack[1] = from(mask);
   }
-  run_forward(which, walk, bits_data, arguments.call);
+  run_forward(which, walk, mask_data, arguments.call);
   stack[0] = from(walk.tensors.back());
 }
 
-template <Pointwise which, bool save_bits>
+template <Pointwise which, bool save_mask>
 void forward_in_place(StableIValue* stack, uint64_t, uint64_t) {
   Tensor input = to<Tensor>(stack[0]);
   check_dtype(input, Traits<which>::name);
   Arguments<which> arguments(stack, 1);
-  uint8_t* bits_data = nullptr;
-  if constexpr (save_bits) {
-    Tensor bits = new_bits(input);
-    bits_data = static_cast<uint8_t*>(bits.data_ptr());
-    stack[0] = from(bits);
+  uint8_t* mask_data = nullptr;
+  if constexpr (save_mask) {
+    Tensor mask = new_mask(input);
+    mask_data = static_cast<uint8_t*>(mask.data_ptr());
+    stack[0] = from(mask);
   }
   if (auto walk = walk_in_place(input)) {
-    run_forward(which, *walk, bits_data, arguments.call);
+    run_forward(which, *walk, mask_data, arguments.call);
   } else {
     Walk detour = walk_to_new_output({input});
-    run_forward(which, detour, bits_data, arguments.call);
+    run_forward(which, detour, mask_data, arguments.call);
     torch::stable::copy_(input, detour.tensors.back());
   }
 }
@@ -210,61 +211,117 @@ struct GatedTraits;
 FASTACT_GATED(FASTACT_TRAITS)
 #undef FASTACT_TRAITS
 
-template <GatedUnit which>
-void gated_forward(StableIValue* stack, uint64_t, uint64_t) {
-  const char* op = GatedTraits<which>::name;
-  Tensor value = to<Tensor>(stack[0]), gate = to<Tensor>(stack[1]);
-  check_dtype(value, op);
-  check_same(value, gate, op);
-  Tensor output = new_dense(value);
-  run_gated(which, walk_in_step({value, gate}, {output}));
-  stack[0] = from(output);
-}
-
-template <GatedUnit which>
-void gated_backward(StableIValue* stack, uint64_t, uint64_t) {
-  std::vector<Tensor> tensors;
-  for (int i = 0; i < 5; ++i) tensors.push_back(to<Tensor>(stack[i]));
-  check_dtype(tensors[0], GatedTraits<which>::name);
-  for (const Tensor& tensor : tensors) check_same(tensors[0], tensor, GatedTraits<which>::name);
-  for (int i : {3, 4}) prefer_huge_pages(tensors[i]);
-  WalkInStep walk = walk_in_step({tensors[0], tensors[1], tensors[2]}, {tensors[3], tensors[4]});
-  run_gated_backward(which, walk);
-  walk.finish();
-}
-
-// `longer` has the pieces, `shorter` and `indices` one element of each group.
-void check_maxout(const Tensor& longer, const Tensor& shorter, const Tensor& indices, int64_t pieces, int64_t inner) {
-  check_dtype(longer, "maxout");
-  STD_TORCH_CHECK(shorter.scalar_type() == longer.scalar_type() && indices.scalar_type() == ScalarType::Byte &&
-                      pieces >= 2 && pieces <= 255 && inner >= 1 && longer.numel() == shorter.numel() * pieces &&
-                      shorter.numel() % inner == 0 && indices.numel() == shorter.numel() && is_dense(longer) &&
-                      is_dense(shorter) && is_dense(indices),
-                  "fastact::maxout: expected dense tensors, of 2 to 255 pieces and of one byte for each group of them");
-}
-
-void maxout_forward(StableIValue* stack, uint64_t, uint64_t) {
-  Tensor input = to<Tensor>(stack[0]), output = to<Tensor>(stack[3]), indices = to<Tensor>(stack[4]);
-  int64_t pieces = to<int64_t>(stack[1]), inner = to<int64_t>(stack[2]);
-  check_maxout(input, output, indices, pieces, inner);
-  prefer_huge_pages(output);
-  run_maxout(input, pieces, inner, output, indices);
-}
-
-void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
-  Tensor grad = to<Tensor>(stack[0]), indices = to<Tensor>(stack[1]), grad_input = to<Tensor>(stack[4]);
-  int64_t pieces = to<int64_t>(stack[2]), inner = to<int64_t>(stack[3]);
-  check_maxout(grad_input, grad, indices, pieces, inner);
-  prefer_huge_pages(grad_input);
-  run_maxout_backward(grad, indices, pieces, inner, grad_input);
-}
-
 // The dimension, counted from the front.
 int64_t read_dim(StableIValue value, const Tensor& tensor, const char* op) {
   int64_t dim = to<int64_t>(value), dims = std::max<int64_t>(1, tensor.dim());
   STD_TORCH_CHECK(-dims <= dim && dim < dims, "fastact::", op, ": expected dim from ", -dims, " to ", dims - 1,
                   ", got ", dim);
   return dim < 0 ? dim + dims : dim;
+}
+
+template <GatedUnit which>
+Tensor run_gated_unit(const Tensor& value, const Tensor& gate) {
+  check_dtype(value, GatedTraits<which>::name);
+  check_same(value, gate, GatedTraits<which>::name);
+  Tensor output = new_dense(value);
+  run_gated(which, walk_in_step({value, gate}, {output}));
+  return output;
+}
+
+template <GatedUnit which>
+void run_gated_unit_backward(const Tensor& grad, const Tensor& value, const Tensor& gate, const Tensor& grad_value,
+                             const Tensor& grad_gate) {
+  check_dtype(grad, GatedTraits<which>::name);
+  for (const Tensor* other : {&value, &gate}) check_same(grad, *other, GatedTraits<which>::name);
+  WalkInStep walk = walk_in_step({grad, value, gate}, {grad_value, grad_gate});
+  run_gated_backward(which, walk);
+  walk.finish();
+}
+
+template <GatedUnit which>
+void gated_forward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor value = to<Tensor>(stack[0]), gate = to<Tensor>(stack[1]);
+  stack[0] = from(run_gated_unit<which>(value, gate));
+}
+
+template <GatedUnit which>
+void gated_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor grad = to<Tensor>(stack[0]), value = to<Tensor>(stack[1]), gate = to<Tensor>(stack[2]);
+  Tensor grad_value = new_dense(value), grad_gate = new_dense(gate);
+  run_gated_unit_backward<which>(grad, value, gate, grad_value, grad_gate);
+  stack[0] = from(grad_value);
+  stack[1] = from(grad_gate);
+}
+
+// The halves of a tensor along a dimension.
+struct Halves {
+  Tensor value, gate;
+
+  Halves(const Tensor& packed, int64_t dim, bool gate_first, const char* op) : value(packed), gate(packed) {
+    STD_TORCH_CHECK(packed.dim() > 0 && packed.size(dim) % 2 == 0, "fastact::", op,
+                    ": expected a tensor whose size along dim ", dim, " is even");
+    value = half(packed, dim, gate_first);
+    gate = half(packed, dim, !gate_first);
+  }
+};
+
+template <GatedUnit which>
+void packed_forward(StableIValue* stack, uint64_t, uint64_t) {
+  const char* op = GatedTraits<which>::name;
+  Tensor input = to<Tensor>(stack[0]);
+  Halves halves(input, read_dim(stack[1], input, op), to<bool>(stack[2]), op);
+  stack[0] = from(run_gated_unit<which>(halves.value, halves.gate));
+}
+
+template <GatedUnit which>
+void packed_backward(StableIValue* stack, uint64_t, uint64_t) {
+  const char* op = GatedTraits<which>::name;
+  Tensor grad = to<Tensor>(stack[0]), input = to<Tensor>(stack[1]), grad_input = new_dense(input);
+  int64_t dim = read_dim(stack[2], input, op);
+  bool gate_first = to<bool>(stack[3]);
+  Halves halves(input, dim, gate_first, op), written(grad_input, dim, gate_first, op);
+  run_gated_unit_backward<which>(grad, halves.value, halves.gate, written.value, written.gate);
+  stack[0] = from(grad_input);
+}
+
+// The dimension of a Maxout, whose pieces it can be grouped by.
+int64_t read_pieces_dim(StableIValue value, const Tensor& tensor, int64_t pieces) {
+  STD_TORCH_CHECK(tensor.dim() > 0, "fastact::maxout: expected a tensor with one dimension or more");
+  STD_TORCH_CHECK(2 <= pieces && pieces <= 255, "fastact::maxout: expected pieces from 2 to 255, got ", pieces);
+  return read_dim(value, tensor, "maxout");
+}
+
+template <bool with_indices>
+void maxout_forward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor input = to<Tensor>(stack[0]);
+  check_dtype(input, "maxout");
+  int64_t pieces = to<int64_t>(stack[1]), dim = read_pieces_dim(stack[2], input, pieces), size = input.size(dim);
+  STD_TORCH_CHECK(size % pieces == 0, "fastact::maxout: expected pieces to divide the size of dim ", dim, ", but ",
+                  pieces, " does not divide ", size);
+  if (!is_dense(input)) input = torch::stable::contiguous(input);
+  Grouped shape = grouped(input, dim, 1, pieces);
+  Tensor output = shape.new_tensor(input.scalar_type());
+  std::optional<Tensor> indices;
+  if (with_indices) {
+    indices = shape.new_tensor(ScalarType::Byte);
+    stack[1] = from(*indices);
+  }
+  run_maxout(input, pieces, shape.inner, output, with_indices ? &*indices : nullptr);
+  stack[0] = from(output);
+}
+
+void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
+  Tensor grad = to<Tensor>(stack[0]), indices = to<Tensor>(stack[1]);
+  check_dtype(grad, "maxout");
+  int64_t pieces = to<int64_t>(stack[2]), dim = read_pieces_dim(stack[3], indices, pieces);
+  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Byte && same_sizes(grad, indices),
+                  "fastact::maxout_backward: expected indices to hold one byte for each element of grad");
+  if (!is_dense(indices)) indices = torch::stable::contiguous(indices);
+  if (!same_layout(grad, indices)) grad = copy_in_layout(grad, indices);
+  Grouped shape = grouped(indices, dim, pieces, 1);
+  Tensor grad_input = shape.new_tensor(grad.scalar_type());
+  run_maxout_backward(grad, indices, pieces, shape.inner, grad_input);
+  stack[0] = from(grad_input);
 }
 
 Operand whole(const Tensor& tensor) { return {static_cast<char*>(tensor.data_ptr()), 0, tensor.scalar_type()}; }
@@ -318,8 +375,8 @@ void define(torch::stable::detail::StableLibrary& library) {
   library.def((name + "_(Tensor(a!) input" + rest + " -> ()").c_str());
   library.def((name + "_backward(Tensor grad, Tensor saved" + rest + " -> Tensor").c_str());
   if constexpr (T::saves_bits) {
-    library.def((name + "_bits(Tensor input" + rest + " -> (Tensor, Tensor)").c_str());
-    library.def((name + "_bits_(Tensor(a!) input" + rest + " -> Tensor").c_str());
+    library.def((name + "_mask(Tensor input" + rest + " -> (Tensor, Tensor)").c_str());
+    library.def((name + "_mask_(Tensor(a!) input" + rest + " -> Tensor").c_str());
   }
 }
 
@@ -331,8 +388,8 @@ void implement(torch::stable::detail::StableLibrary& library) {
   library.impl((name + "_").c_str(), forward_in_place<which, false>);
   library.impl((name + "_backward").c_str(), backward<which>);
   if constexpr (T::saves_bits) {
-    library.impl((name + "_bits").c_str(), forward<which, true>);
-    library.impl((name + "_bits_").c_str(), forward_in_place<which, true>);
+    library.impl((name + "_mask").c_str(), forward<which, true>);
+    library.impl((name + "_mask_").c_str(), forward_in_place<which, true>);
   }
 }
 
@@ -354,9 +411,11 @@ void implement_learned(torch::stable::detail::StableLibrary& library) {
 
 template <GatedUnit which>
 void define_gated(torch::stable::detail::StableLibrary& library) {
-  std::string name = GatedTraits<which>::name, outputs = "Tensor(a!) grad_value, Tensor(b!) grad_gate";
+  std::string name = GatedTraits<which>::name, halves = "int dim, bool gate_first) -> Tensor";
   library.def((name + "(Tensor value, Tensor gate) -> Tensor").c_str());
-  library.def((name + "_backward(Tensor grad, Tensor value, Tensor gate, " + outputs + ") -> ()").c_str());
+  library.def((name + "_backward(Tensor grad, Tensor value, Tensor gate) -> (Tensor, Tensor)").c_str());
+  library.def((name + "_packed(Tensor input, " + halves).c_str());
+  library.def((name + "_packed_backward(Tensor grad, Tensor input, " + halves).c_str());
 }
 
 template <GatedUnit which>
@@ -364,6 +423,8 @@ void implement_gated(torch::stable::detail::StableLibrary& library) {
   std::string name = GatedTraits<which>::name;
   library.impl(name.c_str(), gated_forward<which>);
   library.impl((name + "_backward").c_str(), gated_backward<which>);
+  library.impl((name + "_packed").c_str(), packed_forward<which>);
+  library.impl((name + "_packed_backward").c_str(), packed_backward<which>);
 }
 
 }  // namespace
@@ -377,8 +438,9 @@ STABLE_TORCH_LIBRARY(fastact, library) {
   FASTACT_LEARNED(FASTACT_DEFINE_LEARNED)
 #define FASTACT_DEFINE_GATED(Formula, name) fastact::define_gated<fastact::k##Formula>(library);
   FASTACT_GATED(FASTACT_DEFINE_GATED)
-  library.def("maxout(Tensor input, int pieces, int inner, Tensor(a!) output, Tensor(b!) indices) -> ()");
-  library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int inner, Tensor(a!) grad_input) -> ()");
+  library.def("maxout(Tensor input, int pieces, int dim) -> Tensor");
+  library.def("maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)");
+  library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
 #define FASTACT_DEFINE_SOFTMAX(Formula, name)                               \
   library.def(#name "(Tensor input, int dim, ScalarType dtype) -> Tensor"); \
   library.def(#name "_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor");
@@ -395,7 +457,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
   FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
 #define FASTACT_IMPLEMENT_GATED(Formula, name) fastact::implement_gated<fastact::k##Formula>(library);
   FASTACT_GATED(FASTACT_IMPLEMENT_GATED)
-  library.impl("maxout", fastact::maxout_forward);
+  library.impl("maxout", fastact::maxout_forward<false>);
+  library.impl("maxout_indices", fastact::maxout_forward<true>);
   library.impl("maxout_backward", fastact::maxout_backward);
 #define FASTACT_IMPLEMENT_SOFTMAX(Formula, name)                      \
   library.impl(#name, fastact::softmax_forward<fastact::k##Formula>); \

@@ -100,6 +100,11 @@ inline bool is_dense(const Tensor& tensor) {
   return true;
 }
 
+inline bool same_sizes(const Tensor& a, const Tensor& b) {
+  auto a_sizes = a.sizes(), b_sizes = b.sizes();
+  return a_sizes.size() == b_sizes.size() && std::equal(a_sizes.begin(), a_sizes.end(), b_sizes.begin());
+}
+
 inline bool same_layout(const Tensor& a, const Tensor& b) {
   auto sizes = a.sizes(), a_strides = a.strides(), b_strides = b.strides();
   for (size_t i = 0; i < sizes.size(); ++i)
@@ -178,7 +183,7 @@ inline Tensor new_dense(const Tensor& tensor) {
 }
 
 // One bit per element of `tensor`.
-inline Tensor new_bits(const Tensor& tensor) {
+inline Tensor new_mask(const Tensor& tensor) {
   int64_t bytes = (tensor.numel() + 7) / 8, stride = 1;
   return new_tensor(&bytes, &stride, 1, ScalarType::Byte);
 }
@@ -187,6 +192,23 @@ inline Tensor dense_copy(const Tensor& tensor, const Tensor& layout) {
   Tensor copy = new_dense(layout);
   torch::stable::copy_(copy, tensor);
   return copy;
+}
+
+inline Tensor copy_in_layout(const Tensor& tensor, const Tensor& dense) {
+  Tensor copy = new_tensor(dense.sizes().data(), dense.strides().data(), dense.dim(), tensor.scalar_type());
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
+// One half of a tensor along a dimension of even size, as a view.
+inline Tensor half(const Tensor& tensor, int64_t dim, bool second) {
+  auto tensor_sizes = tensor.sizes(), strides = tensor.strides();
+  std::vector<int64_t> sizes(tensor_sizes.begin(), tensor_sizes.end());
+  sizes[dim] /= 2;
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), tensor.dim(), sizes.data(), strides.data(),
+                                                        second ? sizes[dim] * strides[dim] : 0, &handle));
+  return Tensor(handle);
 }
 
 // How the tensors of one op are walked, element by element, in step. Inputs that cannot be walked so are copied.
@@ -600,13 +622,40 @@ inline void run_gated_backward(GatedUnit which, const Walk& walk) {
   });
 }
 
+// What a Maxout makes of a dense tensor: sizes and strides in the same order of dimensions, with the size along `dim`
+// multiplied or divided; and how far apart in memory the pieces of an output lie.
+struct Grouped {
+  std::vector<int64_t> sizes, strides;
+  int64_t inner = 1;
+
+  Tensor new_tensor(ScalarType type) const {
+    return fastact::new_tensor(sizes.data(), strides.data(), static_cast<int64_t>(sizes.size()), type);
+  }
+};
+inline Grouped grouped(const Tensor& dense, int64_t dim, int64_t times, int64_t divided_by) {
+  auto sizes = dense.sizes(), strides = dense.strides();
+  Grouped result{{sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}};
+  result.sizes[dim] = sizes[dim] * times / divided_by;
+  if (dense.numel() == 0) return result;
+  // By sizes, since the stride of a dimension of one element may be anything.
+  const auto is_inside = [&](int64_t other) { return strides[other] < strides[dim]; };
+  for (int64_t other = 0; other < dense.dim(); ++other) {
+    if (other == dim) continue;
+    if (is_inside(other))
+      result.inner *= sizes[other];
+    else
+      result.strides[other] = strides[other] * times / divided_by;
+  }
+  return result;
+}
+
 // Maxout over tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart.
 inline void run_maxout(const Tensor& input, int64_t pieces, int64_t inner, const Tensor& output,
-                       const Tensor& indices) {
+                       const Tensor* indices) {
   auto run = instruction_set().maxout_forward[type_index(input.scalar_type())];
   const void* x = input.data_ptr();
   void* y = output.data_ptr();
-  auto* winners = static_cast<uint8_t*>(indices.data_ptr());
+  auto* winners = indices ? static_cast<uint8_t*>(indices->data_ptr()) : nullptr;
   parallel(output.numel(), std::max<int64_t>(1, kGrain / pieces),
            [&](int64_t begin, int64_t end) { run(x, y, winners, begin, end, pieces, inner); });
 }

@@ -134,7 +134,8 @@ void maxout_forward(const void* x_, void* y_, uint8_t* indices, int64_t begin, i
         maxout_run<C, 1>(x + input, 1, inner, pieces, y + first + offset, winners + offset, count);
       });
     }
-    for (int64_t i = 0; i < n; ++i) indices[first + i] = static_cast<uint8_t>(winners[i]);
+    if (indices)
+      for (int64_t i = 0; i < n; ++i) indices[first + i] = static_cast<uint8_t>(winners[i]);
   });
 }
 

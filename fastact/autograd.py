@@ -10,7 +10,7 @@ gradient is not a plain tensor (batched gradients), it is composed of torch ops 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -43,21 +43,18 @@ def _torch_op(activation: Activation, error: KernelUnavailable, *inputs: Tensor,
     return activation.reference(*inputs, **arguments, **activation.keywords)
 
 
-def _run_backward(part: str, activation: Activation, *arguments: Any, written: tuple[Tensor, ...] = ()) -> Any:
+def _run_backward(part: str, activation: Activation, *arguments: Any) -> Any:
     """The kernel of a node whose forward kernel has run. If this one cannot, the C++ kernels on the CPU take its place:
-    what is saved is for kernels to read, and the gradient must not be lost. `written` are the arguments it writes."""
+    what is saved is for kernels to read, and the gradient must not be lost."""
     grad = arguments[0]
     try:
-        return getattr(backend(grad), part)(activation, *arguments)
+        return kernels_part(backend(grad), part)(activation, *arguments)
     except NotLoaded:  # nor could the graph hold the way to the CPU
         raise
     except KernelUnavailable as error:
         fall_back(error)
-    moved: dict[int, Tensor] = {}
-    there = tree_map_only(Tensor, lambda x: moved.setdefault(id(x), x.cpu()), arguments)
+    there = tree_map_only(Tensor, lambda x: x.cpu(), arguments)
     result = getattr(cpu, part)(activation, *there)
-    for tensor in written:
-        tensor.copy_(moved[id(tensor)])
     return tree_map_only(Tensor, lambda x: x.to(grad.device), result)
 
 
@@ -222,24 +219,19 @@ if cpu.HAS_NODES:
     _library.impl("differentiable_backward", _differentiable_backward_of_node, "CompositeImplicitAutograd")
 
 
-class _Gated(Function):
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, dim: int, gate_first: bool, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        ctx.activation, ctx.dim, ctx.gate_first = activation, dim, gate_first
-        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
+def _gated_forward_on_gpu(
+    kernels: ModuleType, activation: Activation, inputs: Sequence[Tensor], dim: int, gate_first: bool
+) -> Tensor:
+    return kernels.gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        activation, inputs = ctx.activation, ctx.saved_tensors
-        if _needs_torch_ops(grad):
-            named = {"dim": ctx.dim, "gate_first": True} if ctx.gate_first else {"dim": ctx.dim}
-            return None, None, None, *_torch_gradient(activation, grad, inputs, named)
-        gradients = tuple(map(torch.empty_like, inputs))
-        halves = partial(value_and_gate, dim=ctx.dim, gate_first=ctx.gate_first)
-        written = halves(*gradients)
-        _run_backward("gated_backward", activation, grad, *halves(*inputs), *written, written=written)
-        return None, None, None, *gradients
+
+def _gated_backward_on_gpu(
+    kernels: ModuleType, activation: Activation, grad: Tensor, inputs: Sequence[Tensor], dim: int, gate_first: bool
+) -> tuple[Tensor, ...]:
+    halves = partial(value_and_gate, dim=dim, gate_first=gate_first)
+    gradients = tuple(map(torch.empty_like, inputs))
+    kernels.gated_backward(activation, grad, *halves(*inputs), *halves(*gradients))
+    return gradients
 
 
 def group_by_pieces(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, int]:
@@ -256,23 +248,72 @@ def group_by_pieces(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tenso
     return input, input.new_empty_strided(shape, strides), inner
 
 
-def _maxout_forward(activation: Activation, input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The input as `group_by_pieces` returns it, the output, the numbers of the winners, and the pieces' distance."""
+def _maxout_forward_on_gpu(
+    kernels: ModuleType, activation: Activation, input: Tensor, pieces: int, dim: int
+) -> tuple[Tensor, Tensor]:
     input, output, inner = group_by_pieces(input, pieces, dim)
     indices = torch.empty_like(output, dtype=torch.uint8)
-    backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
-    return input, output, indices, inner
+    kernels.maxout_forward(activation, input, output, indices, pieces, inner)
+    return output, indices
+
+
+def _maxout_backward_on_gpu(
+    kernels: ModuleType, activation: Activation, grad: Tensor, indices: Tensor, pieces: int, dim: int
+) -> Tensor:
+    """The gradient, with the pieces of a group as far apart as numbers of neighbouring groups are in `indices`."""
+    shape, strides, inside = list(indices.shape), list(indices.stride()), 1
+    for other, (size, stride) in enumerate(zip(shape, indices.stride(), strict=True)):
+        if indices.numel() == 0:
+            break
+        if stride < indices.stride(dim):
+            inside *= size
+        elif other != dim:
+            strides[other] *= pieces
+    shape[dim] *= pieces
+    grad_input = grad.new_empty_strided(shape, strides)
+    kernels.maxout_backward(activation, _in_layout(grad, indices.stride()), indices, grad_input, pieces, inside)
+    return grad_input
+
+
+_ON_GPU = {
+    "gated_forward": _gated_forward_on_gpu,
+    "gated_backward": _gated_backward_on_gpu,
+    "maxout_forward": _maxout_forward_on_gpu,
+    "maxout_backward": _maxout_backward_on_gpu,
+}
+"""What the GPU's kernels write into tensors that they are given, the CPU's return."""
+
+
+def kernels_part(kernels: ModuleType, part: str) -> Callable[..., Any]:
+    """A function of a backend, with the CPU's arguments and results."""
+    if kernels is cpu or part not in _ON_GPU:
+        return getattr(kernels, part)
+    return partial(_ON_GPU[part], kernels)
+
+
+class _Gated(Function):
+    @staticmethod
+    def forward(ctx: Any, activation: Activation, dim: int, gate_first: bool, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        ctx.activation, ctx.dim, ctx.gate_first = activation, dim, gate_first
+        return kernels_part(backend(inputs[0]), "gated_forward")(activation, inputs, dim, gate_first)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        activation, inputs = ctx.activation, ctx.saved_tensors
+        if _needs_torch_ops(grad):
+            named = {"dim": ctx.dim, "gate_first": True} if ctx.gate_first else {"dim": ctx.dim}
+            return None, None, None, *_torch_gradient(activation, grad, inputs, named)
+        arguments = (grad, inputs, ctx.dim, ctx.gate_first)
+        return None, None, None, *_run_backward("gated_backward", activation, *arguments)
 
 
 class _Maxout(Function):
     @staticmethod
     def forward(ctx: Any, activation: Activation, input: Tensor, pieces: int, dim: int) -> Tensor:
-        input, output, indices, inner = _maxout_forward(activation, input, pieces, dim)
+        output, indices = kernels_part(backend(input), "maxout_forward")(activation, input, pieces, dim)
         ctx.save_for_backward(indices)
-        ctx.activation, ctx.pieces, ctx.inner = activation, pieces, inner
-        ctx.dim = dim % input.dim()
-        ctx.shape, ctx.input_strides = input.shape, input.stride()
-        ctx.strides = None if output.is_contiguous() else output.stride()
+        ctx.activation, ctx.pieces, ctx.dim = activation, pieces, dim % input.dim()
         return output
 
     @staticmethod
@@ -281,13 +322,12 @@ class _Maxout(Function):
         if _needs_torch_ops(grad):
             after = ctx.dim + 1  # the pieces' own dimension, for now
             numbers = torch.arange(ctx.pieces, device=indices.device, dtype=indices.dtype)
-            won = indices.unsqueeze(after) == numbers.view(-1, *[1] * (len(ctx.shape) - after))
-            return None, torch.where(won, grad.unsqueeze(after), 0.0).reshape(ctx.shape), None, None
-        grad_input = grad.new_empty_strided(ctx.shape, ctx.input_strides)
-        grad = _in_layout(grad, ctx.strides)
-        arguments = (grad, indices, grad_input, ctx.pieces, ctx.inner)
-        _run_backward("maxout_backward", ctx.activation, *arguments, written=(grad_input,))
-        return None, grad_input, None, None
+            won = indices.unsqueeze(after) == numbers.view(-1, *[1] * (indices.dim() - ctx.dim - 1))
+            shape = list(indices.shape)
+            shape[ctx.dim] *= ctx.pieces
+            return None, torch.where(won, grad.unsqueeze(after), 0.0).reshape(shape), None, None
+        arguments = (grad, indices, ctx.pieces, ctx.dim)
+        return None, _run_backward("maxout_backward", ctx.activation, *arguments), None, None
 
 
 class _Softmax(Function):
@@ -368,7 +408,7 @@ def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: boo
     try:
         if _need_gradients(*inputs):
             return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
-        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
+        return kernels_part(backend(inputs[0]), "gated_forward")(activation, inputs, dim, gate_first)
     except KernelUnavailable as error:
         return _torch_op(activation, error, *inputs, dim=dim, **({"gate_first": True} if gate_first else {}))
 
@@ -379,7 +419,7 @@ def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:
     try:
         if _need_gradients(input):
             return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
-        _, output, _, _ = _maxout_forward(activation, input, pieces, dim)
+        output, _ = kernels_part(backend(input), "maxout_forward")(activation, input, pieces, dim)
         return output
     except KernelUnavailable as error:
         return _torch_op(activation, error, input, pieces=pieces, dim=dim)

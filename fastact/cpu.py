@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from platform import machine
@@ -40,8 +41,8 @@ class _Ops(NamedTuple):
     forward: torch._ops.OpOverload
     forward_in_place: torch._ops.OpOverload
     backward: torch._ops.OpOverload
-    bits: torch._ops.OpOverload | None
-    bits_in_place: torch._ops.OpOverload | None
+    mask: torch._ops.OpOverload | None
+    mask_in_place: torch._ops.OpOverload | None
 
 
 @cache
@@ -51,8 +52,8 @@ def _ops(activation: Activation) -> _Ops:
         getattr(_OPS, name).default,
         getattr(_OPS, f"{name}_").default,
         getattr(_OPS, f"{name}_backward").default,
-        getattr(_OPS, f"{name}_bits").default if saves_bits else None,
-        getattr(_OPS, f"{name}_bits_").default if saves_bits else None,
+        getattr(_OPS, f"{name}_mask").default if saves_bits else None,
+        getattr(_OPS, f"{name}_mask_").default if saves_bits else None,
     )
 
 
@@ -79,10 +80,10 @@ def forward(
     In place, the output is the input."""
     ops = _ops(activation)
     if inplace:
-        bits = (ops.bits_in_place if save_bits else ops.forward_in_place)(input, *parameters)
+        bits = (ops.mask_in_place if save_bits else ops.forward_in_place)(input, *parameters)
         return input, bits
     if save_bits:
-        return ops.bits(input, *parameters)
+        return ops.mask(input, *parameters)
     return ops.forward(input, *parameters), None
 
 
@@ -120,28 +121,28 @@ def softmax_backward(activation: Activation, grad: Tensor, output: Tensor, dim: 
     return _op(f"{activation.name}_backward")(grad, output, dim, dtype)
 
 
-def gated_forward(activation: Activation, value: Tensor, gate: Tensor) -> Tensor:
-    """The output, in the value's order of dimensions."""
-    return _op(activation.name)(value, gate)
+def gated_forward(activation: Activation, inputs: Sequence[Tensor], dim: int, gate_first: bool) -> Tensor:
+    """The output, in the value's order of dimensions. The inputs are value and gate, or one tensor whose halves along
+    `dim` they are."""
+    if len(inputs) == 1:
+        return _op(f"{activation.name}_packed")(*inputs, dim, gate_first)
+    return _op(activation.name)(*inputs)
 
 
 def gated_backward(
-    activation: Activation, grad: Tensor, value: Tensor, gate: Tensor, grad_value: Tensor, grad_gate: Tensor
-) -> None:
-    """Write the gradients of value and gate."""
-    _op(f"{activation.name}_backward")(grad, value, gate, grad_value, grad_gate)
+    activation: Activation, grad: Tensor, inputs: Sequence[Tensor], dim: int, gate_first: bool
+) -> tuple[Tensor, ...]:
+    """The gradients of the inputs."""
+    if len(inputs) == 1:
+        return (_op(f"{activation.name}_packed_backward")(grad, *inputs, dim, gate_first),)
+    return _op(f"{activation.name}_backward")(grad, *inputs)
 
 
-def maxout_forward(
-    activation: Activation, input: Tensor, output: Tensor, indices: Tensor, pieces: int, inner: int
-) -> None:
-    """Write the largest of each group of pieces, and its number. All tensors are dense in one order of dimensions, in
-    which the pieces of an output lie `inner` apart."""
-    _op(activation.name)(input, pieces, inner, output, indices)
+def maxout_forward(activation: Activation, input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest of each group of pieces, and its number."""
+    return _op(f"{activation.name}_indices")(input, pieces, dim)
 
 
-def maxout_backward(
-    activation: Activation, grad: Tensor, indices: Tensor, grad_input: Tensor, pieces: int, inner: int
-) -> None:
-    """Write the input's gradient: grad for the winners, 0 for the others."""
-    _op(f"{activation.name}_backward")(grad, indices, pieces, inner, grad_input)
+def maxout_backward(activation: Activation, grad: Tensor, indices: Tensor, pieces: int, dim: int) -> Tensor:
+    """The input's gradient: grad for the winners, 0 for the others."""
+    return _op(f"{activation.name}_backward")(grad, indices, pieces, dim)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastact.functional as F
 from fastact.accuracy import REFERENCES
-from fastact.autograd import group_by_pieces
+from fastact.autograd import kernels_part
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -240,19 +240,14 @@ def run_kernels(case: Case, backend: ModuleType, x: Tensor, grad: Tensor) -> lis
         return [y, backend.softmax_backward(row, grad.to(y.dtype), y, case.sample["dim"], x.dtype)]
     if row.kind == "gated":
         results = []
-        for inputs in (x.chunk(2, -1), [half.contiguous() for half in x.chunk(2, -1)]):
-            results.append(backend.gated_forward(row, *inputs))
-            packed = torch.empty_like(x)
-            backend.gated_backward(row, grad, *inputs, *packed.chunk(2, -1))
-            results.append(packed)
+        for inputs in ((x,), x.chunk(2, -1), [half.contiguous() for half in x.chunk(2, -1)]):
+            results.append(kernels_part(backend, "gated_forward")(row, inputs, -1, False))
+            results += kernels_part(backend, "gated_backward")(row, grad, inputs, -1, False)
         return results
     if row.kind == "maxout":
         (pieces,) = parameters
-        x, y, inner = group_by_pieces(x, pieces, -1)
-        indices, grad_input = torch.empty_like(y, dtype=torch.uint8), torch.empty_like(x)
-        backend.maxout_forward(row, x, y, indices, pieces, inner)
-        backend.maxout_backward(row, torch.empty_like(y).copy_(grad), indices, grad_input, pieces, inner)
-        return [y, indices, grad_input]
+        y, indices = kernels_part(backend, "maxout_forward")(row, x, pieces, -1)
+        return [y, indices, kernels_part(backend, "maxout_backward")(row, grad, indices, pieces, -1)]
     if row.random:
         parameters = (torch.tensor(2**62 + 12345, device=x.device), *parameters)
     bits = row.saved == "bits"

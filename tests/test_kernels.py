@@ -174,8 +174,13 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
         lambda: ops.softmin_backward(x, x, 0, torch.float64),
         lambda: ops.swiglu(x, x.double()),
         lambda: ops.swiglu(x, x[:5]),
-        lambda: ops.swiglu_backward(x, x, x, x, x[:5]),
-        lambda: ops.swiglu_backward(x, x, x, x.double(), x),
+        lambda: ops.swiglu_backward(x, x, x[:5]),
+        lambda: ops.swiglu_backward(x, x.double(), x),
+        lambda: ops.swiglu_packed(x[:9], 0, False),
+        lambda: ops.swiglu_packed(x, 1, False),
+        lambda: ops.swiglu_packed(x[0], 0, False),
+        lambda: ops.swiglu_packed_backward(x, x, 0, False),
+        lambda: ops.swiglu_packed_backward(x[:5], x.double(), 0, False),
     ):
         with pytest.raises(RuntimeError, match="fastact::"):
             call()
@@ -185,28 +190,25 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
 def test_maxouts_ops_refuse_what_they_cannot_read(device: str) -> None:
     ops = torch.ops.fastact
 
-    def call(pieces: int = 2, inner: int = 1, **others: torch.Tensor) -> None:
-        tensors = {"longer": torch.zeros(6, 4), "shorter": torch.zeros(6, 2), "indices": torch.zeros(6, 2).byte()}
-        longer, shorter, indices = (tensors | others).values()
-        ops.maxout(longer, pieces, inner, shorter, indices)
-        ops.maxout_backward(shorter, indices, pieces, inner, longer)
+    def forward(input: torch.Tensor, pieces: int = 2, dim: int = -1) -> None:
+        ops.maxout(input, pieces, dim)
+        ops.maxout_indices(input, pieces, dim)
 
-    call()
-    call(inner=3)  # as in a tensor with the groups side by side
-    for bad in (
-        {"longer": torch.zeros(6, 4).int()},
-        {"longer": torch.zeros(6, 4).double()},
-        {"shorter": torch.zeros(6, 2).double()},
-        {"indices": torch.zeros(6, 2).short()},
-        {"longer": torch.zeros(6, 6)},
-        {"indices": torch.zeros(6, 3).byte()},
-        {"pieces": 1, "shorter": torch.zeros(6, 4), "indices": torch.zeros(6, 4).byte()},
-        {"pieces": 256, "longer": torch.zeros(6, 512)},
-        {"inner": 0},
-        {"inner": 5},
-        {"longer": torch.zeros(6, 8)[:, ::2]},
-        {"shorter": torch.zeros(6, 4)[:, ::2]},
-        {"indices": torch.zeros(6, 4).byte()[:, ::2]},
+    x, grad, indices = torch.zeros(6, 4), torch.zeros(6, 2), torch.zeros(6, 2).byte()
+    forward(x)
+    ops.maxout_backward(grad, indices, 2, 1)
+    for call in (
+        lambda: forward(x.int()),
+        lambda: forward(x, 3),
+        lambda: forward(x, 1),
+        lambda: forward(torch.zeros(6, 512), 256),
+        lambda: forward(x, dim=2),
+        lambda: forward(torch.tensor(0.0)),
+        lambda: ops.maxout_backward(grad.int(), indices, 2, 1),
+        lambda: ops.maxout_backward(grad, indices.short(), 2, 1),
+        lambda: ops.maxout_backward(grad, indices[:3], 2, 1),
+        lambda: ops.maxout_backward(grad, indices, 256, 1),
+        lambda: ops.maxout_backward(grad, indices, 2, -3),
     ):
         with pytest.raises(RuntimeError, match="fastact::maxout"):
-            call(**bad)
+            call()
