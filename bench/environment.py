@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fastact
-from fastact import cpu
+from fastact import ops
 from fastact.info import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +59,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "instruction_set": cpu.instruction_set(),
+        "instruction_set": ops.instruction_set(),
     }
     if limits := [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]:
         hardware["held_to"] = " ".join(limits)

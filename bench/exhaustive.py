@@ -31,10 +31,9 @@ import torch
 from environment import RESULTS, environment, name_of, write_result
 from report import table
 
-from fastact import accuracy, cpu, functional
+from fastact import accuracy, functional, ops
 from fastact.accuracy import REFERENCES, Measurement, bind, bit_patterns, evaluate, is_exact, judge, measure, samples
 from fastact.catalogue import ACTIVATIONS, Activation
-from fastact.path import always_kernels
 from fastact.validate import largest_errors, progress_bar
 
 ROOT = Path(__file__).parents[1]
@@ -112,8 +111,7 @@ def error_of_truth(activation: Activation, sample: dict[str, Any], patterns: tup
     x = torch.arange(first + -first % _SPARSELY, last, _SPARSELY).to(torch.int32).view(torch.float32)
     function = getattr(functional, activation.function)
     arguments = rounded(activation, sample)
-    with always_kernels():
-        results = evaluate(bind(function, activation, arguments, x.double()), x.double())
+    results = evaluate(bind(function, activation, arguments, x.double()), x.double())
     return tuple(each.error for each in judge(activation, sample, x, *results))
 
 
@@ -142,7 +140,7 @@ def of_torch(name: str, patterns: tuple[int, int]) -> list[Row]:
     ]
     with progress_bar(len(steps)) as progress:
         worst = largest_errors(steps, "cpu", progress)
-    return [_row(each, {cpu.instruction_set(): each.error}, [each.input, each.result, each.expected]) for each in worst]
+    return [_row(each, {ops.instruction_set(): each.error}, [each.input, each.result, each.expected]) for each in worst]
 
 
 def _row(bound: Measurement, errors: dict[str, float], numbers: list[float]) -> Row:

@@ -36,7 +36,6 @@ SETTINGS = {
 CALLS = ("torch's ReLU", "fastact's", "in place", "copy")
 
 
-@fastact.always_kernels()
 def measured() -> dict[str, dict[str, float]]:
     """Milliseconds and page faults of each call, in this process."""
     x, y = torch.randn(NUMEL), torch.zeros(NUMEL)

@@ -1,84 +1,130 @@
-// The autograd of the ops that work element by element or on rows on the CPU, in C++: a node costs a few microseconds
-// less than one in Python, which decides whether kernels pay off on small tensors. It does what _Pointwise, _Learned
-// and _Softmax in fastact/autograd.py do, which take its place where this library is missing: nodes are no part of
-// LibTorch's stable ABI, so it serves only the release of torch that it was compiled with.
+// The autograd of the ops, in C++: which calls run kernels, what a node saves, and what its backward runs. A node costs
+// a few microseconds less than one in Python, which decides whether kernels pay off on small tensors. Nodes are no part
+// of LibTorch's stable ABI, so this library serves only the release of torch that it was compiled with; elsewhere
+// fastact/autograd.py takes its place.
+#include <ATen/MemoryOverlap.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
+#include <map>
+
 #include "traits.h"
 
 namespace fastact {
 namespace {
 
+using at::IValue;
 using at::Tensor;
+using c10::DispatchKey;
+using c10::DispatchKeySet;
 using c10::OperatorHandle;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using torch::jit::Stack;
 
+// What backward reads beside the incoming gradient. A mask has one bit per element, in the order in which the output
+// lies in memory; indices have the output's layout.
+enum class Saves { kInputs, kOutput, kMask, kIndices };
+
+// One differentiable op. Its schema is: tensors, a seed if it is random, scalars.
+struct Op {
+  std::string name, module;
+  size_t tensors;
+  bool random;
+  Saves saves;
+
+  std::optional<OperatorHandle> saving{}, saving_in_place{}, backward{};
+  size_t arguments = 0;  // of the forward ops
+  // A softmax's last scalar is the output's dtype; backward takes the input's there.
+  bool ends_in_dtype = false;
+};
+
 OperatorHandle find(const std::string& name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(("fastact::" + name).c_str(), "");
 }
 
-// An activation's ops; see library.cpp.
-struct Ops {
-  std::string name, module;
-  size_t tensors, parameters;  // that its ops take
-  bool saves_bits, saves_output;
-  OperatorHandle forward, backward;
-  bool of_rows = false;  // the parameters are a dimension and a dtype: of the output and, for backward, of the input
-};
+std::map<std::string, Op>& ops();
+
+// Kernels read plain memory. Everything else is torch's: wrappers of transforms, lazy conjugates and negatives, sparse
+// and nested layouts, tensors with a tangent. (Tensor subclasses get the op itself, as they get any; the public functions
+// call none with them.)
+bool is_plain(const Tensor& tensor) {
+  constexpr DispatchKeySet plain({DispatchKey::Dense, DispatchKey::ADInplaceOrView, DispatchKey::AutogradFunctionality,
+                                  DispatchKey::Python, DispatchKey::PythonTLSSnapshot});
+  const DispatchKeySet keys = tensor.key_set() - plain - c10::autocast_dispatch_keyset;
+  return (DispatchKeySet(DispatchKeySet::RAW, keys.raw_repr() & ~c10::full_backend_mask)).empty() &&
+         !tensor._fw_grad(0).defined();
+}
+
+// Whether a graph is being made, of fake tensors whose class is no reason to leave the ops.
+bool is_tracing() {
+  using c10::impl::TorchDispatchModeKey, c10::impl::TorchDispatchModeTLS;
+  return TorchDispatchModeTLS::any_modes_set() && (TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::FAKE) ||
+                                                   TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::PROXY) ||
+                                                   TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::FUNCTIONAL));
+}
+
+// Runs the op's decomposition into torch's ops: its kernel for all backends that have no other, which is in Python
+// (fastact/ops.py). (As CompositeImplicitAutograd it would replace the op under modes that decompose what they can.)
+void run_decomposition(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
+  op.redispatchBoxed(DispatchKeySet(DispatchKey::XLA), stack);
+}
 
 // Whether backward must be composed of torch's ops: its result is to be differentiated, or the gradient is no plain
 // tensor.
 bool needs_torch_ops(const Tensor& grad) {
-  using c10::DispatchKey;
-  constexpr c10::DispatchKeySet special(
-      {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::FuncTorchDynamicLayerFrontMode,
-       DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchGradWrapper, DispatchKey::FuncTorchBatched,
-       DispatchKey::Batched, DispatchKey::Functionalize, DispatchKey::Negative, DispatchKey::ZeroTensor});
+  constexpr DispatchKeySet special({DispatchKey::Python, DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                    DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchGradWrapper,
+                                    DispatchKey::FuncTorchBatched, DispatchKey::Batched, DispatchKey::Functionalize,
+                                    DispatchKey::Negative, DispatchKey::ZeroTensor});
+  // Modes are no reason: they see the kernel's op.
+  const DispatchKeySet active =
+      c10::impl::tls_local_dispatch_key_set().included_ - DispatchKeySet(DispatchKey::Python);
   return at::GradMode::is_enabled() || grad.layout() != at::kStrided || grad._fw_grad(0).defined() ||
-         (grad.key_set() | c10::impl::tls_local_dispatch_key_set().included_).has_any(special);
+         ((grad.key_set() | active).has_any(special) && !is_tracing());
 }
 
-// What a node needs beside its ops.
+// What a node keeps beside tensors.
 struct Saved {
-  std::vector<double> parameters;  // integers too
-  std::vector<int64_t> strides;    // of the output, whose order in memory is that of the bits; none if it is contiguous
+  std::vector<IValue> scalars;
+  std::vector<int64_t> strides;  // of the output, where a mask is saved; none if it is contiguous
 };
 
-// The gradients, given that of the output and the saved tensors.
-variable_list run_backward(const Ops& ops, const Saved& saved, Tensor grad, const variable_list& tensors) {
-  if (!grad.defined()) return variable_list(ops.tensors);
+// The gradients of the op's tensors, from that of the output and the saved tensors.
+variable_list run_backward(const Op& op, const Saved& saved, Tensor grad, const variable_list& tensors, bool composed) {
+  if (!grad.defined()) return variable_list(op.tensors);
   Stack stack;
-  if (needs_torch_ops(grad)) {
-    static const OperatorHandle composed = find("differentiable_backward");
-    torch::jit::push(stack, ops.name, grad, tensors, saved.parameters, saved.strides);
+  if (composed) {
+    static const OperatorHandle differentiable = find("differentiable_backward");
+    std::vector<double> scalars;
+    for (const IValue& each : saved.scalars) scalars.push_back(each.toScalar().toDouble());
+    torch::jit::push(stack, op.name, grad, tensors, scalars, saved.strides);
     // Straight to the function, whatever the tensors are: batching and modes concern the ops that it calls.
-    composed.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::AutogradCPU), &stack);
+    differentiable.redispatchBoxed(DispatchKeySet(DispatchKey::AutogradCPU), &stack);
     return stack[0].toTensorVector();
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  if (ops.saves_bits && saved.strides.empty()) {
+  if (op.saves == Saves::kMask && saved.strides.empty()) {
     grad = grad.contiguous();
-  } else if (ops.saves_bits && grad.strides() != c10::IntArrayRef(saved.strides)) {
+  } else if (op.saves == Saves::kMask && grad.strides() != c10::IntArrayRef(saved.strides)) {
     grad = at::empty_strided(grad.sizes(), saved.strides, grad.options()).copy_(grad);
   }
+  stack.reserve(1 + tensors.size() + saved.scalars.size());
   torch::jit::push(stack, grad);
   for (const Tensor& each : tensors) torch::jit::push(stack, each);
-  for (double parameter : saved.parameters)
-    stack.push_back(ops.of_rows ? at::IValue(static_cast<int64_t>(parameter)) : at::IValue(parameter));
-  ops.backward.callBoxed(&stack);
+  for (const IValue& each : saved.scalars) stack.push_back(each);
+  op.backward->callBoxed(&stack);
   variable_list gradients;
-  for (c10::IValue& each : stack) gradients.push_back(std::move(each).toTensor());
+  for (IValue& each : stack) gradients.push_back(std::move(each).toTensor());
   return gradients;
 }
 
-// A tensor of zeros in the input's place in the graph. What is linear by parts saves bits, which have none; and yet its
-// gradient depends on the input, with a derivative of zero.
+// A tensor of zeros in the input's place in the graph. What is linear by parts saves a mask, which has none; and yet
+// its gradient depends on the input, with a derivative of zero.
 Tensor stand_in(const torch::autograd::Edge& input, const Tensor& grad) {
   at::AutoDispatchBelowADInplaceOrView below;
   Tensor zeros = at::zeros({}, grad.options()).expand(grad.sizes());
@@ -87,13 +133,13 @@ Tensor stand_in(const torch::autograd::Edge& input, const Tensor& grad) {
 }
 
 struct Backward : torch::autograd::Node {
-  const Ops& ops;
+  const Op& op;
   Saved saved;
   std::vector<SavedVariable> tensors;
 
-  explicit Backward(const Ops& ops) : ops(ops) {}
+  explicit Backward(const Op& op) : op(op) {}
 
-  std::string name() const override { return ops.module + "Backward"; }
+  std::string name() const override { return op.module + "Backward"; }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -102,41 +148,44 @@ struct Backward : torch::autograd::Node {
 
   variable_list unpack() {
     variable_list unpacked;
-    for (const SavedVariable& each : tensors) unpacked.push_back(each.unpack(ops.saves_output ? getptr() : nullptr));
+    for (const SavedVariable& each : tensors)
+      unpacked.push_back(each.unpack(op.saves == Saves::kOutput ? getptr() : nullptr));
     return unpacked;
   }
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
+    const bool composed = grads[0].defined() && needs_torch_ops(grads[0]);
     variable_list saved_tensors = unpack();
-    if (ops.saves_bits && at::GradMode::is_enabled() && grads[0].defined() && next_edge(0).is_valid())
+    if (composed && op.saves == Saves::kMask && at::GradMode::is_enabled() && next_edge(0).is_valid())
       saved_tensors.push_back(stand_in(next_edge(0), grads[0]));
-    return run_backward(ops, saved, std::move(grads[0]), saved_tensors);
+    return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
   }
 
   // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
-  // saved.
+  // saved. It traces the graph with fake tensors, for which the ops have shapes (fastact/ops.py).
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
-    arguments.collect(ops.name);
-    arguments.collect(tensors, ops.saves_output);
-    arguments.collect(saved.parameters);
+    arguments.collect(op.name);
+    arguments.collect(tensors, op.saves == Saves::kOutput);
+    for (const IValue& each : saved.scalars) arguments.collect(each);
     arguments.collect(saved.strides);
   }
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& variables) override {
     namespace compiled = torch::dynamo::autograd;
     variables.before(tensors);
-    std::vector<at::IValue> arguments = {reinterpret_cast<int64_t>(&ops), saved.parameters, saved.strides, unpack()};
+    std::vector<IValue> arguments = {op.name, saved.strides, unpack()};
+    arguments.insert(arguments.end(), saved.scalars.begin(), saved.scalars.end());
     std::vector<at::TypePtr> schema;
-    for (const at::IValue& each : arguments) schema.push_back(each.type());
-    const auto call = [](const variable_list& grads, const std::vector<at::IValue>& arguments) {
-      const auto& ops = *reinterpret_cast<const Ops*>(arguments[0].toInt());
-      const Saved saved = {arguments[1].toDoubleVector(), arguments[2].toIntVector()};
-      return run_backward(ops, saved, grads[0], arguments[3].toTensorVector());
+    for (const IValue& each : arguments) schema.push_back(each.type());
+    const auto call = [](const variable_list& grads, const std::vector<IValue>& arguments) {
+      const Op& op = ops().at(arguments[0].toStringRef());
+      const Saved saved = {{arguments.begin() + 3, arguments.end()}, arguments[1].toIntVector()};
+      return run_backward(op, saved, grads[0], arguments[2].toTensorVector(), at::GradMode::is_enabled());
     };
     const auto& python = compiled::getPyCompilerInterface();
     auto* compiler = variables.get_py_compiler();
-    const std::string bound = python->bind_function(compiler, name(), call, schema, true, false);
+    const std::string bound = python->bind_function(compiler, name(), call, schema, true, true);
     auto metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
         compiled::get_input_metadata(next_edges()));
     variable_list gradients = python->call_function(compiler, "apply_functional", bound, grads, arguments, metadata);
@@ -154,75 +203,138 @@ auto make_node(Arguments&&... arguments) {
     return std::shared_ptr<Node>(new Node(std::forward<Arguments>(arguments)...), [](Node* it) { deleteNode(it); });
 }
 
-void run_forward(const Ops& ops, const OperatorHandle& plain, bool in_place, Stack* stack) {
-  const size_t count = ops.tensors + ops.parameters;
-  variable_list inputs;
-  for (size_t i = 0; i < ops.tensors; ++i) inputs.push_back(torch::jit::peek(*stack, i, count).toTensor());
-  if (!torch::autograd::compute_requires_grad(inputs)) {
-    at::AutoDispatchBelowADInplaceOrView below;
+// The kernel of an op at the autograd keys.
+struct Forward : c10::OperatorKernel {
+  const Op& op;
+  const bool in_place;
+
+  Forward(const Op& op, bool in_place) : op(op), in_place(in_place) {}
+
+  void operator()(const OperatorHandle& plain, DispatchKeySet keys, Stack* stack) {
+    const size_t tensors = op.tensors + op.random;
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    bool needs_gradient = false;
+    for (size_t i = 0; i < tensors; ++i) {
+      const Tensor& each = arguments[i].toTensor();
+      if (!is_plain(each)) return run_decomposition(plain, keys, stack);
+      needs_gradient = needs_gradient || each.requires_grad();
+    }
+    if (!has_kernel(plain, arguments[0].toTensor())) return run_decomposition(plain, keys, stack);
+    if (needs_gradient && at::GradMode::is_enabled()) return run_with_node(stack);
+    at::AutoDispatchBelowAutograd below;
     plain.callBoxed(stack);
-    return;
   }
-  const Tensor& input = inputs[0];
-  if (in_place) torch::autograd::check_inplace(input, true);
-  auto node = make_node<Backward>(ops);
-  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
-  for (size_t i = ops.tensors; i < count; ++i)
-    node->saved.parameters.push_back(torch::jit::peek(*stack, i, count).toScalar().toDouble());
-  if (ops.of_rows) node->saved.parameters.back() = static_cast<double>(input.scalar_type());
-  if (!ops.saves_bits && !ops.saves_output)
-    for (const Tensor& each : inputs) node->tensors.emplace_back(in_place ? each.clone() : each, false);
-  {
-    at::AutoDispatchBelowADInplaceOrView below;
-    ops.forward.callBoxed(stack);
+
+ private:
+  static bool has_kernel(const OperatorHandle& op, const Tensor& tensor) {
+    return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
   }
-  if (ops.saves_bits) node->tensors.emplace_back(torch::jit::pop(*stack).toTensor(), false);
-  const Tensor output = in_place ? input : stack->back().toTensor();
-  if (ops.saves_bits && !output.is_contiguous()) node->saved.strides = output.strides().vec();
-  if (in_place) {
-    torch::autograd::increment_version(input);
-    torch::autograd::rebase_history(input, node);
-  } else {
-    torch::autograd::set_history(output, node);
+
+  void run_with_node(Stack* stack) {
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    variable_list inputs;
+    for (size_t i = 0; i < op.tensors; ++i) inputs.push_back(arguments[i].toTensor());
+    const Tensor& input = inputs[0];
+    if (in_place) torch::autograd::check_inplace(input, true);
+    auto node = make_node<Backward>(op);
+    node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+    for (size_t i = op.tensors + op.random; i < op.arguments; ++i) node->saved.scalars.push_back(arguments[i]);
+    if (op.ends_in_dtype) node->saved.scalars.back() = static_cast<int64_t>(input.scalar_type());
+    std::optional<Tensor> seed;
+    if (op.random) seed = arguments[op.tensors].toTensor();
+    if (op.saves == Saves::kInputs)
+      for (const Tensor& each : inputs) node->tensors.emplace_back(in_place ? each.clone() : each, false);
+    {
+      at::AutoDispatchBelowAutograd below;
+      (in_place ? op.saving_in_place : op.saving)->callBoxed(stack);
+    }
+    if (op.saves == Saves::kMask || op.saves == Saves::kIndices)
+      node->tensors.emplace_back(torch::jit::pop(*stack).toTensor(), false);
+    const Tensor output = in_place ? input : stack->back().toTensor();
+    if (op.saves == Saves::kMask && !output.is_contiguous()) node->saved.strides = output.strides().vec();
+    if (in_place) {
+      torch::autograd::rebase_history(input, node);
+    } else {
+      torch::autograd::set_history(output, node);
+    }
+    if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
+    if (seed) node->tensors.emplace_back(*seed, false);
   }
-  if (ops.saves_output) node->tensors.emplace_back(output, true);
+};
+
+// The kernel of an op in place at ADInplaceOrView, where torch counts the versions of a tensor. Both checks come before
+// anything is written.
+void run_in_place(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
+  const Tensor& input = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensor();
+  at::assert_no_internal_overlap(input);
+  torch::autograd::increment_version(input);  // refuses inference tensors
+  at::AutoDispatchBelowADInplaceOrView below;
+  op.callBoxed(stack);
 }
 
-template <Pointwise which, bool in_place>
-void forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
-  using T = Traits<which>;
-  static const std::string name = T::name;
-  static const OperatorHandle kernel = T::saves_bits ? find(name + (in_place ? "_mask_" : "_mask")) : plain;
-  static const Ops ops = {name,          T::module,       1,      T::parameter_count,
-                          T::saves_bits, T::saves_output, kernel, find(name + "_backward")};
-  run_forward(ops, plain, in_place, stack);
+// Every differentiable op, as the table of activations has it.
+std::vector<Op> differentiable_ops() {
+  std::vector<Op> found;
+#define FASTACT_OP(Formula, name, parameters)                                                         \
+  found.push_back({#name, #Formula, 1, Traits<k##Formula>::random,                                    \
+                   Traits<k##Formula>::saves_bits     ? Saves::kMask                                  \
+                   : Traits<k##Formula>::saves_output ? Saves::kOutput                                \
+                                                      : Saves::kInputs});
+  FASTACT_POINTWISE(FASTACT_OP)
+#undef FASTACT_OP
+#define FASTACT_OP(Formula, name, tensors, parameters) \
+  found.push_back({#name, #Formula, 1 + LearnedTraits<k##Formula>::learned, false, Saves::kInputs});
+  FASTACT_LEARNED(FASTACT_OP)
+#undef FASTACT_OP
+#define FASTACT_OP(Formula, name)                                  \
+  found.push_back({#name, #Formula, 2, false, Saves::kInputs});    \
+  found.push_back({#name "_packed", #Formula, 1, false, Saves::kInputs});
+  FASTACT_GATED(FASTACT_OP)
+#undef FASTACT_OP
+#define FASTACT_OP(Formula, name) found.push_back({#name, #Formula, 1, false, Saves::kOutput});
+  FASTACT_SOFTMAX(FASTACT_OP)
+#undef FASTACT_OP
+  found.push_back({"maxout", "Maxout", 1, false, Saves::kIndices});
+  return found;
 }
 
-template <LearnedPointwise which>
-void learned_forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
-  using T = LearnedTraits<which>;
-  static const std::string name = T::name;
-  static const Ops ops = {name,  T::module, 1 + T::learned, T::parameter_count,
-                          false, false,     plain,          find(name + "_backward")};
-  run_forward(ops, plain, false, stack);
+bool has_op(const std::string& name) {
+  return c10::Dispatcher::singleton().findSchema({"fastact::" + name, ""}).has_value();
 }
 
-template <SoftmaxKind which>
-void softmax_forward(const OperatorHandle& plain, c10::DispatchKeySet, Stack* stack) {
-  using T = SoftmaxTraits<which>;
-  static const std::string name = T::name;
-  static const Ops ops = {name, T::module, 1, 2, false, true, plain, find(name + "_backward"), true};
-  run_forward(ops, plain, false, stack);
+// The table's ops with their handles, made once.
+std::map<std::string, Op>& ops() {
+  static std::map<std::string, Op> all = [] {
+    std::map<std::string, Op> made;
+    for (Op& op : differentiable_ops()) {
+      const std::string saving =
+          op.name + (op.saves == Saves::kMask ? "_mask" : op.saves == Saves::kIndices ? "_indices" : "");
+      op.saving = find(saving);
+      if (has_op(saving + "_")) op.saving_in_place = find(saving + "_");
+      op.backward = find(op.name + "_backward");
+      const auto& arguments = op.saving->schema().arguments();
+      op.arguments = arguments.size();
+      op.ends_in_dtype = arguments.back().name() == "dtype";
+      made.emplace(op.name, std::move(op));
+    }
+    return made;
+  }();
+  return all;
 }
 
-template <Pointwise which>
-void implement(torch::Library& library) {
-  using T = Traits<which>;
-  if constexpr (!T::random) {  // whose node saves a seed as well
-    const std::string name = T::name;
-    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&forward<which, false>>());
-    library.impl((name + "_").c_str(), torch::CppFunction::makeFromBoxedFunction<&forward<which, true>>());
+// Calls body with the name of each op that takes part in autograd, its row, and whether it works in place.
+template <class Body>
+void for_each_op(const Body& body) {
+  for (const auto& [name, op] : ops()) {
+    body(name, op, false);
+    if (op.saving_in_place) body(name + "_", op, true);
   }
+}
+
+void implement_autograd(torch::Library& library) {
+  for_each_op([&](const std::string& name, const Op& op, bool in_place) {
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Forward>(op, in_place)));
+  });
 }
 
 }  // namespace
@@ -231,19 +343,22 @@ void implement(torch::Library& library) {
 TORCH_LIBRARY_FRAGMENT(fastact, library) {
   // In Python; see fastact/autograd.py.
   library.def(
-      "differentiable_backward(str name, Tensor grad, Tensor[] saved, float[] parameters, int[] strides) -> Tensor[]");
+      "differentiable_backward(str name, Tensor grad, Tensor[] saved, float[] scalars, int[] strides) -> Tensor[]");
 }
 
-TORCH_LIBRARY_IMPL(fastact, AutogradCPU, library) {
-#define FASTACT_IMPLEMENT(Formula, name, parameters) fastact::implement<fastact::k##Formula>(library);
-  FASTACT_POINTWISE(FASTACT_IMPLEMENT)
-#define FASTACT_IMPLEMENT_LEARNED(Formula, name, learned, parameters) \
-  library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::learned_forward<fastact::k##Formula>>());
-  FASTACT_LEARNED(FASTACT_IMPLEMENT_LEARNED)
-#define FASTACT_IMPLEMENT_SOFTMAX(Formula, name) \
-  library.impl(#name, torch::CppFunction::makeFromBoxedFunction<&fastact::softmax_forward<fastact::k##Formula>>());
-  FASTACT_SOFTMAX(FASTACT_IMPLEMENT_SOFTMAX)
-#undef FASTACT_IMPLEMENT
-#undef FASTACT_IMPLEMENT_LEARNED
-#undef FASTACT_IMPLEMENT_SOFTMAX
+TORCH_LIBRARY_IMPL(fastact, Autograd, library) { fastact::implement_autograd(library); }
+
+TORCH_LIBRARY_IMPL(fastact, FuncTorchDynamicLayerFrontMode, library) {
+  fastact::for_each_op([&](const std::string& name, const fastact::Op&, bool) {
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&fastact::run_decomposition>());
+  });
+}
+
+TORCH_LIBRARY_IMPL(fastact, ADInplaceOrView, library) {
+  fastact::for_each_op([&](const std::string& name, const fastact::Op& op, bool in_place) {
+    if (!in_place) return;
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&fastact::run_in_place>());
+    if (op.saves == fastact::Saves::kMask)
+      library.impl((op.name + "_mask_").c_str(), torch::CppFunction::makeFromBoxedFunction<&fastact::run_in_place>());
+  });
 }

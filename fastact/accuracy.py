@@ -34,7 +34,7 @@ from torch import Tensor
 
 from . import functional
 from .catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
-from .path import always_kernels, runs_on_gpu_kernels
+from .dispatch import runs_on_gpu_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -378,8 +378,7 @@ def bind(
 
 def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tuple[Measurement, Measurement]:
     """The largest errors of the kernels' forward and derivative at the inputs."""
-    with always_kernels():
-        results = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
+    results = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
     return judge(activation, sample, input, *results)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import functional, modules
 from .catalogue import ACTIVATIONS, Activation, of_one_variable
-from .path import always_kernels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,15 +50,14 @@ def _draw_curve(axes: Axes, row: Activation) -> None:
         x = torch.cat((x, around)).unique()
     x.requires_grad_()
     module = getattr(modules, row.module)(**row.arguments()).double()
-    with always_kernels():
-        if row.random:
-            draws = module(x.detach())
-            axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
-        if row.pointwise:
-            y = module.eval()(x)
-        else:
-            y = of_one_variable(row, getattr(functional, row.function))(x, **arguments, **row.options)
-        (slope,) = torch.autograd.grad(y.sum(), x)
+    if row.random:
+        draws = module(x.detach())
+        axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
+    if row.pointwise:
+        y = module.eval()(x)
+    else:
+        y = of_one_variable(row, getattr(functional, row.function))(x, **arguments, **row.options)
+    (slope,) = torch.autograd.grad(y.sum(), x)
     x, y = x.detach(), y.detach()
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.axvline(0, color="0.8", lw=0.8, zorder=0)

@@ -26,7 +26,7 @@ import report  # noqa: E402
 import run  # noqa: E402
 
 import fastact  # noqa: E402
-from fastact import accuracy, cpu  # noqa: E402
+from fastact import accuracy, ops  # noqa: E402
 from fastact.catalogue import ACTIVATIONS  # noqa: E402
 
 
@@ -234,8 +234,8 @@ def test_crossover_table_is_replaced() -> None:
     ("maker", "lacks_avx2"), [("amd", False), ("intel", False), ("", False), ("amd", True), ("intel", True)]
 )
 def test_crossover_is_of_the_cpus_maker(maker: str, lacks_avx2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "maker", lambda: maker)
-    monkeypatch.setattr(cpu, "lacks_avx2", lambda: lacks_avx2)
+    monkeypatch.setattr(ops, "maker", lambda: maker)
+    monkeypatch.setattr(ops, "lacks_avx2", lambda: lacks_avx2)
     scope = tables_written(crossover.TABLE.read_text())
     chosen = scope["CROSSOVER"][False]
     for table, every_size in zip(chosen, scope["_EVERY_SIZE"], strict=True):
@@ -333,7 +333,7 @@ def test_exhaustive_errors_are_those_of_the_tests(program: Path, name: str, patt
     expected = accuracy.measure(activation, accuracy.samples(activation)[0], x)
     for row, each in zip(rows, expected, strict=True):
         assert (row["direction"], row["bound"], row["sample"]) == (each.direction, each.bound, each.sample)
-        assert row["errors"][cpu.instruction_set()] == pytest.approx(each.error, abs=TRUTHS_APART)
+        assert row["errors"][ops.instruction_set()] == pytest.approx(each.error, abs=TRUTHS_APART)
         assert row["error_of_truth"] < TRUTHS_APART
 
 
@@ -353,7 +353,7 @@ def test_exhaustive_errors_and_their_table(program: Path) -> None:
         "relu": exhaustive.of_torch("relu", PATTERNS[2]),
         "silu": exhaustive.of_formula(program, "silu", PATTERNS[0]),
     }
-    found["silu"][0]["errors"][cpu.instruction_set()] = 7.0
+    found["silu"][0]["errors"][ops.instruction_set()] = 7.0
     found["silu"][0]["held"] = False
     where = environment.environment("cpu")
     text = exhaustive.report({name: {"environment": where, "rows": rows} for name, rows in found.items()})
@@ -372,7 +372,7 @@ def test_results_say_what_the_libraries_were_held_to(monkeypatch: pytest.MonkeyP
     held = environment.environment("cpu")
     assert held["hardware"]["held_to"] == "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"
     assert "held_to" not in free["hardware"]
-    instructions = cpu.instruction_set()
+    instructions = ops.instruction_set()
     assert environment.name_of(held) == environment.name_of(free).replace(instructions, f"held to {instructions}")
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fastact import accuracy, cpu, info, validate
+from fastact import accuracy, info, ops, validate
 from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
 
@@ -31,7 +31,7 @@ def test_info():
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert torch.__version__ in rows["torch"]
-    assert cpu.instruction_set() in rows["CPU"]
+    assert ops.instruction_set() in rows["CPU"]
     assert set(ACTIVATIONS) <= set(rows)
 
 
@@ -40,12 +40,6 @@ def test_info_without_triton(monkeypatch):
     rows = {line.split()[0]: line.split() for line in info.report().splitlines() if line}
     assert rows["Triton"] == ["Triton", "not", "installed"]
     assert "torch" in rows["relu"]
-
-
-def test_info_of_an_activation_without_kernels_worth_their_call(monkeypatch):
-    monkeypatch.setattr(info, "CROSSOVER", (({}, {}), ({}, {})))
-    row = next(line for line in info.report().splitlines() if line.startswith("relu"))
-    assert row.split()[-4:] == ["torch", "never", "torch", "never"]
 
 
 def test_info_and_validate_import_nothing_heavy():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import CASES, DTYPES, LOOPS, Case, run_kernels
 
-from fastact import cpu
+from fastact import ops
 
 # In eps. The interpreter has no fused multiply-add before Triton 3.7, and hardware divides approximately: each side may
 # be some ULPs off, in float64 a derivative 4 (`test_accuracy`). 16-bit results differ where one side of the midpoint
@@ -69,19 +69,18 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
 SCRIPT = """
 import sys, torch
 import cases
-from fastact import always_kernels, cpu
-print(cpu.instruction_set(), file=sys.stderr)
+from fastact import ops
+print(ops.instruction_set(), file=sys.stderr)
 results = []
-with always_kernels():
-    for case in cases.CASES:
-        for dtype in cases.DTYPES:
-            x = torch.cat([torch.linspace(-30, 30, 3001), torch.tensor(cases.SPECIAL)])
-            x = x[: len(x) // 12 * 12].to(dtype).requires_grad_()
-            torch.manual_seed(0)
-            curve, _ = case.curves()
-            y = curve(x)
-            (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
-            results.append((str(case), y.detach(), grad))
+for case in cases.CASES:
+    for dtype in cases.DTYPES:
+        x = torch.cat([torch.linspace(-30, 30, 3001), torch.tensor(cases.SPECIAL)])
+        x = x[: len(x) // 12 * 12].to(dtype).requires_grad_()
+        torch.manual_seed(0)
+        curve, _ = case.curves()
+        y = curve(x)
+        (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        results.append((str(case), y.detach(), grad))
 torch.save(results, sys.argv[1])
 """
 
@@ -89,7 +88,7 @@ torch.save(results, sys.argv[1])
 @pytest.mark.only("cpu")
 def test_instruction_sets_agree(device: str, tmp_path) -> None:
     """All with fused multiply-adds give the same bits. The baseline makes them up, of two roundings in float64."""
-    if cpu.instruction_set() == "baseline":
+    if ops.instruction_set() == "baseline":
         pytest.skip("this CPU has no other instruction set")
     results = {}
     for capability in ("default", "avx2", "avx512"):
@@ -126,7 +125,7 @@ def test_instruction_sets_agree(device: str, tmp_path) -> None:
 @pytest.mark.only("cpu")
 def test_unknown_capability_is_refused(device: str) -> None:
     environment = {**os.environ, "FASTACT_CPU_CAPABILITY": "sse9"}
-    code = "import fastact.cpu; fastact.cpu.instruction_set()"
+    code = "from fastact import ops; ops.instruction_set()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "FASTACT_CPU_CAPABILITY must be default, avx2 or avx512, got sse9" in done.stderr
@@ -138,14 +137,14 @@ def test_maker_is_what_the_system_says(device: str) -> None:
     makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     vendors = {value.strip() for key, _, value in lines if key.strip() == "vendor_id"} or {""}
-    assert {makers.get(vendor, "") for vendor in vendors} == {cpu.maker()}
+    assert {makers.get(vendor, "") for vendor in vendors} == {ops.maker()}
 
 
 @pytest.mark.only("cpu")
 @pytest.mark.skipif(machine() != "x86_64" or not shutil.which("objdump"), reason="needs objdump, on x86")
 def test_lines_can_be_asked_for_early(device: str) -> None:
     """Compilers may take a prefetch for something without effect, and GCC 12 did so once with all of them."""
-    library = Path(cpu.__file__).with_name("libfastact.so")
+    library = Path(ops.__file__).with_name("libfastact.so")
     code = subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
     assert "prefetchw" in code
 

@@ -1,0 +1,279 @@
+"""The ops of torch.ops.fastact: the one seam between Python and the kernels of every device.
+
+The C++ library defines the ops and implements them on the CPU; `fastact.triton` implements the same ones for CUDA. This
+file adds what has no kernel: output shapes (the Meta implementations, which fake tensors use too) and decompositions
+into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms, tracing). Where
+the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from platform import machine
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .catalogue import ACTIVATIONS, Activation
+from .composites import value_and_gate
+from .dispatch import guarded, interpreting, triton_is_installed
+from .nodes import nodes_library
+
+torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
+
+
+def _load_nodes(library: Path) -> str:
+    """Why autograd nodes are in Python; nothing where those in C++ run."""
+    if os.environ.get("FASTACT_NODES") == "python":
+        return "FASTACT_NODES=python asks for them"
+    if not library.exists():
+        return f"no library for torch {torch.__version__}; a build beside it makes one, or says why not"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:  # a build of this torch that lacks something
+        reason = f"those in C++ failed to load: {error.__cause__ or error}"
+        warnings.warn(f"fastact uses slower autograd nodes, in Python: {reason}", stacklevel=2)
+        return reason
+    return ""
+
+
+WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
+HAS_NODES = not WHY_NO_NODES
+"""Whether autograd nodes are in C++: those are for one release of torch."""
+
+
+def instruction_set() -> str:
+    """The instruction set whose kernels this process runs: "baseline", "avx2" or "avx512"."""
+    return torch.ops.fastact.cpu_capability().lower()
+
+
+def maker() -> str:
+    """Who made this CPU: "intel", "amd" or, for others, ""."""
+    return torch.ops.fastact.cpu_maker()
+
+
+def lacks_avx2() -> bool:
+    """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which make up for those."""
+    return instruction_set() == "baseline" and machine().lower() in ("x86_64", "amd64")
+
+
+class Op(NamedTuple):
+    """A differentiable op. Its arguments are tensors, a seed if it is random, and scalars."""
+
+    name: str
+    activation: Activation
+    tensors: int
+    """How many inputs may have a gradient."""
+    packed: bool = False
+    """Whether a gated unit's value and gate are halves of one input."""
+
+    @property
+    def saving(self) -> str:
+        """The op that returns what backward needs as well, where that is no input or output."""
+        return self.name + {"bits": "_mask", "bytes": "_indices"}.get(self.activation.saved, "")
+
+    @property
+    def in_place(self) -> bool:
+        return self.activation.kind == "pointwise"
+
+
+def _ops() -> list[Op]:
+    found = []
+    for row in ACTIVATIONS.values():
+        found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.learned)))
+        if row.kind == "gated":
+            found.append(Op(f"{row.name}_packed", row, 1, packed=True))
+    return found
+
+
+OPS = {op.name: op for op in _ops()}
+
+
+def overload(name: str) -> torch._ops.OpOverload:
+    """The op of this name."""
+    return getattr(torch.ops.fastact, name).default
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """One number from torch's generator for the device, where it stays: so `torch.manual_seed`, recomputation under
+    checkpointing and replay of CUDA graphs all give what they should."""
+    return torch.empty((), dtype=torch.int64, device=device).random_()
+
+
+# Decompositions into torch's ops.
+
+
+def reference(op: Op, inputs: tuple[Tensor, ...], scalars: tuple) -> Tensor:
+    """What the op computes, by torch's ops."""
+    activation = op.activation
+    if activation.kind == "softmax":
+        dim, dtype = scalars
+        return activation.reference(*inputs, dim=dim, dtype=dtype)
+    if activation.name == "glu" and (not op.packed or scalars[1]):  # which torch has of one tensor, the gate last
+        value, gate = value_and_gate(*inputs, dim=scalars[0], gate_first=True) if op.packed else inputs
+        return value * gate.sigmoid()
+    names = (*activation.parameters, "dim", "gate_first")
+    named = dict(zip(names, scalars[: 1 if activation.name == "glu" else None], strict=False))
+    return activation.reference(*inputs, **named, **activation.keywords)
+
+
+def decomposition(op: Op) -> Callable[..., Tensor]:
+    """The op as a function of torch's ops."""
+    tensors, random = op.tensors, op.activation.random
+
+    def decomposed(*arguments: Any) -> Tensor:
+        if arguments[0].is_cuda and _load_gpu_kernels():
+            return overload(op.name)(*arguments)
+        return reference(op, arguments[:tensors], arguments[tensors + random :])
+
+    return decomposed
+
+
+def decomposition_in_place(op: Op) -> Callable[..., None]:
+    """The same, written into the input."""
+    tensors, random = op.tensors, op.activation.random
+
+    def decomposed(input: Tensor, *arguments: Any) -> None:
+        if input.is_cuda and _load_gpu_kernels():
+            return overload(f"{op.name}_")(input, *arguments)
+        scalars = dict(zip(op.activation.parameters, arguments[random:], strict=True))
+        if op.activation.inplace:
+            op.activation.reference(input, **scalars, **op.activation.keywords, inplace=True)
+        else:
+            input.copy_(reference(op, (input, *arguments[: tensors - 1]), arguments[tensors - 1 + random :]))
+        return None
+
+    return decomposed
+
+
+# Shapes.
+
+
+def _mask_of(input: Tensor) -> Tensor:
+    return input.new_empty(((input.numel() + 7) // 8,), dtype=torch.uint8)
+
+
+def _grouped(input: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Tensor:
+    if not torch.ops.aten.is_non_overlapping_and_dense(input):
+        input = input.contiguous()
+    shape, strides = list(input.shape), list(input.stride())
+    inner = strides[dim]
+    shape[dim] //= pieces
+    strides = [stride // pieces if stride > inner else stride for stride in strides]
+    return input.new_empty_strided(shape, strides, dtype=dtype)
+
+
+def _ungrouped(indices: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Tensor:
+    shape, inner = list(indices.shape), indices.stride(dim)
+    shape[dim] *= pieces
+    strides = [
+        stride * pieces if i != dim % len(shape) and stride >= inner else stride
+        for i, stride in enumerate(indices.stride())
+    ]
+    return indices.new_empty_strided(shape, strides, dtype=dtype)
+
+
+def shapes(op: Op) -> dict[str, Callable[..., Any]]:
+    """What the op, its saving and in-place forms and its backward return, without values."""
+    name, kind, saved = op.name, op.activation.kind, op.activation.saved
+    like = torch.empty_like
+    if kind == "softmax":
+        return {
+            name: lambda input, dim, dtype: like(input, dtype=dtype),
+            f"{name}_backward": lambda grad, output, dim, dtype: like(output, dtype=dtype),
+        }
+    if kind == "maxout":
+        return {
+            name: lambda input, pieces, dim: _grouped(input, pieces, dim, input.dtype),
+            op.saving: lambda input, pieces, dim: tuple(
+                _grouped(input, pieces, dim, dtype) for dtype in (input.dtype, torch.uint8)
+            ),
+            f"{name}_backward": lambda grad, indices, pieces, dim: _ungrouped(indices, pieces, dim, grad.dtype),
+        }
+    if op.packed:
+        return {
+            name: lambda input, dim, gate_first: like(value_and_gate(input, dim=dim, gate_first=gate_first)[0]),
+            f"{name}_backward": lambda grad, input, dim, gate_first: like(input),
+        }
+    if op.tensors > 1:
+        return {
+            name: lambda input, *others: like(input),
+            f"{name}_backward": lambda grad, *others: tuple(map(like, others[: op.tensors])),
+        }
+    forms: dict[str, Callable[..., Any]] = {
+        name: lambda input, *others: like(input),
+        f"{name}_": lambda input, *others: None,
+        f"{name}_backward": lambda grad, saved, *others: like(grad),
+    }
+    if saved == "bits":
+        forms[op.saving] = lambda input, *others: (like(input), _mask_of(input))
+        forms[f"{op.saving}_"] = lambda input, *others: _mask_of(input)
+    else:
+        forms[f"{name}_backward"] = lambda grad, saved, *others: like(saved)
+    return forms
+
+
+library = torch.library.Library("fastact", "IMPL")
+
+
+def _register() -> None:
+    for op in OPS.values():
+        for name, shape in shapes(op).items():
+            library.impl(name, shape, "Meta")
+        library.impl(op.name, decomposition(op), "CompositeExplicitAutograd")
+        if op.in_place:
+            library.impl(f"{op.name}_", decomposition_in_place(op), "CompositeExplicitAutograd")
+
+
+_register()
+
+_gpu_kernels_asked_for = False
+
+
+def _load_gpu_kernels() -> bool:
+    """Register the Triton kernels at the first call with a CUDA tensor: importing Triton takes a second. Returns
+    whether this was the first call and they are there now."""
+    global _gpu_kernels_asked_for
+    if _gpu_kernels_asked_for or not triton_is_installed():
+        return False
+    _gpu_kernels_asked_for = True
+    from .triton.ops import register
+
+    register("CUDA")
+    return True
+
+
+if interpreting():
+    from .triton.ops import register
+
+    register("CPU")
+
+
+def _in_place(op: Callable[..., None]) -> Callable[..., Tensor]:
+    def call(input: Tensor, *arguments: Any) -> Tensor:
+        op(input, *arguments)
+        return input
+
+    return call
+
+
+def _calls() -> SimpleNamespace:
+    # `_op` is the op's own entry in C++; OpOverload's __call__ takes 0.3 us of Python to reach it.
+    calls = {}
+    may_fail = interpreting() or torch.version.cuda is not None or torch.version.hip is not None
+    for op in OPS.values():
+        call = overload(op.name)._op
+        calls[op.name] = guarded(call, decomposition(op)) if may_fail else call
+        if op.in_place:
+            call = overload(f"{op.name}_")._op
+            calls[f"{op.name}_"] = _in_place(guarded(call, decomposition_in_place(op)) if may_fail else call)
+    return SimpleNamespace(**calls)
+
+
+run = _calls()
+"""The ops as functions; those in place return their input."""
