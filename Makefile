@@ -30,7 +30,7 @@ exhaustive: .venv/built
 
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
-	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/benchmark.json)) --readme README.md
+	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/summary.json)) --readme README.md
 	$(RUN) bench/tails.py
 
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.

@@ -108,9 +108,19 @@ def result_folder(environment: dict[str, Any], out: Path = RESULTS) -> Path:
 
 def write_result(folder: Path, stem: str, result: dict[str, Any], text: str | None = None) -> None:
     """As JSON and, given a text, as Markdown."""
-    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{stem}.json").write_text(one_row_a_line(result) + "\n")
     if text is not None:
         (folder / f"{stem}.md").write_text(text)
+
+
+def one_row_a_line(value: Any, levels: int = 2) -> str:
+    """JSON with a line for each item of the outer levels, so that a changed row is one changed line."""
+    if not levels or not isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(str(key))}: {one_row_a_line(each, levels - 1)}" for key, each in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(one_row_a_line(each, levels - 1) for each in value) + "\n]"
 
 
 def _plain(cpu_model: str) -> str:

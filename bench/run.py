@@ -1,4 +1,5 @@
-"""Run the benchmark and write its results: the raw JSON, summary.json, report.md and roofline.png.
+"""Run the benchmark and write its results: summary.json, report.md, roofline.png and, for this machine alone, the raw
+benchmark.json.
 
 python bench/run.py [--device cpu|cuda] [--quick] [--out DIR]
 """
@@ -6,12 +7,13 @@ python bench/run.py [--device cpu|cuda] [--quick] [--out DIR]
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import report
-from environment import RESULTS, environment, name_of, result_folder
+from environment import RESULTS, environment, name_of, result_folder, write_result
 
 HERE = Path(__file__).parent
 
@@ -39,6 +41,7 @@ def main() -> int:
     if not raw.exists():
         return status or 1
 
+    write_result(out, "summary", report.summarise(json.loads(raw.read_text())))
     summary = report.write(out)
     rows, lost = summary["rows"], report.losses(summary["rows"])
     print(

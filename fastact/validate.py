@@ -115,7 +115,7 @@ def validate(activations: Sequence[Activation], device: str = "cpu", exhaustive:
         for sample in samples(activation)
         for make in inputs(activation, sample, dtype, exhaustive)
     ]
-    throughputs = []
+    throughputs: list[Throughput] = []
     if device == "cpu":
         # One block freed of just under 32 MiB, and glibc keeps the memory of the smaller tensors from now on. Else some
         # calls would be handed fresh pages, at four times the cost of a copy, and others not.

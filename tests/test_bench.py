@@ -105,9 +105,11 @@ def test_losses_come_first(raw: dict[str, Any]) -> None:
 
 def test_instructions_stand_beside_the_times(raw: dict[str, Any]) -> None:
     counted = [{"activation": "tanh", "direction": "backward", "instructions_per_element": {"avx2": 1.25, "avx512": 9}}]
-    rows = {row["activation"]: row for row in report.summarise(raw, counted)["rows"]}
+    summary = report.summarise(raw)
+    report.add_instructions(summary, counted)
+    rows = {row["activation"]: row for row in summary["rows"]}
     assert (rows["tanh"]["instructions_per_element"], rows["relu"]["instructions_per_element"]) == (1.25, None)
-    assert "| 1.25 |" in report.report(report.summarise(raw, counted))
+    assert "| 1.25 |" in report.report(summary)
 
 
 def test_how_threads_scale(raw: dict[str, Any]) -> None:
@@ -140,7 +142,7 @@ def test_instructions_are_counted_in_the_inner_loop() -> None:
 
 
 def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "benchmark.json").write_text(json.dumps(raw))
+    environment.write_result(tmp_path, "summary", report.summarise(raw))
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nformer figures\n{report.END}\nafter\n")
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--readme", str(readme)])
@@ -151,18 +153,27 @@ def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypat
     assert "former" not in text
     assert report.short_table(report.summarise(raw)) in text
     assert (tmp_path / "roofline.png").stat().st_size > 1000
-    assert json.loads((tmp_path / "summary.json").read_text()).keys() == {"environment", "rows", "missing"}
+    assert json.loads((tmp_path / "summary.json").read_text()) == report.summarise(raw)
 
     older = tmp_path / "older"
     older.mkdir()
     info = raw["machine_info"] | {"date": "2001-01-01 00:00 UTC"}
-    (older / "benchmark.json").write_text(json.dumps(raw | {"machine_info": info}))
+    environment.write_result(older, "summary", report.summarise(raw | {"machine_info": info}))
     monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--readme", str(readme)])
     report.main()
     latest, _, folded = readme.read_text().partition("<details>")
     assert report.short_table(report.summarise(raw)) in latest
     assert "2001-01-01" in folded
     assert "2001-01-01" not in latest
+
+
+def test_committed_tables_are_those_of_the_committed_summaries() -> None:
+    folders = [path.parent for path in environment.RESULTS.glob("*/summary.json")]
+    summaries = {folder: report.load(folder) for folder in folders}
+    for folder, summary in summaries.items():
+        assert (folder / "report.md").read_text() == report.report(summary), "run bench/report.py"
+    readme = (BENCH.parent / "README.md").read_text()
+    assert report.replace_block(readme, report.readme_tables(summaries.values())) == readme, "run bench/report.py"
 
 
 @pytest.mark.parametrize("count", range(1, 7))

@@ -40,7 +40,7 @@ def test_the_page_of_speed(make: ModuleType) -> None:
     assert make.with_block(text, "page-faults", make.page_faults()) == text, "run `make docs`"
 
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md")]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
