@@ -7,16 +7,20 @@ SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-interpret test-gpu bench sass exhaustive crossover validate lint mutants sanitize aarch64 test-matrix clean
+.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench sass exhaustive validate lint mutants sanitize aarch64 test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
 
-# Twice: on the CPU (and the GPU, if there is one), then with CPU tensors down the GPU path in Triton's interpreter.
-test: test-cpu test-interpret
+# On the CPU (and the GPU, if there is one); what concerns autograd nodes again with those in Python; then with CPU
+# tensors down the GPU path in Triton's interpreter.
+test: test-cpu test-nodes test-interpret
 
 test-cpu: .venv/built
 	$(RUN) -m pytest -q -n 2 $(ARGS)
+
+test-nodes: .venv/built
+	$(RUN) -m pytest -q -n 2 --device cpu --nodes Python -m nodes $(ARGS)
 
 test-interpret: .venv/built
 	$(RUN) -m pytest -q -n 2 --device interpret $(ARGS)
@@ -36,10 +40,6 @@ bench: .venv/built
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
 sass: .venv/built
 	$(RUN) bench/sass.py
-
-# Measures from which sizes on the kernels win on this machine, and rewrites fastact/crossover.py with it.
-crossover: .venv/built
-	$(RUN) bench/crossover.py $(ARGS)
 
 validate: .venv/built
 	$(RUN) -m fastact validate $(ARGS)

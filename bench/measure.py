@@ -216,13 +216,13 @@ class Case:
     def _inputs(self, module: nn.Module) -> list[Tensor]:
         return [self.input, *module.parameters()]
 
-    def raw_op(self, direction: str, keep_bits: bool) -> tuple[Call, int]:
+    def raw_op(self, direction: str, keep_mask: bool) -> tuple[Call, int]:
         """fastact's op, and the bytes that it must move."""
         row = self.activation
         values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
         values |= {name: getattr(self.module, name).detach() for name in row.learned}
         values["input"] = self.input.detach()
-        name = f"{row.name}_mask" if keep_bits or (row.saved == "bits" and direction == "backward") else row.name
+        name = f"{row.name}_mask" if keep_mask or (row.saved == "bits" and direction == "backward") else row.name
         forward = _bound(getattr(torch.ops.fastact, name).default, values)
         result = forward()
         outputs = result if isinstance(result, tuple) else (result,)

@@ -21,7 +21,6 @@ from environment import environment, name_of, result_folder, write_result
 from measure import Race, by_host_clock
 from report import table
 
-import fastact
 import fastact.functional as F
 
 NUMEL = 1 << 24

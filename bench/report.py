@@ -170,7 +170,7 @@ def short_table(summary: dict[str, Any]) -> str:
         columns.insert(3, ("beside torch.compile", matching(summary["rows"], {"peer": "torch.compile"})))
     columns = [(heading, {row["activation"]: row for row in found}) for heading, found in columns if found]
     modules: dict[str, Row] = {}
-    for row in rows:  # the largest: below its crossover an activation saves what torch does
+    for row in rows:
         if row["level"] == "module" and row["numel"] >= modules.get(row["activation"], row)["numel"]:
             modules[row["activation"]] = row
 
@@ -348,7 +348,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     rows = [row for row in summary["rows"] if _is_torch(row)]
     panels = [(title, matching(rows, wanted)) for title, wanted in PANELS[summary["environment"]["device"]]]
     panels = [panel for panel in panels if panel[1]]
-    sweep = matching(rows, {"level": "kernels", "direction": "both", "dtype": "bfloat16", "layout": "contiguous"})
+    sweep = matching(rows, {"level": "module", "direction": "both", "dtype": "bfloat16", "layout": "contiguous"})
     names = sorted({row["activation"] for _, found in panels for row in found}, reverse=True)
     plots: list[Callable[[Any], None]] = [
         lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, names, labelled=first)

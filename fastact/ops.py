@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from platform import machine
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -55,11 +54,6 @@ def instruction_set() -> str:
 def maker() -> str:
     """Who made this CPU: "intel", "amd" or, for others, ""."""
     return torch.ops.fastact.cpu_maker()
-
-
-def lacks_avx2() -> bool:
-    """Whether this process runs the kernels for x86 CPUs without fused multiply-adds, which make up for those."""
-    return instruction_set() == "baseline" and machine().lower() in ("x86_64", "amd64")
 
 
 class Op(NamedTuple):

@@ -26,19 +26,19 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths subnormals arguments"
+_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy dispatch ops every_size subnormals arguments"
 PARTS = {
     "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
     "interpret: gradients fallback",
     "triton": f"fastact/kernels/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
-    "path": "fastact/path.py; cpu: paths arguments autocast gated softmax values maxout gradients modules; "
-    "interpret: paths fallback gradients",
+    "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax values maxout gradients modules; "
+    "interpret: dispatch fallback gradients",
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
-EXCLUDED_FILES = "fastact/crossover.py fastact/plot.py csrc/tables.py"  # measured sizes, pictures, a generator
+EXCLUDED_FILES = "fastact/plot.py csrc/tables.py"  # pictures, a generator
 EXCLUDED = {
     r"[gG]rain\b|_ANY_ROWS|_NEAR|_TORCHS_ROWS": "from which size on something pays",
     r"prefetch|ahead\b|__builtin_expect": "tells the processor what comes",

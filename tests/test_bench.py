@@ -15,7 +15,6 @@ import torch
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 
-import crossover  # noqa: E402
 import environment  # noqa: E402
 import exhaustive  # noqa: E402
 import instructions  # noqa: E402
@@ -210,7 +209,7 @@ def test_cases_come_from_the_catalogue(name: str) -> None:
     if not activation.random:
         torch.testing.assert_close(case.module(case.input), case.output)
     for direction in ("forward", "backward") if activation.pointwise else ():
-        ours, moved = case.raw_op(direction, keep_bits=False)
+        ours, moved = case.raw_op(direction, keep_mask=False)
         assert moved >= case.input.nbytes + case.output.nbytes
         theirs = case.aten_op(direction).call
         if not activation.random:
@@ -223,86 +222,6 @@ def tables_written(text: str) -> dict[str, Any]:
     scope: dict[str, Any] = {"__package__": "fastact"}
     exec(text, scope)
     return scope
-
-
-def test_crossover_table_is_replaced() -> None:
-    text = crossover.TABLE.read_text()
-    here = {"hardware": {"gpu": "a machine"}, "versions": {"torch": "2"}, "date": "2026-01-01 00:00 UTC"}
-    row = {"environment": here, "inference": {"from": None}, "training": {"from": 1 << 12}}
-    replaced = crossover.with_table(text, "CPU_AMD", {"relu": row})
-    scope, before = tables_written(replaced), tables_written(text)
-    assert scope["CPU_AMD"] == {"relu": (scope["NEVER"], 4096)}
-    others = ("CPU_AMD_16_BIT", "CPU_INTEL", "CPU_INTEL_16_BIT", "CPU_WITHOUT_AVX2", "CUDA")
-    assert [scope[name] for name in others] == [before[name] for name in others]
-    assert "Measured on\n# a machine, torch 2, 2026-01-01\nCPU_AMD: " in replaced
-    other = {**row, "environment": {**here, "date": "2026-01-02 00:00 UTC"}}
-    again = crossover.with_table(replaced, "CPU_AMD", {"relu": row, "tanh": other})
-    assert "Measured on\n# a machine, torch 2, 2026-01-01\n# a machine, torch 2, 2026-01-02\nCPU_AMD: " in again
-    assert crossover.with_table(again, "CPU_AMD", {"relu": row}) == replaced
-
-
-@pytest.mark.parametrize(
-    ("maker", "lacks_avx2"), [("amd", False), ("intel", False), ("", False), ("amd", True), ("intel", True)]
-)
-def test_crossover_is_of_the_cpus_maker(maker: str, lacks_avx2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "maker", lambda: maker)
-    monkeypatch.setattr(ops, "lacks_avx2", lambda: lacks_avx2)
-    scope = tables_written(crossover.TABLE.read_text())
-    chosen = scope["CROSSOVER"][False]
-    for table, every_size in zip(chosen, scope["_EVERY_SIZE"], strict=True):
-        assert {name: table[name] for name in every_size} == dict.fromkeys(every_size, (0, 0))
-    chosen = scope["_CPU"]
-    if lacks_avx2:
-        assert chosen == (scope["CPU_WITHOUT_AVX2"], scope["CPU_WITHOUT_AVX2"])
-    elif maker:
-        assert chosen == (scope[f"CPU_{maker.upper()}"], scope[f"CPU_{maker.upper()}_16_BIT"])
-        assert all(table.keys() == ACTIVATIONS.keys() for table in chosen)
-    else:
-        for table, suffix in zip(chosen, ("", "_16_BIT"), strict=True):
-            assert table.keys() == ACTIVATIONS.keys()
-            amd, intel = scope[f"CPU_AMD{suffix}"], scope[f"CPU_INTEL{suffix}"]
-            for name, sizes in table.items():
-                assert sizes == tuple(max(pair) for pair in zip(amd[name], intel[name], strict=True))
-
-
-def test_crossover_is_measured_by_maker(monkeypatch: pytest.MonkeyPatch) -> None:
-    for lacks_avx2, maker, tables in (
-        (False, "amd", "cpu by AMD"),
-        (False, "intel", "cpu by Intel"),
-        (True, "intel", "cpu without AVX2"),
-    ):
-        monkeypatch.setattr(crossover, "maker", lambda maker=maker: maker)
-        monkeypatch.setattr(crossover, "lacks_avx2", lambda lacks=lacks_avx2: lacks)
-        assert crossover.tables_of("cpu") == tables
-        assert tables in crossover.TABLES
-    assert crossover.tables_of("cuda") == "cuda"
-    monkeypatch.setattr(crossover, "maker", str)
-    monkeypatch.setattr(crossover, "lacks_avx2", lambda: False)
-    with pytest.raises(SystemExit, match="amd and intel"):
-        crossover.tables_of("cpu")
-
-
-def test_crossover_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossover, "SIZES", [1 << 10, 1 << 6])
-    monkeypatch.setattr(crossover, "ACTIVATIONS", {name: ACTIVATIONS[name] for name in ("relu", "softsign")})
-    table = tmp_path / "crossover.py"
-    text = crossover.TABLE.read_text()
-    table.write_text(text)
-    monkeypatch.setattr(crossover, "maker", lambda: "amd")
-    for name in ("softsign", "relu"):
-        assert table.read_text() == text  # no rows are lost to a part of them
-        command = ["crossover.py", f"--out={tmp_path}", f"--table={table}", "--seconds=0.001", name]
-        monkeypatch.setattr(sys, "argv", command)
-        crossover.main()
-    (file,) = tmp_path.glob("crossover/*.json")
-    results = json.loads(file.read_text())
-    scope = tables_written(table.read_text())
-    names = crossover.TABLES[crossover.tables_of("cpu")]
-    for name, rows in zip(names, results.values(), strict=True):
-        assert list(rows) == list(scope[name]) == ["relu", "softsign"]
-        for activation, row in rows.items():
-            sizes = tuple(row[mode]["from"] or scope["NEVER"] for mode in crossover.MODES)
-            assert scope[name][activation] == sizes
 
 
 def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
