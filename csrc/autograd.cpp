@@ -36,6 +36,7 @@ struct Op {
   size_t tensors;
   bool random;
   Saves saves;
+  bool adds_last = false;  // the last tensor, which may be missing, is added to the result: nothing of it is saved
 
   std::optional<OperatorHandle> saving{}, saving_in_place{}, backward{};
   size_t arguments = 0;  // of the forward ops
@@ -117,9 +118,11 @@ variable_list run_backward(const Op& op, const Saved& saved, Tensor grad, const 
   torch::jit::push(stack, grad);
   for (const Tensor& each : tensors) torch::jit::push(stack, each);
   for (const IValue& each : saved.scalars) stack.push_back(each);
+  const Tensor passed = op.adds_last ? grad : Tensor();
   op.backward->callBoxed(&stack);
   variable_list gradients;
   for (IValue& each : stack) gradients.push_back(std::move(each).toTensor());
+  if (op.adds_last) gradients.push_back(passed);
   return gradients;
 }
 
@@ -215,6 +218,7 @@ struct Forward : c10::OperatorKernel {
     const auto arguments = torch::jit::last(*stack, op.arguments);
     bool needs_gradient = false;
     for (size_t i = 0; i < tensors; ++i) {
+      if (arguments[i].isNone()) continue;
       const Tensor& each = arguments[i].toTensor();
       if (!is_plain(each)) return run_decomposition(plain, keys, stack);
       needs_gradient = needs_gradient || each.requires_grad();
@@ -233,7 +237,8 @@ struct Forward : c10::OperatorKernel {
   void run_with_node(Stack* stack) {
     const auto arguments = torch::jit::last(*stack, op.arguments);
     variable_list inputs;
-    for (size_t i = 0; i < op.tensors; ++i) inputs.push_back(arguments[i].toTensor());
+    for (size_t i = 0; i < op.tensors; ++i)
+      inputs.push_back(arguments[i].isNone() ? Tensor() : arguments[i].toTensor());
     const Tensor& input = inputs[0];
     if (in_place) torch::autograd::check_inplace(input, true);
     auto node = make_node<Backward>(op);
@@ -243,7 +248,8 @@ struct Forward : c10::OperatorKernel {
     std::optional<Tensor> seed;
     if (op.random) seed = arguments[op.tensors].toTensor();
     if (op.saves == Saves::kInputs)
-      for (const Tensor& each : inputs) node->tensors.emplace_back(in_place ? each.clone() : each, false);
+      for (size_t i = 0; i < op.tensors - op.adds_last; ++i)
+        node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
     {
       at::AutoDispatchBelowAutograd below;
       (in_place ? op.saving_in_place : op.saving)->callBoxed(stack);
@@ -280,6 +286,12 @@ std::vector<Op> differentiable_ops() {
                    Traits<k##Formula>::saves_bits     ? Saves::kMask                                  \
                    : Traits<k##Formula>::saves_output ? Saves::kOutput                                \
                                                       : Saves::kInputs});
+  FASTACT_POINTWISE(FASTACT_OP)
+#undef FASTACT_OP
+#define FASTACT_OP(Formula, name, parameters)                                                                  \
+  if (!Traits<k##Formula>::random)                                                                             \
+    found.push_back({"bias_" #name, "Bias" #Formula, 3, false,                                                 \
+                     Traits<k##Formula>::saves_bits ? Saves::kMask : Saves::kInputs, true});
   FASTACT_POINTWISE(FASTACT_OP)
 #undef FASTACT_OP
 #define FASTACT_OP(Formula, name, tensors, parameters) \

@@ -68,6 +68,15 @@ def _gradient_by_inputs(op: Op, grad: Tensor, inputs: Sequence[Tensor], scalars:
         return [gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True)]
 
 
+def _biased_gradients(op: Op, grad: Tensor, saved: list[Tensor], scalars: list, strides: list[int]) -> list[Tensor]:
+    """Those of input, bias and residual."""
+    if op.saves == "bits":
+        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, saved, scalars, strides)
+        others = [dim for dim in range(grad.dim()) if dim != 1]
+        return [grad_input, grad_input.sum(others) if grad.dim() > 1 else grad_input.sum().view(1), grad]
+    return [*_gradient_by_inputs(op, grad, saved, tuple(scalars)), grad]
+
+
 def differentiable_backward(
     name: str, grad: Tensor, saved: list[Tensor], scalars: list[float], strides: list[int]
 ) -> list[Tensor]:
@@ -75,6 +84,8 @@ def differentiable_backward(
     the scalars come as numbers too."""
     op = OPS[name]
     activation = op.activation
+    if op.biased:
+        return _biased_gradients(op, grad, saved, scalars, strides)
     if activation.saved == "bits":
         return [_gradient_by_mask(op, grad, saved, scalars, strides)]
     if activation.saved == "bytes":
@@ -112,25 +123,25 @@ def _needs_torch_ops(grad: Tensor) -> bool:
 
 class _Node(Function):
     @staticmethod
-    def forward(ctx: Any, op: Op, in_place: bool, others: tuple, links: tuple[Tensor, ...], *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, op: Op, in_place: bool, others: tuple, links: tuple[Tensor, ...], *inputs: Any) -> Tensor:
         """`others` are the seed and the scalars. `links`, in a tuple since they have no gradient of their own, are the
         input's place in the graph where a mask is saved; in place, where the input is saved, a copy of it."""
         activation = op.activation
         with torch._C._AutoDispatchBelowADInplaceOrView():  # mark_dirty counts the version
             result = overload(op.saving + "_" * in_place)(*inputs, *others)
         ctx.strides = []
-        if activation.saved in ("bits", "bytes"):
+        if op.saves in ("bits", "bytes"):
             output, extra = (inputs[0], result) if in_place else result
             saved = (extra,)
-            if activation.saved == "bits" and not output.is_contiguous():
+            if op.saves == "bits" and not output.is_contiguous():
                 ctx.strides = output.stride()
         else:
             output = inputs[0] if in_place else result
-            saved = (output,) if activation.saved == "output" else links or inputs
+            saved = (output,) if op.saves == "output" else links or inputs[: 2 if op.biased else None]
         if in_place:
             ctx.mark_dirty(output)
         # The seed is a tensor: saved like the rest, so that hooks on saved tensors see it.
-        ctx.save_for_backward(*saved, *others[: activation.random], *(links if activation.saved == "bits" else ()))
+        ctx.save_for_backward(*saved, *others[: activation.random], *(links if op.saves == "bits" else ()))
         ctx.op = op
         ctx.scalars = others[activation.random :]
         if activation.kind == "softmax":
@@ -141,7 +152,7 @@ class _Node(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         op: Op = ctx.op
         saved = list(ctx.saved_tensors)
-        by_mask = op.activation.saved == "bits"
+        by_mask = op.saves == "bits"
         link = saved.pop() if by_mask else None
         gradients: Any
         if _needs_torch_ops(grad):
@@ -153,6 +164,7 @@ class _Node(Function):
             grad = _in_layout(grad, ctx.strides) if by_mask else grad
             with torch._C._AutoDispatchBelowADInplaceOrView():
                 gradients = overload(f"{op.name}_backward")(grad, *saved, *ctx.scalars)
+                gradients = (*gradients, grad) if op.biased else gradients
         return None, None, None, None, *([gradients] if isinstance(gradients, Tensor) else gradients)
 
 
@@ -164,17 +176,17 @@ def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
     tensors = op.tensors + op.activation.random
 
     def run(*arguments: Any) -> Any:
-        if not all(map(_is_plain, arguments[:tensors])):
+        if not all(each is None or _is_plain(each) for each in arguments[:tensors]):
             return decomposed(*arguments)
         inputs, others = arguments[: op.tensors], arguments[op.tensors :]
-        training = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
         if in_place and not _may_write(inputs[0], training):
             return decomposed(*arguments)
         if not training:
             with torch._C._AutoDispatchBelowAutograd():
                 return plain(*arguments)
         links: tuple[Tensor, ...] = ()
-        if op.activation.saved == "bits":  # no elements, but all that a second derivative of zeros needs of the input
+        if op.saves == "bits":  # no elements, but all that a second derivative of zeros needs of the input
             links = (inputs[0].expand(0, *inputs[0].shape).clone(),)
         elif in_place and op.activation.saved == "input":
             links = (inputs[0].clone(),)

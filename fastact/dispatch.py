@@ -70,22 +70,40 @@ def takes_all(input: Tensor, *others: Tensor) -> bool:
     return takes(input) and all(type(other) in _TYPES and other.device == input.device for other in others)
 
 
-def fits(number: float, input: Tensor) -> bool:
-    """Whether an op takes this scalar argument: a Python or NumPy number in the range of the input's dtype."""
-    return (type(number) is float and -_FITS_ALL <= number <= _FITS_ALL) or _fits(number, _LARGEST[input.dtype])
+def _is_moderate(divisor: float) -> bool:
+    """Whether products of it or its inverse with exponentials stay within float32's range."""
+    return 2.0**-60 <= abs(divisor) <= 2.0**60
 
 
-def _fits(number: Any, largest: float) -> bool:
+_CONDITIONS: dict[str, Callable[..., bool]] = {
+    "rrelu": lambda lower, upper: lower <= upper,
+    "hardtanh": lambda min_val, max_val: min_val <= max_val,
+    "elu": lambda alpha: alpha >= 0,  # or the derivative does not follow from the output
+    "celu": lambda alpha: alpha > 0 and _is_moderate(alpha),
+    "hardshrink": lambda lambd: lambd >= 0,
+    "softshrink": lambda lambd: lambd >= 0,
+    "softplus": lambda beta, threshold: _is_moderate(beta),
+}
+"""Of the scalars that an op takes; the others are torch's to compute with or to refuse."""
+
+
+def accepts(name: str, input: Tensor, *scalars: float) -> bool:
+    """Whether the op takes these scalar arguments: numbers in the range of the input's dtype, on its conditions."""
+    for number in scalars:
+        if not (type(number) is float and -_FITS_ALL <= number <= _FITS_ALL) and not _fits(number, input.dtype):
+            return False
+    condition = _CONDITIONS.get(name)
+    return condition is None or condition(*scalars)
+
+
+def _fits(number: Any, dtype: torch.dtype) -> bool:
+    """Whether it is a Python or NumPy number in the dtype's range."""
+    largest = _LARGEST[dtype]
     if type(number) is int:
         return abs(number) <= min(largest, 2**63 - 1)
     if type(number) is not float and (not isinstance(number, Real) or type(number).__module__ != "numpy"):
         return False
     return abs(float(number)) <= largest
-
-
-def is_moderate(divisor: float) -> bool:
-    """Whether products of it or its inverse with exponentials stay within float32's range."""
-    return 2.0**-60 <= abs(divisor) <= 2.0**60
 
 
 @lru_cache(256)
@@ -167,12 +185,16 @@ def divides(input: Tensor, dim: int, parts: int) -> bool:
     return -input.dim() <= dim < input.dim() and input.size(dim) % parts == 0
 
 
+def is_like(other: Tensor, input: Tensor) -> bool:
+    """Whether two tensors have one shape and dtype."""
+    return not (input.is_nested or other.is_nested) and other.dtype == input.dtype and other.shape == input.shape
+
+
 def takes_gated(input: Tensor, gate: Tensor | None, dim: int) -> bool:
     """Whether fastact's op takes a gated unit of value and gate, or of one tensor whose halves along `dim` they are."""
     if gate is None:
         return takes(input) and divides(input, dim, 2)
-    same = takes_all(input, gate) and not (input.is_nested or gate.is_nested)
-    return same and gate.dtype == input.dtype and gate.shape == input.shape
+    return takes_all(input, gate) and is_like(gate, input)
 
 
 # Tests send CPU tensors down the GPU path, in Triton's interpreter: the same layouts, grids and tails.

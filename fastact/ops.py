@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .catalogue import ACTIVATIONS, Activation
-from .composites import value_and_gate
+from .composites import per_channel, value_and_gate
 from .dispatch import guarded, interpreting, triton_is_installed
 from .nodes import nodes_library
 
@@ -65,15 +65,22 @@ class Op(NamedTuple):
     """How many inputs may have a gradient."""
     packed: bool = False
     """Whether a gated unit's value and gate are halves of one input."""
+    biased: bool = False
+    """Whether it is act(input + bias) + residual; the residual may be None."""
 
     @property
     def saving(self) -> str:
         """The op that returns what backward needs as well, where that is no input or output."""
-        return self.name + {"bits": "_mask", "bytes": "_indices"}.get(self.activation.saved, "")
+        return self.name + {"bits": "_mask", "bytes": "_indices"}.get(self.saves, "")
+
+    @property
+    def saves(self) -> str:
+        """What backward reads. From a sum with a residual the activation's output is not to be had."""
+        return "input" if self.biased and self.activation.saved == "output" else self.activation.saved
 
     @property
     def in_place(self) -> bool:
-        return self.activation.kind == "pointwise"
+        return self.activation.kind == "pointwise" and not self.biased
 
 
 def _ops() -> list[Op]:
@@ -82,10 +89,14 @@ def _ops() -> list[Op]:
         found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.learned)))
         if row.kind == "gated":
             found.append(Op(f"{row.name}_packed", row, 1, packed=True))
+        if row.kind == "pointwise" and not row.random:
+            found.append(Op(f"bias_{row.name}", row, 3, biased=True))
     return found
 
 
 OPS = {op.name: op for op in _ops()}
+BIASED = {op.activation.name: op for op in OPS.values() if op.biased}
+"""The ops of an activation between a bias and a residual, by the activation's name."""
 
 
 def overload(name: str) -> torch._ops.OpOverload:
@@ -102,9 +113,13 @@ def draw_seed(device: torch.device) -> Tensor:
 # Decompositions into torch's ops.
 
 
-def reference(op: Op, inputs: tuple[Tensor, ...], scalars: tuple) -> Tensor:
+def reference(op: Op, inputs: Sequence[Tensor], scalars: tuple) -> Tensor:
     """What the op computes, by torch's ops."""
     activation = op.activation
+    if op.biased:
+        input, bias, *residual = inputs
+        output = reference(OPS[activation.name], (input + per_channel(bias, input),), scalars)
+        return output if not residual or residual[0] is None else output + residual[0]
     if activation.kind == "softmax":
         dim, dtype = scalars
         return activation.reference(*inputs, dim=dim, dtype=dtype)
@@ -152,6 +167,10 @@ def _mask_of(input: Tensor) -> Tensor:
     return input.new_empty(((input.numel() + 7) // 8,), dtype=torch.uint8)
 
 
+def _channels_of(input: Tensor) -> Tensor:
+    return input.new_empty((input.size(1) if input.dim() > 1 else 1,))
+
+
 def _grouped(input: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Tensor:
     if not torch.ops.aten.is_non_overlapping_and_dense(input):
         input = input.contiguous()
@@ -174,7 +193,7 @@ def _ungrouped(indices: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Te
 
 def shapes(op: Op) -> dict[str, Callable[..., Any]]:
     """What the op, its saving and in-place forms and its backward return, without values."""
-    name, kind, saved = op.name, op.activation.kind, op.activation.saved
+    name, kind = op.name, op.activation.kind
     like = torch.empty_like
     if kind == "softmax":
         return {
@@ -194,17 +213,25 @@ def shapes(op: Op) -> dict[str, Callable[..., Any]]:
             name: lambda input, dim, gate_first: like(value_and_gate(input, dim=dim, gate_first=gate_first)[0]),
             f"{name}_backward": lambda grad, input, dim, gate_first: like(input),
         }
-    if op.tensors > 1:
+    if op.tensors > 1 and not op.biased:
         return {
             name: lambda input, *others: like(input),
             f"{name}_backward": lambda grad, *others: tuple(map(like, others[: op.tensors])),
         }
+    if op.biased:
+        forms = {name: lambda input, *others: like(input)}
+        if op.saves == "bits":
+            forms[op.saving] = lambda input, *others: (like(input), _mask_of(input))
+            forms[f"{name}_backward"] = lambda grad, mask, *scalars: (like(grad), _channels_of(grad))
+        else:
+            forms[f"{name}_backward"] = lambda grad, input, bias, *scalars: (like(input), like(bias))
+        return forms
     forms: dict[str, Callable[..., Any]] = {
         name: lambda input, *others: like(input),
         f"{name}_": lambda input, *others: None,
         f"{name}_backward": lambda grad, saved, *others: like(grad),
     }
-    if saved == "bits":
+    if op.saves == "bits":
         forms[op.saving] = lambda input, *others: (like(input), _mask_of(input))
         forms[f"{op.saving}_"] = lambda input, *others: _mask_of(input)
     else:

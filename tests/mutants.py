@@ -26,7 +26,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy dispatch ops every_size subnormals arguments"
+_KERNELS = (
+    "values gated maxout softmax gradients memory threads kernels accuracy dispatch ops every_size subnormals arguments"
+)
 PARTS = {
     "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "

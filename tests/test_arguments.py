@@ -87,7 +87,7 @@ def test_softshrinks_gradient_is_that_of_its_value(dtype: torch.dtype, lambd: fl
 )
 def test_numpy_numbers_take_kernels(number: Any, on: str) -> None:
     input = torch.linspace(-3, 3, 64, device=on)
-    assert dispatch.fits(number, input)
+    assert dispatch.accepts("leaky_relu", input, number)
     ours, theirs = (outcome(function, input, number) for function in (F.leaky_relu, nn.functional.leaky_relu))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     torch.testing.assert_close(F.elu(input, numpy.float32(1.5)), nn.functional.elu(input, 1.5))
@@ -98,7 +98,7 @@ def test_numpy_numbers_take_kernels(number: Any, on: str) -> None:
 @pytest.mark.parametrize("argument", [True, torch.tensor(0.2), 1 + 0j, "0.2", None], ids=repr)
 def test_other_arguments_are_torchs(argument: Any, on: str) -> None:
     input = torch.linspace(-3, 3, 64, device=on)
-    assert not dispatch.fits(argument, input)
+    assert not dispatch.accepts("leaky_relu", input, argument)
     ours, theirs = (outcome(function, input, argument) for function in (F.leaky_relu, nn.functional.leaky_relu))
     if isinstance(theirs[0], type):
         assert ours[0] == theirs[0]
@@ -124,7 +124,7 @@ def test_arguments_below_the_smallest_normal_number(name: str, tiny: float, n: i
 def test_divisors_far_from_one(name: str, divisor: float, dtype: torch.dtype, on: str) -> None:
     """Neither they nor their inverses leave the range of numbers on the way; the farthest are torch's."""
     input = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0, 20.0, -20.0, 3e37, -3e37], dtype=dtype, device=on).repeat(64)
-    wide = torch.float64 if dispatch.is_moderate(divisor) else dtype
+    wide = torch.float64 if dispatch._is_moderate(divisor) else dtype
     expected = getattr(nn.functional, name)(input.to(wide), divisor).double()
     got = getattr(F, name)(input, divisor).double()
     few, smallest = 4 * torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
