@@ -32,11 +32,10 @@ import triton
 from environment import RESULTS, environment, name_of
 from report import table
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from fastact import warmup
 from fastact.catalogue import ACTIVATIONS, Activation
-from fastact.kernels.launch import Launch, recording
+from fastact.triton.launch import Launch, recording
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs"))
@@ -57,86 +56,30 @@ TESTED = (("bfloat16", 90), ("float32", 90))
 SHAPES = {"softmax": (2, 16384)}  # the longest rows that a program holds
 
 
-def _compile_arguments(launch: Launch) -> tuple[dict[str, str], dict, dict]:
-    """What the compiler is told of the arguments, as at a real launch: types, constants, divisibility."""
-    signature, constexprs, attributes = {}, {}, {}
-    for i, (parameter, value) in enumerate(zip(launch.kernel.params, launch.arguments, strict=True)):
-        signature[parameter.name], attribute = _type_and_attributes(parameter, value)
-        if signature[parameter.name] == "constexpr":
-            constexprs[(i,)] = value
-        elif attribute:
-            attributes[(i,)] = attribute
-    return signature, constexprs, attributes
-
-
-def _type_and_attributes(parameter: Any, value: Any) -> tuple[str, list | None]:
-    divisible = [["tt.divisibility", 16]]
-    if parameter.is_constexpr or value is None:
-        return "constexpr", None
-    if isinstance(value, torch.Tensor):
-        name = {
-            torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
-            torch.uint8: "u8", torch.int64: "i64",
-        }[value.dtype]  # fmt: skip
-        return f"*{name}", divisible if value.data_ptr() % 16 == 0 else None
-    if parameter.annotation_type:
-        return parameter.annotation_type, None
-    assert isinstance(value, int)
-    if value == 1 and not parameter.do_not_specialize:
-        return "constexpr", None
-    specialized = not parameter.do_not_specialize and value % 16 == 0
-    return "i64" if value >= 2**31 else "i32", divisible if specialized else None
-
-
-def key_of(launch: Launch) -> str:
-    """Launches with equal keys run the same compiled kernel."""
-    return repr((launch.kernel.__name__, *_compile_arguments(launch)))
-
-
-def _argument(launch: Launch, name: str) -> Any:
-    return launch.arguments[[parameter.name for parameter in launch.kernel.params].index(name)]
-
-
 def elements_per_thread(launch: Launch) -> int:
     """Of the output."""
-    names = {parameter.name for parameter in launch.kernel.params}
-    block = math.prod(_argument(launch, name) for name in names & {"BLOCK", "TILE_COLUMNS", "LANES", "COLUMNS"})
-    return block // (32 * launch.options["num_warps"])
-
-
-def _tensors(launch: Launch) -> Iterator[tuple[str, torch.Tensor]]:
-    for parameter, argument in zip(launch.kernel.params, launch.arguments, strict=True):
-        if isinstance(argument, torch.Tensor):
-            yield parameter.name, argument
+    names = {"BLOCK", "TILE_ROWS", "TILE_COLUMNS", "LANES", "COLUMNS"} & set(launch.kernel.arg_names)
+    return math.prod(map(launch.argument, names)) // (32 * launch.num_warps)
 
 
 def accesses(launch: Launch, dtype: torch.dtype) -> tuple[int, int]:
     """How many elements a thread loads and stores of the tensors that are about as large as the activation."""
-    sizes = {name: argument.numel() for name, argument in _tensors(launch) if argument.dtype == dtype}
-    large = {name: size for name, size in sizes.items() if size > max(sizes.values()) / 4}
-    counts = [0, 0]
-    for name, size in large.items():
-        stored = re.fullmatch(r"(y|out|grad_\w+)_ptr", name) is not None
-        counts[stored] += elements_per_thread(launch) * size // min(large.values())
-    return counts[0], counts[1]
+    sizes = [x.numel() for x in launch.ins + launch.outs if x.dtype == dtype]
+    large = [size for size in sizes if size > max(sizes) / 4]
+
+    def count(tensors: tuple[torch.Tensor, ...]) -> int:
+        sizes = [x.numel() for x in tensors if x.dtype == dtype and x.numel() in large]
+        return sum(elements_per_thread(launch) * size // min(large) for size in sizes)
+
+    return count(launch.ins), count(launch.outs)
 
 
 def bytes_per_element(launch: Launch) -> float:
     """Of all tensors that the kernel walks, for each element of its output (a gated unit's or Maxout's is shorter than
-    its input). Learned numbers and what is summed for them are not among these."""
-    tensors = dict(_tensors(launch))
-    n = min(x.numel() for x in tensors.values() if x.numel() * 8 > max(y.numel() for y in tensors.values()))
-    return sum(x.nbytes for x in tensors.values() if x.nbytes * 8 >= n) / n
-
-
-def compiled(launch: Launch, capability: int) -> Any:
-    source = ASTSource(launch.kernel, *_compile_arguments(launch))
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
-
-
-def kernel_name(launch: Launch) -> str:
-    """The compiled kernel's name, as profilers show it."""
-    return compiled(launch, 90).metadata.name
+    its input). Weights and sums are not among these."""
+    tensors = launch.ins + launch.outs
+    n = min(x.numel() for x in tensors if x.numel() * 8 > max(y.numel() for y in tensors))
+    return sum(x.nbytes for x in tensors if x.nbytes * 8 >= n) / n
 
 
 class Instruction(NamedTuple):
@@ -190,7 +133,7 @@ class Code:
         """Compiled for 80, 90 or 100."""
         disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            Path(cubin.name).write_bytes(compiled(launch, capability).asm["cubin"])
+            Path(cubin.name).write_bytes(launch.compile(GPUTarget("cuda", capability, 32)).asm["cubin"])
             text = subprocess.run([disassembler, cubin.name], check=True, capture_output=True, text=True).stdout
         return cls.parse(text)
 
@@ -290,9 +233,8 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def row_of(activation: Activation, launch: Launch, dtype: torch.dtype, capability: int, code: Code) -> Row:
-    named = dict(zip((parameter.name for parameter in launch.kernel.params), launch.arguments, strict=True))
-    direction = "backward" if "backward" in launch.kernel.__name__ else "forward"
-    bits = "+bits" if named.get("bits_ptr") is not None else ""
+    direction = launch.name.rpartition("_")[2]
+    bits = "+bits" if activation.saved == "bits" and len(launch.outs) > 1 else ""
     counts = code.counts(elements_per_thread(launch))
     return Row(activation.name, direction + bits, _name(dtype), capability, bytes_per_element(launch), *counts)
 
@@ -305,7 +247,7 @@ def rows(activation: Activation, dtype: torch.dtype, capability: int) -> list[Ro
     return [
         row_of(activation, launch, dtype, capability, Code.of(launch, capability))
         for launch in launches
-        if all(y.dtype in (dtype, torch.uint8) for _, y in _tensors(launch) if y.numel() >= 16384)  # no autocast
+        if all(y.dtype in (dtype, torch.uint8) for y in launch.ins + launch.outs if y.numel() >= 16384)  # no autocast
     ]
 
 

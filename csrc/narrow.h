@@ -1,6 +1,6 @@
 // Shorter formulas for float16 and bfloat16. Before it is rounded, a 16-bit result within 0.51 ULP is known to 17
 // digits; these formulas compute some 18 to 21, in float. What float32 reads from a table, they take from there but
-// where they are shorter still. fastact/kernels/narrow.py is their like for the GPU, which has no tables.
+// where they are shorter still. fastact/triton/lowp.py is their like for the GPU, which has no tables.
 //
 // Polynomials are minimax in relative error, found with Sollya's fpminimax over the single precision; ranges and errors
 // stand beside each.

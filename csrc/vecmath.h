@@ -1,6 +1,6 @@
 // Elementary functions as straight-line scalar code. There are no branches, no tables and no calls, so a loop over
 // them vectorises whole; NaN passes through every function. float and double share each algorithm and differ only in
-// their constants. fastact/kernels/vecmath.py holds the same polynomials for the GPU.
+// their constants. fastact/triton/math.py holds the same polynomials for the GPU.
 //
 // Polynomials are minimax in relative error, found with Sollya's fpminimax; the call stands beside each.
 #pragma once

@@ -33,7 +33,7 @@ PARTS = {
     "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
     "interpret: gradients fallback",
-    "triton": f"fastact/kernels/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
+    "triton": f"fastact/triton/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
     "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax values maxout gradients modules; "
     "interpret: dispatch fallback gradients",

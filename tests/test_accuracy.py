@@ -41,15 +41,15 @@ def test_bounds(activation, sample, dtype, device, on):
 def test_bounds_leave_room_for_approximate_functions(activation, device, monkeypatch):
     """The interpreter rounds where hardware approximates. NVIDIA's PTX ISA allows `ex2.approx` a relative error of
     2^-22 and `rcp.approx` one ULP: 16-bit results have to be within their bounds even with all of it, either way."""
-    from fastact.kernels import narrow, softmax, vecmath
+    from fastact.triton import lowp, math, softmax
 
     def off(function, by):
         return lambda x: function(x) * (1 + by)
 
     for i, (up, inverse_up) in enumerate(itertools.product((-1, 1), repeat=2)):
-        for family in (narrow, softmax):
-            monkeypatch.setattr(family, "exp2", off(vecmath.exp2, up * 2.0**-22))
-        monkeypatch.setattr(narrow, "reciprocal", off(vecmath.reciprocal, inverse_up * 2.0**-23))
+        for family in (lowp, softmax):
+            monkeypatch.setattr(family, "exp2", off(math.exp2, up * 2.0**-22))
+        monkeypatch.setattr(lowp, "reciprocal", off(math.reciprocal, inverse_up * 2.0**-23))
         for dtype in (torch.float16, torch.bfloat16):
             input = bit_patterns(dtype, 0, 1 << 16)[i::4].contiguous()
             for measurement in measure(activation, samples(activation)[0], input):

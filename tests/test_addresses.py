@@ -37,7 +37,7 @@ LARGE = {
 
 
 def address_of(i: int) -> int:
-    """Of argument number i, if it is a tensor: each has 2^40 bytes to itself, and nothing below."""
+    """Of a launch's tensor number i: each has 2^40 bytes to itself, and nothing below."""
     return (1 + i) << 40
 
 
@@ -87,11 +87,9 @@ class Accesses:
     def run(self, launch: Any, program: int) -> None:
         self.program = program
         self.read, self.written = [], []
-        arguments = [
-            Place(argument.dtype, address_of(i)) if isinstance(argument, Tensor) else argument
-            for i, argument in enumerate(launch.arguments)
-        ]
-        launch.kernel[(1,)](*arguments, **launch.options)
+        places = tuple(Place(x.dtype, address_of(i)) for i, x in enumerate(launch.ins + launch.outs))
+        split = len(launch.ins)
+        launch.kernel[(1,)](places[:split], places[split:], *launch.arguments[2:])
 
 
 def end(tensor: Tensor) -> int:
@@ -120,21 +118,21 @@ LOOKED_AT = [
 @pytest.mark.parametrize(("case", "layout"), LOOKED_AT)
 def test_no_address_is_beyond_its_tensor(case: Case, layout: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the last program writes the last elements."""
-    from fastact import kernels
-    from fastact.kernels.launch import recording
+    from fastact.triton.ops import KERNELS
+    from fastact.triton.launch import recording
 
     x = LARGE[layout]
     *outer, last = x.shape
     with recording() as launches:
-        run_kernels(case, kernels, x, x.new_empty(*outer, last // case.divisor))
+        run_kernels(case, KERNELS.__getitem__, x, x.new_empty(*outer, last // case.divisor))
     accesses = Accesses(monkeypatch)
     for launch in launches:
-        ends = {i: end(each) for i, each in enumerate(launch.arguments) if isinstance(each, Tensor)}
+        tensors = launch.ins + launch.outs
         for program in (0, launch.programs // 3, launch.programs - 1):
             accesses.run(launch, program)
             for pointers in (*accesses.read, *accesses.written):
                 i = tensor_at(pointers.min())
-                assert pointers.max() < address_of(i) + ends.get(i, 0), (launch.kernel.__name__, program)
+                assert pointers.max() < address_of(i) + end(tensors[i]), (launch.name, program)
         for i in set(map(tensor_at, map(np.max, accesses.written))):
             last = max(pointers.max() for pointers in accesses.written if tensor_at(pointers.max()) == i)
-            assert last + launch.arguments[i].itemsize == address_of(i) + ends[i]
+            assert last + tensors[i].itemsize == address_of(i) + end(tensors[i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,30 +12,31 @@ from cases import LOOPS, Case
 from torch import Tensor
 
 from fastact import functional as F
-from fastact import path
+from fastact import dispatch
 
 pytestmark = pytest.mark.only("interpret", "cuda")
 
 
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(path, "_without_kernels", set())
-    path._warn_once.cache_clear()
+    monkeypatch.setattr(dispatch, "_without_kernels", set())
+    dispatch._warn_once.cache_clear()
     yield
-    path._warn_once.cache_clear()
+    dispatch._warn_once.cache_clear()
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch, loops, maxout, softmax
+    from fastact.triton import launch
 
-    def run(*arguments, **options):
-        raise RuntimeError("Failed to find C compiler.\nSet CC.")
+    start = launch._start_anew
+
+    def start_anew(started: launch.Launch, key: tuple) -> None:
+        if started.name.endswith(direction):
+            raise RuntimeError("Failed to find C compiler.\nSet CC.")
+        start(started, key)
 
     monkeypatch.setattr(launch, "_compiled", {})
-    for module in (loops, maxout, softmax):
-        for name in dir(module):
-            if name.removeprefix("fastact_maxout_").removeprefix("learned_").removeprefix("gated_") == direction:
-                monkeypatch.setattr(getattr(module, name), "run", run)
+    monkeypatch.setattr(launch, "_start_anew", start_anew)
 
 
 def arguments(case: Case, on: str) -> tuple[Tensor, ...]:
@@ -69,7 +71,7 @@ def test_torchs_op_works_in_place_and_draws(device: str, on: str, monkeypatch: p
     with pytest.warns(RuntimeWarning, match="C compiler"):
         y = F.rrelu(x.clone(), 0.25, 0.5, training=True, inplace=True)
     assert ((0.25 * x >= y) & (y >= 0.5 * x)).all()
-    monkeypatch.setattr(path, "_without_kernels", set())
+    monkeypatch.setattr(dispatch, "_without_kernels", set())
     z = x.clone()
     assert F.relu(z, inplace=True) is z
     assert not z.any()
@@ -93,18 +95,15 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
 
 
 def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch, loops
+    from fastact.triton import launch
 
     real = launch._start
-    monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(launch, "_REUSE", True)
-    monkeypatch.setattr(launch, "_kind_of", lambda *arguments: "new")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(path.NotLoaded, match="run the step once before the capture"):
-        real(loops.forward, 1, torch.device("cuda", 0), (), 4)
+    with pytest.raises(dispatch.NotLoaded, match="run the step once before the capture"):
+        real(launch.Launch(SimpleNamespace(arg_names=["NAME"]), 1, 4, ("relu_forward",)), torch.device("cuda", 0))
 
-    def start(kernel, *others):
-        raise path.NotLoaded(kernel.__name__)
+    def start(launch, *others):
+        raise dispatch.NotLoaded(launch.name)
 
     x = torch.randn(100, device=on, requires_grad=True)
     before = F.relu(x)
@@ -113,7 +112,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
         y = F.relu(x)
     assert torch.equal(y, before)
     assert type(y.grad_fn).__name__ == "ReluBackward0"
-    with pytest.raises(path.NotLoaded):
+    with pytest.raises(dispatch.NotLoaded):
         before.sum().backward()
     monkeypatch.undo()
     assert type(F.relu(x).grad_fn).__name__ == "ReLUBackward"
@@ -121,7 +120,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
 
 @pytest.mark.only("cuda")
 def test_first_call_in_a_capture(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.kernels import launch
+    from fastact.triton import launch
 
     monkeypatch.setattr(launch, "_compiled", {})
     x = torch.randn(1000, device=device)

@@ -35,7 +35,7 @@ TOLERANCE = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    from fastact import kernels
+    from fastact.triton.ops import KERNELS, cpp_kernel
 
     layouts = ["odd", "chunk", *(["channels_last", "every other"] if case in LOOPS else [])]
     if case in LOOPS or case.activation.kind == "softmax":
@@ -46,9 +46,9 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
         x = case.input(layout, dtype, "cpu")
         like_output = case.fastact(x)
         grad = torch.randn(like_output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-        ours = run_kernels(case, cpu, x, grad)
+        ours = run_kernels(case, cpp_kernel, x, grad)
         # Arranged there: `to` would make it contiguous.
-        theirs = run_kernels(case, kernels, case.input(layout, dtype, on), grad.to(on))
+        theirs = run_kernels(case, KERNELS.__getitem__, case.input(layout, dtype, on), grad.to(on))
         for i, (got, expected) in enumerate(zip(theirs, ours, strict=True)):
             tolerance = TOLERANCE[dtype]
             if case.activation.learned and i > 1:

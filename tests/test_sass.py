@@ -34,7 +34,7 @@ EVERYWHERE = [
 
 
 def record_launches(call: Callable[[], Any]) -> list:
-    from fastact.kernels.launch import recording
+    from fastact.triton.launch import recording
 
     with recording() as launches:
         call()
@@ -42,10 +42,10 @@ def record_launches(call: Callable[[], Any]) -> list:
 
 
 def launches_at(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> list:
-    from fastact import kernels
+    from fastact.triton.ops import KERNELS
 
     x = torch.zeros(case.shape(*shape), dtype=dtype)
-    return record_launches(lambda: run_kernels(case, kernels, x, case.torch(x)))
+    return record_launches(lambda: run_kernels(case, KERNELS.__getitem__, x, case.torch(x)))
 
 
 @pytest.mark.parametrize(("case", "dtype", "capability"), EVERYWHERE)
@@ -66,13 +66,13 @@ def test_wide_accesses_and_no_spills(case: Case, dtype: torch.dtype, capability:
         shapes = (2, 16384), (2, 40000)
     for shape in shapes:
         for launch in launches_at(case, dtype, shape):
-            key = sass.key_of(launch)
+            key = launch.kind
             if key in seen:  # the same kernel serves both sizes
                 continue
             seen.add(key)
             code = sass.Code.of(launch, capability)
             names = code.names
-            what = f"{launch.kernel.__name__} at {shape}"
+            what = f"{launch.name} at {shape}"
             loads, stores = (elements * dtype.itemsize // 16 for elements in sass.accesses(launch, dtype))
             assert names["LDG.E.128"] >= loads > 0, what
             assert names["STG.E.128"] >= stores > 0, what
@@ -119,7 +119,7 @@ def test_a_broken_budget_is_found(device: str) -> None:
 def test_row_strided_views_are_read_wide(case: Case, dtype: torch.dtype, device: str) -> None:
     from sass import Code, elements_per_thread
 
-    from fastact import kernels
+    from fastact.triton.ops import KERNELS
 
     x = torch.zeros(64, 2 * 128, dtype=dtype).chunk(2, dim=-1)[0]
     seed = (torch.zeros((), dtype=torch.int64),) if case.activation.random else ()
@@ -131,23 +131,23 @@ def test_row_strided_views_are_read_wide(case: Case, dtype: torch.dtype, device:
 
 def test_one_kernel_per_formula_and_dtype(device: str) -> None:
     """Whatever the size: a model with many shapes must not compile many kernels."""
-    from sass import key_of
-
     for case in DEFAULTS:
         if case.activation.kind != "pointwise":
             continue
         keys = set()
         for n in (1, 2, 16, 1000, 4096, 2**20 + 1):
             forward = launches_at(case, torch.float32, (n,))[0]
-            keys.add(key_of(forward))
+            keys.add(forward.kind)
         assert len(keys) == 1, case
 
 
 @pytest.mark.parametrize("case", LOOPS, ids=str)
 def test_kernels_are_named_after_the_activation(case: Case, device: str) -> None:
-    from sass import kernel_name
+    from triton.backends.compiler import GPUTarget
 
-    names = {kernel_name(launch) for launch in launches_at(case, torch.float32, (4096,))}
+    launches = launches_at(case, torch.float32, (4096,))
+    names = {launch.name for launch in launches}
+    assert names == {launch.compile(GPUTarget("cuda", 90, 32)).metadata.name for launch in launches}
     assert names == {f"fastact_{case.activation.name}_{direction}" for direction in ("forward", "backward")}
 
 

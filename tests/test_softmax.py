@@ -81,9 +81,9 @@ def test_long_rows_side_by_side(name: str, device: str, on: str, monkeypatch: py
     if device == "cpu":
         shapes = ((2, 2500, 3), (1, 1100, 70), (2, 1030, 64))
     else:
-        from fastact.kernels import launch
+        from fastact.triton import softmax
 
-        monkeypatch.setattr(launch, "LARGEST_TILE", 2048)
+        monkeypatch.setattr(softmax, "LARGEST_TILE", 2048)
         shapes = ((2, 600, 3), (1, 110, 40), (2, 3000, 1))
     for shape in shapes:
         x = torch.randn(shape, device=on) * 6
@@ -146,9 +146,9 @@ def test_a_row_of_minus_infinities_before_numbers(
 ) -> None:
     """Longer than what is in the cache, or in a program's registers, at a time: the first part has no peak yet."""
     if device == "interpret":
-        from fastact.kernels import launch
+        from fastact.triton import softmax
 
-        monkeypatch.setattr(launch, "LARGEST_TILE", 2048)
+        monkeypatch.setattr(softmax, "LARGEST_TILE", 2048)
     n = 70_000 if device != "interpret" else 3000
     x = torch.full((1, n, inner), math.inf if name == "softmin" else -math.inf, device=on)
     x[0, -2:] = torch.tensor([[1.0], [2.0]])

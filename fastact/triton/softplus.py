@@ -4,7 +4,7 @@ row."""
 import triton
 import triton.language as tl
 
-from .vecmath import (
+from .math import (
     LEAST,
     MOST,
     UNIT,

@@ -3,8 +3,7 @@
 import triton
 import triton.language as tl
 
-from .sigmoids import sigmoid_forward
-from .vecmath import (
+from .math import (
     LARGEST_NUMBER,
     LEAST,
     MOST,
@@ -16,6 +15,7 @@ from .vecmath import (
     constant,
     corrected_inverse,
     divide,
+    hexes,
     high_and_low,
     highest_exponent,
     logistic,
@@ -28,6 +28,7 @@ from .vecmath import (
     times_power,
     unscaled,
 )
+from .sigmoids import sigmoid_forward
 
 _QUICK_SCALE = constant(1.702, float.fromhex("0x1.89374bc6a7efap-55"))
 _LINEAR = constant(float.fromhex("0x1.9884533d43651p+0"), float.fromhex("-0x1.cbc0d30ebfd15p-54"))
@@ -42,47 +43,17 @@ _LEAST_GELU_TANH = tl.constexpr((-11.0, -21.7))
 _MOST_GELU_TANH = tl.constexpr((7.4, 8.7))
 _HIGHEST_GELU = tl.constexpr((16.272, 46.13))
 _TAIL_A = tl.constexpr((1.4375, 1.34375))
-_TAIL_B = tl.constexpr((float.fromhex("0x1.a9c72ap+1"), float.fromhex("0x1.2c3a66e93293bp+2")))
-_TAIL_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("-0x1.25ccb4p-1"),
-        float.fromhex("0x1.13258p-3"),
-        float.fromhex("0x1.19741p-5"),
-        float.fromhex("-0x1.278c08p-6"),
-        float.fromhex("-0x1.c4d782p-8"),
-        float.fromhex("0x1.09c22cp-9"),
-        float.fromhex("0x1.e646c6p-10"),
-        float.fromhex("0x1.d0f1bp-14"),
-        float.fromhex("-0x1.63f98ap-12"),
-        float.fromhex("-0x1.ee6b18p-14"),
-    )
+_TAIL_B = hexes("0x1.a9c72ap+1 0x1.2c3a66e93293bp+2")
+_TAIL_FLOAT32 = hexes(
+    "-0x1.25ccb4p-1 0x1.13258p-3 0x1.19741p-5 -0x1.278c08p-6 -0x1.c4d782p-8 0x1.09c22cp-9 0x1.e646c6p-10 0x1.d0f1bp-14 "
+    "-0x1.63f98ap-12 -0x1.ee6b18p-14"
 )
-_TAIL_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("-0x1.848183ed6ead4p-1"),
-        float.fromhex("0x1.b015752440f47p-2"),
-        float.fromhex("-0x1.3bdeb6b686a0cp-3"),
-        float.fromhex("0x1.70cba03c358cep-6"),
-        float.fromhex("0x1.22b0b5326628dp-7"),
-        float.fromhex("-0x1.13afc3f008504p-8"),
-        float.fromhex("-0x1.5088644ac38ep-11"),
-        float.fromhex("0x1.4b78e0070f959p-11"),
-        float.fromhex("0x1.9d904c580b51ep-14"),
-        float.fromhex("-0x1.a2d5f867f27d7p-14"),
-        float.fromhex("-0x1.c2d0327172bp-16"),
-        float.fromhex("0x1.f45c5d06f2bd5p-17"),
-        float.fromhex("0x1.07e78325cec14p-17"),
-        float.fromhex("-0x1.7403252212876p-20"),
-        float.fromhex("-0x1.0dae02c58616cp-19"),
-        float.fromhex("-0x1.044a7f0c31e02p-22"),
-        float.fromhex("0x1.9f51b8a08cb0ep-22"),
-        float.fromhex("0x1.7c64ddef55ac8p-23"),
-        float.fromhex("-0x1.2fb3033efac6fp-25"),
-        float.fromhex("-0x1.b01566734c7fep-25"),
-        float.fromhex("-0x1.be26aa32248c4p-28"),
-        float.fromhex("0x1.cbd5afa425fdfp-28"),
-        float.fromhex("0x1.276ac69cdc1a6p-29"),
-    )
+_TAIL_FLOAT64 = hexes(
+    "-0x1.848183ed6ead4p-1 0x1.b015752440f47p-2 -0x1.3bdeb6b686a0cp-3 0x1.70cba03c358cep-6 0x1.22b0b5326628dp-7 "
+    "-0x1.13afc3f008504p-8 -0x1.5088644ac38ep-11 0x1.4b78e0070f959p-11 0x1.9d904c580b51ep-14 -0x1.a2d5f867f27d7p-14 "
+    "-0x1.c2d0327172bp-16 0x1.f45c5d06f2bd5p-17 0x1.07e78325cec14p-17 -0x1.7403252212876p-20 -0x1.0dae02c58616cp-19 "
+    "-0x1.044a7f0c31e02p-22 0x1.9f51b8a08cb0ep-22 0x1.7c64ddef55ac8p-23 -0x1.2fb3033efac6fp-25 -0x1.b01566734c7fep-25 "
+    "-0x1.be26aa32248c4p-28 0x1.cbd5afa425fdfp-28 0x1.276ac69cdc1a6p-29"
 )
 
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .vecmath import (
+from .math import (
     LEAST,
     MOST,
     UNIT,

@@ -10,62 +10,28 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-_EXP_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("0x1.fffffap-2"),
-        float.fromhex("0x1.555492p-3"),
-        float.fromhex("0x1.555a26p-5"),
-        float.fromhex("0x1.12397cp-7"),
-        float.fromhex("0x1.694c82p-10"),
-    )
+
+def hexes(numbers: str) -> tl.constexpr:
+    """Constants, such as a polynomial's coefficients, from hexadecimal floats with blanks between them."""
+    return tl.constexpr(tuple(map(float.fromhex, numbers.split())))
+
+
+_EXP_FLOAT32 = hexes("0x1.fffffap-2 0x1.555492p-3 0x1.555a26p-5 0x1.12397cp-7 0x1.694c82p-10")
+_EXP_FLOAT64 = hexes(
+    "0x1.000000000000ap-1 0x1.55555555554fep-3 0x1.55555555506bfp-5 0x1.1111111126b36p-7 0x1.6c16c18475fabp-10 "
+    "0x1.a01a012fed2f7p-13 0x1.a019996298ecdp-16 0x1.71df18f7a1dd8p-19 0x1.28adf8e81298cp-22 0x1.ad92d1e47a0d8p-26"
 )
-_EXP_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("0x1.000000000000ap-1"),
-        float.fromhex("0x1.55555555554fep-3"),
-        float.fromhex("0x1.55555555506bfp-5"),
-        float.fromhex("0x1.1111111126b36p-7"),
-        float.fromhex("0x1.6c16c18475fabp-10"),
-        float.fromhex("0x1.a01a012fed2f7p-13"),
-        float.fromhex("0x1.a019996298ecdp-16"),
-        float.fromhex("0x1.71df18f7a1dd8p-19"),
-        float.fromhex("0x1.28adf8e81298cp-22"),
-        float.fromhex("0x1.ad92d1e47a0d8p-26"),
-    )
+_EXPM1_FLOAT32 = hexes("0x1p-1 0x1.555556p-3 0x1.555502p-5 0x1.110ff2p-7 0x1.6d2ep-10 0x1.a2675cp-13")
+_EXPM1_FLOAT64 = hexes(
+    "0x1p-1 0x1.5555555555557p-3 0x1.5555555555552p-5 0x1.1111111110056p-7 0x1.6c16c16c18932p-10 0x1.a01a01ac1a7cdp-13 "
+    "0x1.a01a0197bc744p-16 0x1.71de01b8495cap-19 0x1.27e500e2100f2p-22 0x1.af4eb35b733e7p-26 0x1.1f32e868dba09p-29"
 )
-_EXPM1_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("0x1p-1"),
-        float.fromhex("0x1.555556p-3"),
-        float.fromhex("0x1.555502p-5"),
-        float.fromhex("0x1.110ff2p-7"),
-        float.fromhex("0x1.6d2ep-10"),
-        float.fromhex("0x1.a2675cp-13"),
-    )
-)
-_EXPM1_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("0x1p-1"),
-        float.fromhex("0x1.5555555555557p-3"),
-        float.fromhex("0x1.5555555555552p-5"),
-        float.fromhex("0x1.1111111110056p-7"),
-        float.fromhex("0x1.6c16c16c18932p-10"),
-        float.fromhex("0x1.a01a01ac1a7cdp-13"),
-        float.fromhex("0x1.a01a0197bc744p-16"),
-        float.fromhex("0x1.71de01b8495cap-19"),
-        float.fromhex("0x1.27e500e2100f2p-22"),
-        float.fromhex("0x1.af4eb35b733e7p-26"),
-        float.fromhex("0x1.1f32e868dba09p-29"),
-    )
-)
-_LN2_HIGH_FLOAT32 = tl.constexpr(float.fromhex("0x1.62e4p-1"))
-_LN2_LOW_FLOAT32 = tl.constexpr(float.fromhex("0x1.7f7dp-20"))
-_LN2_HIGH_FLOAT64 = tl.constexpr(float.fromhex("0x1.62e42fefa38p-1"))
-_LN2_LOW_FLOAT64 = tl.constexpr(float.fromhex("0x1.ef35793c7673p-45"))
+_LN2_FLOAT32 = hexes("0x1.62e4p-1 0x1.7f7dp-20")  # high and low
+_LN2_FLOAT64 = hexes("0x1.62e42fefa38p-1 0x1.ef35793c7673p-45")
 LOG2_E = tl.constexpr(float.fromhex("0x1.71547652b82fep0"))
 
 # For float32 and for float64
-LARGEST_NUMBER = tl.constexpr((float.fromhex("0x1.fffffep127"), float.fromhex("0x1.fffffffffffffp1023")))
+LARGEST_NUMBER = hexes("0x1.fffffep127 0x1.fffffffffffffp1023")
 # e^x - 1 rounds to -1 below:
 EXPM1_LOWEST = tl.constexpr((-18.0, -38.0))
 # Of a logistic:
@@ -154,22 +120,22 @@ def reduce(x, bias: tl.constexpr, sign: tl.constexpr = 1, low=None):
     """sign x = n ln2 + r with integer n and |r| <= ln2 / 2: n + bias in the low bits of an integer, and r. `low`, if
     given, is what rounding took from x."""
     if x.dtype == tl.float64:
-        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**52 + bias, _LN2_HIGH_FLOAT64, _LN2_LOW_FLOAT64)
+        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**52 + bias, _LN2_FLOAT64)
         return shifted.to(tl.int64, bitcast=True), r
     else:
-        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**23 + bias, _LN2_HIGH_FLOAT32, _LN2_LOW_FLOAT32)
+        shifted, r = _reduced(x, sign, low, 1.5 * 2.0**23 + bias, _LN2_FLOAT32)
         return shifted.to(tl.int32, bitcast=True), r
 
 
 @triton.jit
-def _reduced(x, sign: tl.constexpr, low, shift: tl.constexpr, ln2_high: tl.constexpr, ln2_low: tl.constexpr):
+def _reduced(x, sign: tl.constexpr, low, shift: tl.constexpr, ln2: tl.constexpr):
     shifted = tl.fma(x, scalar(sign * LOG2_E, x), scalar(shift, x))
     n = shifted - scalar(shift, x)
-    r = tl.fma(n, scalar(-ln2_high, x), sign * x)
+    r = tl.fma(n, scalar(-ln2[0], x), sign * x)
     if low is None:
-        return shifted, tl.fma(n, scalar(-ln2_low, x), r)
+        return shifted, tl.fma(n, scalar(-ln2[1], x), r)
     else:
-        return shifted, r + tl.fma(n, scalar(-ln2_low, x), sign * low)
+        return shifted, r + tl.fma(n, scalar(-ln2[1], x), sign * low)
 
 
 @triton.jit
@@ -234,13 +200,6 @@ def times_power(a, lifted):
         return a * lifted * scalar(2.0**-512, a)
     else:
         return a * lifted * scalar(2.0**-64, a)
-
-
-@triton.jit
-def exp_of_minus(x):
-    """e^-x for x >= 0. NaN passes."""
-    lifted, m = scaled_exp_of_minus(at_most(highest_exponent(x), x))
-    return unscaled(lifted, m)
 
 
 @triton.jit
@@ -343,45 +302,16 @@ def scaled_sigmoid(v, low=None):
     return corrected_inverse(e + by_type(UNIT, v))
 
 
-_LOG1P_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("0x1.555556p-2"),
-        float.fromhex("-0x1.555568p-1"),
-        float.fromhex("0x1.c71e5ap-2"),
-        float.fromhex("-0x1.55572ap-2"),
-        float.fromhex("0x1.1092c4p-2"),
-        float.fromhex("-0x1.be67f4p-3"),
-        float.fromhex("0x1.60d1a4p-3"),
-        float.fromhex("-0x1.e61bep-4"),
-        float.fromhex("0x1.fe8334p-5"),
-        float.fromhex("-0x1.585d92p-6"),
-        float.fromhex("0x1.b1cc46p-9"),
-    )
+_LOG1P_FLOAT32 = hexes(
+    "0x1.555556p-2 -0x1.555568p-1 0x1.c71e5ap-2 -0x1.55572ap-2 0x1.1092c4p-2 -0x1.be67f4p-3 0x1.60d1a4p-3 "
+    "-0x1.e61bep-4 0x1.fe8334p-5 -0x1.585d92p-6 0x1.b1cc46p-9"
 )
-_LOG1P_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("0x1.5555555555555p-2"),
-        float.fromhex("-0x1.55555555554ecp-1"),
-        float.fromhex("0x1.c71c71c7154eep-2"),
-        float.fromhex("-0x1.55555553b70ap-2"),
-        float.fromhex("0x1.111110de4d962p-2"),
-        float.fromhex("-0x1.c71c6a13778bbp-3"),
-        float.fromhex("0x1.8617fcdad69f8p-3"),
-        float.fromhex("-0x1.5551accff911ap-3"),
-        float.fromhex("0x1.2f4f198c2d65cp-3"),
-        float.fromhex("-0x1.108ccf1b05fd7p-3"),
-        float.fromhex("0x1.ec427825f8992p-4"),
-        float.fromhex("-0x1.b96ac95917f8ep-4"),
-        float.fromhex("0x1.806ba6ee27531p-4"),
-        float.fromhex("-0x1.3a6068db78a33p-4"),
-        float.fromhex("0x1.cef47faa82dd7p-5"),
-        float.fromhex("-0x1.250fd81ac5a6p-5"),
-        float.fromhex("0x1.2fbe064547908p-6"),
-        float.fromhex("-0x1.e77c87c4ea652p-8"),
-        float.fromhex("0x1.19303fd19055fp-9"),
-        float.fromhex("-0x1.9c15ff0d36fd6p-12"),
-        float.fromhex("0x1.1ec698b2fa0e3p-15"),
-    )
+_LOG1P_FLOAT64 = hexes(
+    "0x1.5555555555555p-2 -0x1.55555555554ecp-1 0x1.c71c71c7154eep-2 -0x1.55555553b70ap-2 0x1.111110de4d962p-2 "
+    "-0x1.c71c6a13778bbp-3 0x1.8617fcdad69f8p-3 -0x1.5551accff911ap-3 0x1.2f4f198c2d65cp-3 -0x1.108ccf1b05fd7p-3 "
+    "0x1.ec427825f8992p-4 -0x1.b96ac95917f8ep-4 0x1.806ba6ee27531p-4 -0x1.3a6068db78a33p-4 0x1.cef47faa82dd7p-5 "
+    "-0x1.250fd81ac5a6p-5 0x1.2fbe064547908p-6 -0x1.e77c87c4ea652p-8 0x1.19303fd19055fp-9 -0x1.9c15ff0d36fd6p-12 "
+    "0x1.1ec698b2fa0e3p-15"
 )
 
 
@@ -394,23 +324,10 @@ def log1p_rest(x):
         return polynomial(x, _LOG1P_FLOAT32, 10)
 
 
-_LOG_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("0x1.55555cp-1"),
-        float.fromhex("0x1.997b8cp-2"),
-        float.fromhex("0x1.2efa24p-2"),
-    )
-)
-_LOG_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("0x1.5555555555558p-1"),
-        float.fromhex("0x1.9999999995284p-2"),
-        float.fromhex("0x1.2492492e03d5p-2"),
-        float.fromhex("0x1.c71c62c9cb7e9p-3"),
-        float.fromhex("0x1.7462bd218b3e7p-3"),
-        float.fromhex("0x1.39fd3c2df8ce9p-3"),
-        float.fromhex("0x1.2b66b9bfa7252p-3"),
-    )
+_LOG_FLOAT32 = hexes("0x1.55555cp-1 0x1.997b8cp-2 0x1.2efa24p-2")
+_LOG_FLOAT64 = hexes(
+    "0x1.5555555555558p-1 0x1.9999999995284p-2 0x1.2492492e03d5p-2 0x1.c71c62c9cb7e9p-3 0x1.7462bd218b3e7p-3 "
+    "0x1.39fd3c2df8ce9p-3 0x1.2b66b9bfa7252p-3"
 )
 
 
@@ -432,59 +349,24 @@ def log1p_of_sum(x):
     t = s * s
     if x.dtype == tl.float64:
         rest = -s * (z - t * polynomial(t, _LOG_FLOAT64, 6))
-        return tl.fma(n, scalar(_LN2_HIGH_FLOAT64, x), z + tl.fma(n, scalar(_LN2_LOW_FLOAT64, x), rest))
+        return tl.fma(n, scalar(_LN2_FLOAT64[0], x), z + tl.fma(n, scalar(_LN2_FLOAT64[1], x), rest))
     else:
         rest = -s * (z - t * polynomial(t, _LOG_FLOAT32, 2))
-        return tl.fma(n, scalar(_LN2_HIGH_FLOAT32, x), z + tl.fma(n, scalar(_LN2_LOW_FLOAT32, x), rest))
+        return tl.fma(n, scalar(_LN2_FLOAT32[0], x), z + tl.fma(n, scalar(_LN2_FLOAT32[1], x), rest))
 
 
-_SINE_SQUARED_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("-0x1.555554p-2"),
-        float.fromhex("0x1.6c15d4p-5"),
-        float.fromhex("-0x1.9fc19ap-9"),
-        float.fromhex("0x1.1bc142p-13"),
-    )
+_SINE_SQUARED_FLOAT32 = hexes("-0x1.555554p-2 0x1.6c15d4p-5 -0x1.9fc19ap-9 0x1.1bc142p-13")
+_SINE_SQUARED_FLOAT64 = hexes(
+    "-0x1.5555555555555p-2 0x1.6c16c16c16b76p-5 -0x1.a01a01a00ef28p-9 0x1.27e4fb721c251p-13 -0x1.1eed8c371bba6p-18 "
+    "0x1.9395b7848863p-24 -0x1.ae036ce24b88fp-30 0x1.55a4ee506e14p-36"
 )
-_SINE_SQUARED_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("-0x1.5555555555555p-2"),
-        float.fromhex("0x1.6c16c16c16b76p-5"),
-        float.fromhex("-0x1.a01a01a00ef28p-9"),
-        float.fromhex("0x1.27e4fb721c251p-13"),
-        float.fromhex("-0x1.1eed8c371bba6p-18"),
-        float.fromhex("0x1.9395b7848863p-24"),
-        float.fromhex("-0x1.ae036ce24b88fp-30"),
-        float.fromhex("0x1.55a4ee506e14p-36"),
-    )
+_SINE_TWICE_FLOAT32 = hexes("-0x1.555556p0 0x1.111148p-2 -0x1.a02cfap-6 0x1.74396ep-10 -0x1.d945bcp-15")
+_SINE_TWICE_FLOAT64 = hexes(
+    "-0x1.5555555555555p0 0x1.11111111110bap-2 -0x1.a01a01a013743p-6 0x1.71de3a51d8719p-10 -0x1.ae645468748abp-15 "
+    "0x1.6123aedc2e907p-20 -0x1.ae3b16ec86665p-26 0x1.874437f3479abp-32"
 )
-_SINE_TWICE_FLOAT32 = tl.constexpr(
-    (
-        float.fromhex("-0x1.555556p0"),
-        float.fromhex("0x1.111148p-2"),
-        float.fromhex("-0x1.a02cfap-6"),
-        float.fromhex("0x1.74396ep-10"),
-        float.fromhex("-0x1.d945bcp-15"),
-    )
-)
-_SINE_TWICE_FLOAT64 = tl.constexpr(
-    (
-        float.fromhex("-0x1.5555555555555p0"),
-        float.fromhex("0x1.11111111110bap-2"),
-        float.fromhex("-0x1.a01a01a013743p-6"),
-        float.fromhex("0x1.71de3a51d8719p-10"),
-        float.fromhex("-0x1.ae645468748abp-15"),
-        float.fromhex("0x1.6123aedc2e907p-20"),
-        float.fromhex("-0x1.ae3b16ec86665p-26"),
-        float.fromhex("0x1.874437f3479abp-32"),
-    )
-)
-_HALF_PI_FLOAT32 = tl.constexpr(
-    (float.fromhex("0x1.92p0"), float.fromhex("0x1.fap-12"), float.fromhex("0x1.54442ep-20")),
-)
-_HALF_PI_FLOAT64 = tl.constexpr(
-    (float.fromhex("0x1.921fb544p0"), float.fromhex("0x1.0b4611a6p-34"), float.fromhex("0x1.3198a2e037073p-69")),
-)
+_HALF_PI_FLOAT32 = hexes("0x1.92p0 0x1.fap-12 0x1.54442ep-20")
+_HALF_PI_FLOAT64 = hexes("0x1.921fb544p0 0x1.0b4611a6p-34 0x1.3198a2e037073p-69")
 _2_OVER_PI = tl.constexpr(float.fromhex("0x1.45f306dc9c883p-1"))
 
 
@@ -548,13 +430,20 @@ def sine_squared(r, r_low, odd):
 
 
 @triton.jit
-def _expm1_minus_x(x, bounded, bias: tl.constexpr, round_to_integer: tl.constexpr, LN2_HIGH: tl.constexpr,
-                   LN2_LOW: tl.constexpr, EXPM1: tl.constexpr, degree: tl.constexpr):  # fmt: skip
+def _expm1_minus_x(
+    x,
+    bounded,
+    bias: tl.constexpr,
+    round_to_integer: tl.constexpr,
+    ln2: tl.constexpr,
+    coefficients: tl.constexpr,
+    degree: tl.constexpr,
+):
     shift = scalar(round_to_integer + bias, x)
     shifted = tl.fma(bounded, scalar(LOG2_E, x), shift)
     n = shifted - shift
-    r = tl.fma(n, scalar(-LN2_LOW, x), tl.fma(n, scalar(-LN2_HIGH, x), bounded))
-    curved = r * r * polynomial(r, EXPM1, degree)
+    r = tl.fma(n, scalar(-ln2[1], x), tl.fma(n, scalar(-ln2[0], x), bounded))
+    curved = r * r * polynomial(r, coefficients, degree)
     scale = from_exponent(shifted.to(tl.int64 if x.dtype == tl.float64 else tl.int32, bitcast=True), x)
     constant = scale - 1.0
     line = constant - x
@@ -569,6 +458,6 @@ def expm1_minus_x(x):
     """e^x - 1 - x for x <= 0: high, low. The latter is NaN where the whole is infinite."""
     bounded = at_least(by_type(EXPM1_LOWEST, x), x)
     if x.dtype == tl.float64:
-        return _expm1_minus_x(x, bounded, 1023, 1.5 * 2.0**52, _LN2_HIGH_FLOAT64, _LN2_LOW_FLOAT64, _EXPM1_FLOAT64, 10)
+        return _expm1_minus_x(x, bounded, 1023, 1.5 * 2.0**52, _LN2_FLOAT64, _EXPM1_FLOAT64, 10)
     else:
-        return _expm1_minus_x(x, bounded, 127, 1.5 * 2.0**23, _LN2_HIGH_FLOAT32, _LN2_LOW_FLOAT32, _EXPM1_FLOAT32, 5)
+        return _expm1_minus_x(x, bounded, 127, 1.5 * 2.0**23, _LN2_FLOAT32, _EXPM1_FLOAT32, 5)

@@ -4,7 +4,7 @@ row."""
 import triton
 import triton.language as tl
 
-from .vecmath import product_error, reduced_angle, sine_squared, sine_squared_curve, sine_twice_curve
+from .math import product_error, reduced_angle, sine_squared, sine_squared_curve, sine_twice_curve
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .exponentials import SELU_SCALE, SELU_SCALE_ALPHA
-from .vecmath import LOG2_E, at_least, at_most, constant, exp2, expm1_in_range, polynomial, reciprocal
+from .math import LOG2_E, at_least, at_most, constant, exp2, expm1_in_range, hexes, polynomial, reciprocal
 
 _LIFT = tl.constexpr(16.0)
 _LOWERED = tl.constexpr(2.0**-16)
@@ -40,7 +40,7 @@ sigmoid_gate_forward = sigmoid_forward
 
 
 # (tanh(r) / r - 1) / r^2 of x = r^2, up to 0.04
-_TANH = tl.constexpr((float.fromhex("-0x1.55528cp-2"), float.fromhex("0x1.0cb51ap-3")))
+_TANH = hexes("-0x1.55528cp-2 0x1.0cb51ap-3")
 
 
 @triton.jit
@@ -57,16 +57,7 @@ def tanh_forward(x, p):
 
 
 # (r - tanh(r)) / r^3 of x = r^2, up to 1
-_TANHSHRINK = tl.constexpr(
-    (
-        float.fromhex("0x1.555544p-2"),
-        float.fromhex("-0x1.1107c6p-3"),
-        float.fromhex("0x1.b85ce8p-5"),
-        float.fromhex("-0x1.56803p-6"),
-        float.fromhex("0x1.bc2748p-8"),
-        float.fromhex("-0x1.44fbcap-10"),
-    )
-)
+_TANHSHRINK = hexes("0x1.555544p-2 -0x1.1107c6p-3 0x1.b85ce8p-5 -0x1.56803p-6 0x1.bc2748p-8 -0x1.44fbcap-10")
 
 
 @triton.jit
@@ -118,41 +109,13 @@ def _sigmoid_gated_derivative(v, factor, scale: tl.constexpr = 1.0):
 # Where derivatives are 0, and derivative / distance of the distance from there
 _NEAR = tl.constexpr(0.08)
 _SILU_ZERO = constant(-1.2784645427610738, 0.0)
-_SILU_SLOPES = tl.constexpr(
-    (
-        float.fromhex("0x1.be1414p-3"),
-        float.fromhex("0x1.2c562ap-3"),
-        float.fromhex("0x1.348d8cp-6"),
-        float.fromhex("-0x1.f24f5cp-7"),
-    )
-)
+_SILU_SLOPES = hexes("0x1.be1414p-3 0x1.2c562ap-3 0x1.348d8cp-6 -0x1.f24f5cp-7")
 _QUICK_GELU_ZERO = constant(-0.75115425544128895, 0.0)
-_QUICK_GELU_SLOPES = tl.constexpr(
-    (
-        float.fromhex("0x1.7b9cfap-2"),
-        float.fromhex("0x1.b301aep-2"),
-        float.fromhex("0x1.7ab4c6p-4"),
-        float.fromhex("-0x1.04d83ap-3"),
-    )
-)
+_QUICK_GELU_SLOPES = hexes("0x1.7b9cfap-2 0x1.b301aep-2 0x1.7ab4c6p-4 -0x1.04d83ap-3")
 _GELU_TANH_ZERO = constant(-0.75246142207101626, 0.0)
-_GELU_TANH_SLOPES = tl.constexpr(
-    (
-        float.fromhex("0x1.b8bad2p-2"),
-        float.fromhex("0x1.8cd178p-2"),
-        float.fromhex("-0x1.04528cp-6"),
-        float.fromhex("-0x1.d1bf72p-4"),
-    )
-)
+_GELU_TANH_SLOPES = hexes("0x1.b8bad2p-2 0x1.8cd178p-2 -0x1.04528cp-6 -0x1.d1bf72p-4")
 _MISH_ZERO = constant(-1.1924312145154952, 0.0)
-_MISH_SLOPES = tl.constexpr(
-    (
-        float.fromhex("0x1.115adp-2"),
-        float.fromhex("0x1.a34a16p-3"),
-        float.fromhex("0x1.567adep-5"),
-        float.fromhex("-0x1.4c0692p-6"),
-    )
-)
+_MISH_SLOPES = hexes("0x1.115adp-2 0x1.a34a16p-3 0x1.567adep-5 -0x1.4c0692p-6")
 
 
 @triton.jit
@@ -186,31 +149,12 @@ def gelu_tanh_derivative(x, p):
 
 _TAIL_SHIFT = tl.constexpr(2.75)
 # e^(t^2 / 2) Phi(-t) / r of r = 1 / (t + 2.75), for t up to 13.5
-_TAIL = tl.constexpr(
-    (
-        float.fromhex("0x1.98bap-2"),
-        float.fromhex("0x1.15e298p0"),
-        float.fromhex("0x1.711218p1"),
-        float.fromhex("0x1.d81fdcp0"),
-        float.fromhex("0x1.ad84c4p4"),
-        float.fromhex("-0x1.34985ep6"),
-        float.fromhex("0x1.c9d9fep5"),
-    )
-)
+_TAIL = hexes("0x1.98bap-2 0x1.15e298p0 0x1.711218p1 0x1.d81fdcp0 0x1.ad84c4p4 -0x1.34985ep6 0x1.c9d9fep5")
 # e^(t^2 / 2) (Phi(-t) - t phi(t)) / (zero - t) of the same
-_SLOPE_OF_TAIL = tl.constexpr(
-    (
-        float.fromhex("0x1.9896d6p-2"),
-        float.fromhex("0x1.2f914ep-2"),
-        float.fromhex("0x1.705ac8p-1"),
-        float.fromhex("0x1.f98d56p-2"),
-        float.fromhex("0x1.56ebcep2"),
-        float.fromhex("-0x1.53c2e2p3"),
-        float.fromhex("0x1.6dbaf6p2"),
-    )
+_SLOPE_OF_TAIL = hexes(
+    "0x1.9896d6p-2 0x1.2f914ep-2 0x1.705ac8p-1 0x1.f98d56p-2 0x1.56ebcep2 -0x1.53c2e2p3 0x1.6dbaf6p2"
 )
-_ZERO = tl.constexpr(float.fromhex("0x1.80ead2p-1"))
-_ZERO_LOW = tl.constexpr(float.fromhex("-0x1.a03fd4p-27"))
+_ZERO = hexes("0x1.80ead2p-1 -0x1.a03fd4p-27")
 
 
 @triton.jit
@@ -230,7 +174,7 @@ def gelu_forward(x, p):
 def gelu_derivative(x, p):
     """Phi(x) + x phi(x), which is 1 less the same at -x, and near where that is 0 the distance times something."""
     lifted, r = _gaussian(x)
-    distance = _ZERO - at_most(16.0, tl.abs(x)) + _ZERO_LOW
+    distance = _ZERO[0] - at_most(16.0, tl.abs(x)) + _ZERO[1]
     left = lifted * (distance * polynomial(r, _SLOPE_OF_TAIL, 6)) * _LOWERED
     return tl.where(x < 0, left, 1.0 - left)
 
@@ -260,17 +204,7 @@ def mish_derivative(x, p):
 
 
 # log(1 + x) / x, up to 1
-_LOG1P = tl.constexpr(
-    (
-        float.fromhex("0x1.ffffd6p-1"),
-        float.fromhex("-0x1.ffddd4p-2"),
-        float.fromhex("0x1.530a7p-2"),
-        float.fromhex("-0x1.e15becp-3"),
-        float.fromhex("0x1.319c4ap-3"),
-        float.fromhex("-0x1.0ffb56p-4"),
-        float.fromhex("0x1.cf5f82p-7"),
-    )
-)
+_LOG1P = hexes("0x1.ffffd6p-1 -0x1.ffddd4p-2 0x1.530a7p-2 -0x1.e15becp-3 0x1.319c4ap-3 -0x1.0ffb56p-4 0x1.cf5f82p-7")
 
 
 @triton.jit
@@ -299,14 +233,7 @@ def logsigmoid_forward(x, p):
 
 
 # (e^x - 1) / x, from -1/4
-_EXPM1 = tl.constexpr(
-    (
-        float.fromhex("0x1.fffff8p-1"),
-        float.fromhex("0x1.fff7f4p-2"),
-        float.fromhex("0x1.5414bp-3"),
-        float.fromhex("0x1.34eb96p-5"),
-    )
-)
+_EXPM1 = hexes("0x1.fffff8p-1 0x1.fff7f4p-2 0x1.5414bp-3 0x1.34eb96p-5")
 
 
 @triton.jit
@@ -331,14 +258,7 @@ def celu_forward(x, p):
 
 
 # (e^x - 1 - x) / x^2, from -1/2
-_EXPM1_MINUS_X = tl.constexpr(
-    (
-        float.fromhex("0x1.ffffd6p-2"),
-        float.fromhex("0x1.554108p-3"),
-        float.fromhex("0x1.5228dcp-5"),
-        float.fromhex("0x1.cf00fp-8"),
-    )
-)
+_EXPM1_MINUS_X = hexes("0x1.ffffd6p-2 0x1.554108p-3 0x1.5228dcp-5 0x1.cf00fp-8")
 
 
 @triton.jit
@@ -362,14 +282,7 @@ def _derivatives_zero(alpha, slope, beta):
 
 
 # (e^x - 1) / x, from -1/8 to 1/8
-_EXPM1_AROUND = tl.constexpr(
-    (
-        float.fromhex("0x1.fffff8p-1"),
-        float.fromhex("0x1.000008p-1"),
-        float.fromhex("0x1.5598e6p-3"),
-        float.fromhex("0x1.5550c4p-5"),
-    )
-)
+_EXPM1_AROUND = hexes("0x1.fffff8p-1 0x1.000008p-1 0x1.5598e6p-3 0x1.5550c4p-5")
 
 
 @triton.jit
@@ -388,29 +301,13 @@ def xielu_grad_alpha_n(grad, x, w, p):
     return tl.where(x > 0, 0.0, grad * _expm1_minus_x(x))
 
 
-_PI = tl.constexpr((float.fromhex("0x1.92p1"), float.fromhex("0x1.fap-11"), float.fromhex("0x1.54442ep-19")))
+_PI = hexes("0x1.92p1 0x1.fap-11 0x1.54442ep-19")
 _1_OVER_PI = tl.constexpr(float.fromhex("0x1.45f306p-2"))
 
 # sin(r)^2 / r^2 of x = r^2, up to (pi / 2)^2
-_SINE_SQUARED = tl.constexpr(
-    (
-        float.fromhex("0x1.ffffdep-1"),
-        float.fromhex("-0x1.5550bep-2"),
-        float.fromhex("0x1.6baa26p-5"),
-        float.fromhex("-0x1.98d2f8p-9"),
-        float.fromhex("0x1.e668b2p-14"),
-    )
-)
+_SINE_SQUARED = hexes("0x1.ffffdep-1 -0x1.5550bep-2 0x1.6baa26p-5 -0x1.98d2f8p-9 0x1.e668b2p-14")
 # sin(2 r) / r of x = r^2, in absolute terms
-_SINE_TWICE = tl.constexpr(
-    (
-        float.fromhex("0x1.ffff8p0"),
-        float.fromhex("-0x1.554b22p0"),
-        float.fromhex("0x1.108adep-2"),
-        float.fromhex("-0x1.9662eep-6"),
-        float.fromhex("0x1.271f5p-10"),
-    )
-)
+_SINE_TWICE = hexes("0x1.ffff8p0 -0x1.554b22p0 0x1.108adep-2 -0x1.9662eep-6 0x1.271f5p-10")
 
 
 @triton.jit

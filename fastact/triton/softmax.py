@@ -5,11 +5,17 @@ memory does: the tile stays in registers. Of longer rows, the first pass brings 
 and a second one reads again, from the cache where the row fits there.
 """
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .loops import _blocks, _narrow, _widen
-from .vecmath import (
+from .elementwise import count_blocks, demote, promote
+from .launch import COMPUTE_TYPE, cdiv, kernel_name, launch, power_of_2_from
+from .layout import densely
+from .math import (
     LARGEST_NUMBER,
     LOG2_E,
     at_most,
@@ -27,12 +33,6 @@ from .vecmath import (
 _RAISED = tl.constexpr(2.0**64)
 
 
-def _kernel_name(specialization):
-    """What profilers show: fastact_softmax_forward, say."""
-    constants = specialization.constants
-    return f"fastact_{constants['ACTIVATION']}_{'forward' if 'EXACT' in constants else 'backward'}"
-
-
 @triton.jit
 def _tile(lanes, columns, inner, ROWS: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr):
     """Where the program's first element lies; from there on, the offsets of its rows and of a row's elements; which of
@@ -44,7 +44,7 @@ def _tile(lanes, columns, inner, ROWS: tl.constexpr, LANES: tl.constexpr, COLUMN
         first = program * LANES
         return first * columns, lane * columns, column, first + lane < lanes
     else:
-        blocks = _blocks(lanes, LANES)
+        blocks = count_blocks(lanes, LANES)
         first = program % blocks * LANES
         return program // blocks * columns * inner + first, lane, column.to(tl.int64) * inner, first + lane < lanes
 
@@ -85,9 +85,9 @@ def _peak(x):
 @triton.jit
 def _load(x_ptr, offsets, mask, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
     if ACTIVATION == "softmin":
-        return -_widen(tl.load(x_ptr + offsets, mask=mask, other=float("inf")), COMPUTE)
+        return -promote(tl.load(x_ptr + offsets, mask=mask, other=float("inf")), COMPUTE)
     else:
-        return _widen(tl.load(x_ptr + offsets, mask=mask, other=-float("inf")), COMPUTE)
+        return promote(tl.load(x_ptr + offsets, mask=mask, other=-float("inf")), COMPUTE)
 
 
 @triton.jit
@@ -130,19 +130,19 @@ def _finish(below, peaks, peak, ACTIVATION: tl.constexpr):
 @triton.jit
 def _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION: tl.constexpr):
     y = (x - high[:, None]) - low[:, None] if ACTIVATION == "log_softmax" else e * high[:, None]
-    tl.store(y_ptr + offsets, _narrow(y, y_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_ptr + offsets, demote(y, y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(repr=_kernel_name)
-def forward(
-    x_ptr, y_ptr, lanes, columns, inner,
-    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr, COMPUTE: tl.constexpr,
+@triton.jit(repr=kernel_name)
+def softmax_forward(
+    ins, outs, lanes, columns, inner,
+    NAME: tl.constexpr, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr, COMPUTE: tl.constexpr,
     LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
-    NARROW: tl.constexpr = y_ptr.dtype.element_ty.primitive_bitwidth == 16
+    NARROW: tl.constexpr = outs[0].dtype.element_ty.primitive_bitwidth == 16
     start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
-    x_ptr += start
-    y_ptr += start
+    x_ptr = ins[0] + start
+    y_ptr = outs[0] + start
     number = tl.arange(0, COLUMNS)
     offsets = lane[:, None] + column[None, :]
     if ONE_PASS:
@@ -194,25 +194,25 @@ def _write_gradient(out_ptr, offsets, mask, grad, y, sum, ACTIVATION: tl.constex
         out = y * (sum - grad)
     else:
         out = y * (grad - sum)
-    tl.store(out_ptr + offsets, _narrow(out, out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + offsets, demote(out, out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(repr=_kernel_name)
-def backward(
-    grad_ptr, saved_ptr, out_ptr, lanes, columns, inner,
-    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
+@triton.jit(repr=kernel_name)
+def softmax_backward(
+    ins, outs, lanes, columns, inner,
+    NAME: tl.constexpr, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
     LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
     start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
-    grad_ptr += start
-    saved_ptr += start
-    out_ptr += start
+    grad_ptr = ins[0] + start
+    saved_ptr = ins[1] + start
+    out_ptr = outs[0] + start
     number = tl.arange(0, COLUMNS)
     offsets = lane[:, None] + column[None, :]
     mask = inside[:, None] & (number < columns)[None, :]
     if ONE_PASS:
-        grad = _widen(tl.load(grad_ptr + offsets, mask=mask, other=0.0), COMPUTE)
-        y = _widen(tl.load(saved_ptr + offsets, mask=mask, other=0.0), COMPUTE)
+        grad = promote(tl.load(grad_ptr + offsets, mask=mask, other=0.0), COMPUTE)
+        y = promote(tl.load(saved_ptr + offsets, mask=mask, other=0.0), COMPUTE)
         sum = _sum_of_terms(grad, y, ACTIVATION)
         _write_gradient(out_ptr, offsets, mask, grad, y, sum[:, None], ACTIVATION)
     else:
@@ -220,14 +220,82 @@ def backward(
         first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
-            grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            y = _widen(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            grad = promote(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            y = promote(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
             total += _sum_of_terms(grad, y, ACTIVATION)
             first += COLUMNS
         first = tl.full((), 0, tl.int64)
         while first < columns:
             mask = inside[:, None] & (first + number < columns)[None, :]
-            grad = _widen(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            y = _widen(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            grad = promote(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
+            y = promote(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
             _write_gradient(out_ptr, offsets + first * inner, mask, grad, y, total.to(COMPUTE)[:, None], ACTIVATION)
             first += COLUMNS
+
+
+LARGEST_TILE = 16384  # elements of a row that a program holds: 32 to a thread are too many registers
+_THREAD = 16  # elements of a tile to a thread, while there are threads to add
+_SHORT = 2048  # elements in a tile of short rows
+_SIDE_BY_SIDE = 32  # rows in a tile at least where they lie side by side in memory: of 16-bit types 64 bytes
+
+
+class _Rows(NamedTuple):
+    """A dense tensor as rows along a dimension, each with so many columns, and the tiles they are cut into."""
+
+    lanes: int
+    columns: int
+    inner: int
+    programs: int
+    tile_lanes: int
+    tile_columns: int
+    one_pass: bool
+
+    @property
+    def num_warps(self) -> int:
+        return min(32, max(1, self.tile_lanes * self.tile_columns // (32 * _THREAD)))
+
+
+def _rows(dense: Tensor, dim: int) -> _Rows:
+    n, largest = dense.numel(), LARGEST_TILE * 4 // max(4, dense.itemsize)
+    if n == 0 or dense.dim() == 0 or dense.size(dim) == 1:
+        columns, inner = 1, 1
+    else:
+        columns, inner = dense.size(dim), dense.stride(dim)
+    lanes, batches = (n // columns, 1) if inner == 1 else (inner, n // (columns * inner))
+    tile_columns = power_of_2_from(columns)
+    widest = max(1 if inner == 1 else _SIDE_BY_SIDE, _SHORT // tile_columns)
+    tile_lanes = min(widest, power_of_2_from(max(1, lanes)))
+    one_pass = tile_lanes * tile_columns <= largest
+    if not one_pass:
+        tile_columns = largest // 4 // tile_lanes
+    programs = batches * cdiv(lanes, tile_lanes)
+    return _Rows(lanes, columns, inner, programs, tile_lanes, tile_columns, one_pass)
+
+
+def forward(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The output of an activation along `dim`, in the input's dtype or, for 16-bit types, in that or float32."""
+    input = densely(input, input)
+    output = torch.empty_like(input, dtype=dtype)
+    rows = _rows(input, dim)
+    launch(
+        softmax_forward, rows.programs, input.device,
+        (input,), (output,), rows.lanes, rows.columns, rows.inner, f"{name}_forward", name, rows.inner == 1,
+        input.dtype.itemsize == 2, COMPUTE_TYPE[input.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
+        num_warps=rows.num_warps,
+    )  # fmt: skip
+    return output
+
+
+def backward(name: str, grad: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """The gradient of the input, which had this dtype."""
+    output = densely(output, output)
+    grad = densely(grad, output)
+    grad_input = torch.empty_like(output, dtype=dtype)
+    rows = _rows(output, dim)
+    launch(
+        softmax_backward, rows.programs, grad.device,
+        (grad, output), (grad_input,), rows.lanes, rows.columns, rows.inner, f"{name}_backward", name, rows.inner == 1,
+        COMPUTE_TYPE[grad.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
+        num_warps=rows.num_warps,
+    )  # fmt: skip
+    return grad_input

@@ -4,7 +4,7 @@ the learned values."""
 import triton
 import triton.language as tl
 
-from .vecmath import (
+from .math import (
     EXPM1_LOWEST,
     LARGEST_NUMBER,
     at_least,
@@ -14,6 +14,7 @@ from .vecmath import (
     expm1,
     expm1_minus_x,
     from_exponent,
+    hexes,
     product_error,
     reduce,
     scalar,
@@ -36,8 +37,8 @@ SELU_SCALE_ALPHA = tl.constexpr(1.0507009873554804934193349852946 * 1.6732632423
 
 
 # In two parts, the second positive: times the float above it the largest numbers would overflow too early.
-SELU_SCALE_HIGH = tl.constexpr((float.fromhex("0x1.0cfabcp0"), float.fromhex("0x1.0cfabd6a91132p0")))
-SELU_SCALE_LOW = tl.constexpr((float.fromhex("0x1.6a9114p-24"), float.fromhex("0x1.6fc7d272f2695p-55")))
+SELU_SCALE_HIGH = hexes("0x1.0cfabcp0 0x1.0cfabd6a91132p0")
+SELU_SCALE_LOW = hexes("0x1.6a9114p-24 0x1.6fc7d272f2695p-55")
 
 
 @triton.jit
