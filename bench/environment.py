@@ -32,7 +32,7 @@ def _output(*command: str) -> str | None:
 
 
 def _compiler() -> str | None:
-    library = Path(cpu.__file__).with_name("libfastact.so").read_bytes()
+    library = Path(ops.__file__).with_name("libfastact.so").read_bytes()
     found = re.search(rb"(GCC: \([^)]*\)|clang version) [\d.]+", library)
     return found and found[0].decode()
 

@@ -319,6 +319,7 @@ std::map<std::string, Op>& ops() {
   static std::map<std::string, Op> all = [] {
     std::map<std::string, Op> made;
     for (Op& op : differentiable_ops()) {
+      if (!has_op(op.name)) continue;
       const std::string saving =
           op.name + (op.saves == Saves::kMask ? "_mask" : op.saves == Saves::kIndices ? "_indices" : "");
       op.saving = find(saving);

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-import fastact
 from fastact.catalogue import ACTIVATIONS, Activation
 
 ROOT = Path(__file__).parents[1]

@@ -35,8 +35,8 @@ PARTS = {
     "interpret: gradients fallback",
     "triton": f"fastact/triton/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
-    "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax values maxout gradients modules; "
-    "interpret: dispatch fallback gradients",
+    "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax "
+    "values maxout gradients modules; interpret: dispatch fallback gradients",
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 

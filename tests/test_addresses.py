@@ -118,8 +118,8 @@ LOOKED_AT = [
 @pytest.mark.parametrize(("case", "layout"), LOOKED_AT)
 def test_no_address_is_beyond_its_tensor(case: Case, layout: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the last program writes the last elements."""
-    from fastact.triton.ops import KERNELS
     from fastact.triton.launch import recording
+    from fastact.triton.ops import KERNELS
 
     x = LARGE[layout]
     *outer, last = x.shape

@@ -11,8 +11,8 @@ import torch
 from cases import LOOPS, Case
 from torch import Tensor
 
-from fastact import functional as F
 from fastact import dispatch
+from fastact import functional as F
 
 pytestmark = pytest.mark.only("interpret", "cuda")
 

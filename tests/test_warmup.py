@@ -29,9 +29,9 @@ def shapes(case: Case) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_calls_launch_what_was_compiled(case: Case, dtype: torch.dtype, device: str) -> None:
-    from fastact.triton.ops import KERNELS
     from fastact import warmup
     from fastact.triton.launch import recording
+    from fastact.triton.ops import KERNELS
 
     compiled = {launch.kind for launch in warmup.launches(case.activation, dtype)}
     with recording() as launches:

@@ -213,8 +213,8 @@ def _implementation(op: str, kernel: Callable) -> Callable:
 
 
 IMPLEMENTATIONS = {op: _implementation(op, kernel) for op, kernel in KERNELS.items()}
-"""The same. Where a kernel of backward cannot be compiled or launched, the C++ kernels on the CPU take its place: what is
-saved is for kernels to read, and the gradient must not be lost."""
+"""The same. Where a kernel of backward cannot be compiled or launched, the C++ kernels on the CPU take its place: what
+is saved is for kernels to read, and the gradient must not be lost."""
 
 _registered: list[torch.library.Library] = []  # for as long as the process lives
 _replaced: dict[str, Any] = {}
