@@ -64,7 +64,7 @@ def instruction_set() -> str:
 
 def maker() -> str:
     """Who made this CPU: "intel", "amd" or, for others, ""."""
-    return _OPS.cpu_maker()
+    return _OPS.cpu_vendor()
 
 
 def lacks_avx2() -> bool:
