@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
+SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
@@ -51,7 +51,7 @@ docs: .venv/built
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/blocks.cpp bench/exhaustive.cpp
 
 # Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part path --sample 12 --seed 1".
 mutants: .venv/built
@@ -70,7 +70,7 @@ sanitize: .venv/ready
 # The arithmetic compiled for Arm and emulated gives every bit that it gives here with the same fused multiply-adds
 # (on Debian: apt install g++-aarch64-linux-gnu qemu-user).
 FLAGS := -std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-unknown-pragmas -Wno-psabi
-BLOCKS := -DFASTACT_INSTRUCTION_SET=Baseline csrc/kernels.cpp tests/blocks.cpp
+BLOCKS := -Icsrc -DFASTACT_INSTRUCTION_SET=Baseline csrc/kernels/kernels.cpp tests/blocks.cpp
 aarch64:
 	mkdir -p build/aarch64
 	c++ $(FLAGS) -mavx2 -mfma -mf16c $(BLOCKS) -o build/aarch64/here

@@ -55,7 +55,7 @@ def build(folder: Path) -> Path:
     subprocess.run(setup, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     program = folder / "exhaustive"
     flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"]
-    sources = [ROOT / "bench/exhaustive.cpp", *folder.glob("kernels_*.o")]
+    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *folder.glob("kernels_*.o")]
     subprocess.run([os.environ.get("CXX", "c++"), *flags, *sources, "-o", program], check=True)
     return program
 
@@ -90,13 +90,13 @@ def errors_by_instruction_set(
     """By instruction set; the largest difference between two of them; input, result and truth of the largest error."""
     arguments = rounded(activation, sample)
     numbers = unit(activation, sample, direction) | {
-        "parameters": [arguments[name] for name in activation.parameters],
-        "learned": [arguments[name] for name in activation.learned],
+        "scalars": [arguments[name] for name in activation.parameters],
+        "weights": [arguments[name] for name in activation.learned],
         "first": patterns[:1],
         "last": patterns[1:],
     }
     given = [f"{key}={','.join(map(repr, values))}" for key, values in numbers.items() if values]
-    command = [program, activation.name, direction, activation.saved, *given]
+    command = [program, activation.name, direction, *given]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = {name: tuple(map(float, rest)) for name, *rest in map(str.split, lines)}
     worst = max(found.values())

@@ -228,7 +228,7 @@ class Case:
         outputs = result if isinstance(result, tuple) else (result,)
         if direction == "forward":
             return forward, nbytes(*forward.args, *outputs)
-        values["saved"] = {"input": values["input"], "output": outputs[0], "bits": outputs[-1]}[row.saved]
+        values |= {"output": outputs[0], "mask": outputs[-1]}
         backward = _bound(getattr(torch.ops.fastact, f"{row.name}_backward").default, values)
         gradients = backward()
         return backward, nbytes(*backward.args, *(gradients if isinstance(gradients, tuple) else (gradients,)))

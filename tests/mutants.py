@@ -30,7 +30,7 @@ _KERNELS = (
     "values gated maxout softmax gradients memory threads kernels accuracy dispatch ops every_size subnormals arguments"
 )
 PARTS = {
-    "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
+    "cpp": f"csrc/*/*.h csrc/*/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
     "interpret: gradients fallback",
     "triton": f"fastact/triton/*.py; interpret: kernels {_KERNELS} addresses fallback; cpu: launch warmup sass",
@@ -40,10 +40,10 @@ PARTS = {
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
-EXCLUDED_FILES = "fastact/plot.py csrc/tables.py"  # pictures, a generator
+EXCLUDED_FILES = "fastact/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
 EXCLUDED = {
     r"[gG]rain\b|_ANY_ROWS|_NEAR|_TORCHS_ROWS": "from which size on something pays",
-    r"prefetch|ahead\b|__builtin_expect": "tells the processor what comes",
+    r"prefetch|distance|__builtin_expect": "tells the processor what comes",
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
     r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |longest = |chains = |most = |rows_together": "work at a time",
     r"warps|_BLOCK\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|_TAIL\b.*=|_REUSE|_FLAT = ": "the size of programs",
@@ -191,7 +191,7 @@ class Build:
         targets = [target for target, sources in self.sources.items() if file in sources]
         kernels = [target for target in targets if "/kernels_" in target]
         # Of formulas other sources read what they save. One instruction set will do, the widest that shows the fault.
-        if kernels and not re.search("/(kernels|activations|formula|traits)[.]h", file):
+        if kernels and not re.search("/(block|ops|operands|formula)[.]h", file):
             for name, capability in self.sets.items():
                 if any(self.differs(target) for target in kernels if f"_{name}." in target):
                     return {"FASTACT_CPU_CAPABILITY": capability} if self.link() else None

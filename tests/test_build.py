@@ -15,7 +15,7 @@ from fastact import info, ops
 from fastact.nodes import nodes_library
 
 ROOT = Path(__file__).parents[1]
-ERROR = "csrc/autograd.cpp:5:10: fatal error: torch/csrc/autograd/saved_variable.h: No such file or directory"
+ERROR = "csrc/autograd/nodes.cpp:5:10: fatal error: torch/csrc/autograd/saved_variable.h: No such file or directory"
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def failing(setup, message: str) -> setuptools.Command:
 
 
 def test_a_build_without_nodes_says_so_once(setup, capfd):
-    message = f"In file included from csrc/autograd.cpp:1:\n{ERROR}\n    5 | #include\ncompilation terminated.\n"
+    message = f"In file included from csrc/autograd/nodes.cpp:1:\n{ERROR}\n    5 | #include\ncompilation terminated.\n"
     failing(setup, message).build_extension(setuptools.Extension("fastact.nodes", [], optional=True))
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("fastact: ")
