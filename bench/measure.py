@@ -222,7 +222,7 @@ class Case:
         values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
         values |= {name: getattr(self.module, name).detach() for name in row.learned}
         values["input"] = self.input.detach()
-        name = f"{row.name}_mask" if keep_mask or (row.saved == "bits" and direction == "backward") else row.name
+        name = f"{row.name}_mask" if keep_mask or (row.saved == "mask" and direction == "backward") else row.name
         forward = _bound(getattr(torch.ops.fastact, name).default, values)
         result = forward()
         outputs = result if isinstance(result, tuple) else (result,)

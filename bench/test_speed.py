@@ -46,7 +46,7 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
             if activation.pointwise:
                 for direction in ("forward", "backward"):
                     yield Row(name, "op", direction, dtype, IN_CACHE, threads=1)
-                if activation.saved == "bits":
+                if activation.saved == "mask":
                     yield Row(name, "op+mask", "forward", dtype, IN_CACHE, threads=1)
     for name, activation in ACTIVATIONS.items():
         yield Row(name, "module", "both", "float32", 1 << 20, compiled=compiled)

@@ -18,7 +18,7 @@ sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
 SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
 EXAMPLE = ROOT / "examples" / "dying_relu.py"
-_SAVED = {"bits": "1 bit per element", "bytes": "1 byte per element", "output": "The output", "input": "The input"}
+_SAVED = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
 

@@ -70,7 +70,7 @@ def _gradient_by_inputs(op: Op, grad: Tensor, inputs: Sequence[Tensor], scalars:
 
 def _biased_gradients(op: Op, grad: Tensor, saved: list[Tensor], scalars: list, strides: list[int]) -> list[Tensor]:
     """Those of input, bias and residual."""
-    if op.saves == "bits":
+    if op.saves == "mask":
         grad_input = _gradient_by_mask(OPS[op.activation.name], grad, saved, scalars, strides)
         others = [dim for dim in range(grad.dim()) if dim != 1]
         return [grad_input, grad_input.sum(others) if grad.dim() > 1 else grad_input.sum().view(1), grad]
@@ -86,9 +86,9 @@ def differentiable_backward(
     activation = op.activation
     if op.biased:
         return _biased_gradients(op, grad, saved, scalars, strides)
-    if activation.saved == "bits":
+    if activation.saved == "mask":
         return [_gradient_by_mask(op, grad, saved, scalars, strides)]
-    if activation.saved == "bytes":
+    if activation.saved == "indices":
         return [_gradient_by_indices(grad, saved[0], *map(int, scalars))]
     if activation.gradient_from_output is not None:  # autograd converts to the input's dtype
         return [activation.gradient_from_output(_wide(grad), _wide(saved[0]), int(scalars[0]))]
@@ -130,18 +130,17 @@ class _Node(Function):
         with torch._C._AutoDispatchBelowADInplaceOrView():  # mark_dirty counts the version
             result = overload(op.saving + "_" * in_place)(*inputs, *others)
         ctx.strides = []
-        if op.saves in ("bits", "bytes"):
-            output, extra = (inputs[0], result) if in_place else result
-            saved = (extra,)
-            if op.saves == "bits" and not output.is_contiguous():
+        if op.saves in ("mask", "indices"):
+            output, *saved = (inputs[0], result) if in_place else result
+            if op.saves == "mask" and not output.is_contiguous():
                 ctx.strides = output.stride()
         else:
             output = inputs[0] if in_place else result
-            saved = (output,) if op.saves == "output" else links or inputs[: 2 if op.biased else None]
+            saved = [output] if op.saves == "output" else list(links or inputs[: 2 if op.biased else None])
         if in_place:
             ctx.mark_dirty(output)
         # The seed is a tensor: saved like the rest, so that hooks on saved tensors see it.
-        ctx.save_for_backward(*saved, *others[: activation.random], *(links if op.saves == "bits" else ()))
+        ctx.save_for_backward(*saved, *others[: activation.random], *(links if op.saves == "mask" else ()))
         ctx.op = op
         ctx.scalars = others[activation.random :]
         if activation.kind == "softmax":
@@ -152,7 +151,7 @@ class _Node(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         op: Op = ctx.op
         saved = list(ctx.saved_tensors)
-        by_mask = op.saves == "bits"
+        by_mask = op.saves == "mask"
         link = saved.pop() if by_mask else None
         gradients: Any
         if _needs_torch_ops(grad):
@@ -170,7 +169,7 @@ class _Node(Function):
 
 def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
     """What nodes in C++ do, as the op's kernel at the autograd keys."""
-    node = type(op.activation.module, (_Node,), {"__module__": __name__})
+    node: type[_Node] = type(op.activation.module, (_Node,), {"__module__": __name__})
     decomposed = decomposition_in_place(op) if in_place else decomposition(op)
     plain = overload(op.name + "_" * in_place)
     tensors = op.tensors + op.activation.random
@@ -186,7 +185,7 @@ def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
             with torch._C._AutoDispatchBelowAutograd():
                 return plain(*arguments)
         links: tuple[Tensor, ...] = ()
-        if op.saves == "bits":  # no elements, but all that a second derivative of zeros needs of the input
+        if op.saves == "mask":  # no elements, but all that a second derivative of zeros needs of the input
             links = (inputs[0].expand(0, *inputs[0].shape).clone(),)
         elif in_place and op.activation.saved == "input":
             links = (inputs[0].clone(),)

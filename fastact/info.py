@@ -40,7 +40,7 @@ def report() -> str:
     facts = environment()
     width = max(map(len, facts))
     on_cpu, on_gpu = f"C++ ({ops.instruction_set()})", "Triton" if triton_is_installed() else "torch"
-    saved = {"bits": "1 bit per element", "bytes": "1 byte per output element"}
+    saved = {"mask": "1 bit per element", "indices": "1 byte per output element"}
     rows = [
         [name, saved.get(activation.saved, activation.saved), on_cpu, on_gpu]
         for name, activation in ACTIVATIONS.items()

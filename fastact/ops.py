@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import shapes
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
 from .dispatch import guarded, interpreting, triton_is_installed
@@ -71,7 +72,7 @@ class Op(NamedTuple):
     @property
     def saving(self) -> str:
         """The op that returns what backward needs as well, where that is no input or output."""
-        return self.name + {"bits": "_mask", "bytes": "_indices"}.get(self.saves, "")
+        return self.name + {"mask": "_mask", "indices": "_indices"}.get(self.saves, "")
 
     @property
     def saves(self) -> str:
@@ -113,7 +114,7 @@ def draw_seed(device: torch.device) -> Tensor:
 # Decompositions into torch's ops.
 
 
-def reference(op: Op, inputs: Sequence[Tensor], scalars: tuple) -> Tensor:
+def reference(op: Op, inputs: Sequence[Any], scalars: tuple) -> Tensor:
     """What the op computes, by torch's ops."""
     activation = op.activation
     if op.biased:
@@ -124,7 +125,7 @@ def reference(op: Op, inputs: Sequence[Tensor], scalars: tuple) -> Tensor:
         dim, dtype = scalars
         return activation.reference(*inputs, dim=dim, dtype=dtype)
     if activation.name == "glu" and (not op.packed or scalars[1]):  # which torch has of one tensor, the gate last
-        value, gate = value_and_gate(*inputs, dim=scalars[0], gate_first=True) if op.packed else inputs
+        value, gate = value_and_gate(inputs[0], dim=scalars[0], gate_first=True) if op.packed else inputs
         return value * gate.sigmoid()
     names = (*activation.parameters, "dim", "gate_first")
     named = dict(zip(names, scalars[: 1 if activation.name == "glu" else None], strict=False))
@@ -160,91 +161,25 @@ def decomposition_in_place(op: Op) -> Callable[..., None]:
     return decomposed
 
 
-# Shapes.
-
-
-def _mask_of(input: Tensor) -> Tensor:
-    return input.new_empty(((input.numel() + 7) // 8,), dtype=torch.uint8)
-
-
-def _channels_of(input: Tensor) -> Tensor:
-    return input.new_empty((input.size(1) if input.dim() > 1 else 1,))
-
-
-def _grouped(input: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Tensor:
-    if not torch.ops.aten.is_non_overlapping_and_dense(input):
-        input = input.contiguous()
-    shape, strides = list(input.shape), list(input.stride())
-    inner = strides[dim]
-    shape[dim] //= pieces
-    strides = [stride // pieces if stride > inner else stride for stride in strides]
-    return input.new_empty_strided(shape, strides, dtype=dtype)
-
-
-def _ungrouped(indices: Tensor, pieces: int, dim: int, dtype: torch.dtype) -> Tensor:
-    shape, inner = list(indices.shape), indices.stride(dim)
-    shape[dim] *= pieces
-    strides = [
-        stride * pieces if i != dim % len(shape) and stride >= inner else stride
-        for i, stride in enumerate(indices.stride())
-    ]
-    return indices.new_empty_strided(shape, strides, dtype=dtype)
-
-
-def shapes(op: Op) -> dict[str, Callable[..., Any]]:
-    """What the op, its saving and in-place forms and its backward return, without values."""
-    name, kind = op.name, op.activation.kind
-    like = torch.empty_like
-    if kind == "softmax":
-        return {
-            name: lambda input, dim, dtype: like(input, dtype=dtype),
-            f"{name}_backward": lambda grad, output, dim, dtype: like(output, dtype=dtype),
-        }
-    if kind == "maxout":
-        return {
-            name: lambda input, pieces, dim: _grouped(input, pieces, dim, input.dtype),
-            op.saving: lambda input, pieces, dim: tuple(
-                _grouped(input, pieces, dim, dtype) for dtype in (input.dtype, torch.uint8)
-            ),
-            f"{name}_backward": lambda grad, indices, pieces, dim: _ungrouped(indices, pieces, dim, grad.dtype),
-        }
-    if op.packed:
-        return {
-            name: lambda input, dim, gate_first: like(value_and_gate(input, dim=dim, gate_first=gate_first)[0]),
-            f"{name}_backward": lambda grad, input, dim, gate_first: like(input),
-        }
-    if op.tensors > 1 and not op.biased:
-        return {
-            name: lambda input, *others: like(input),
-            f"{name}_backward": lambda grad, *others: tuple(map(like, others[: op.tensors])),
-        }
-    if op.biased:
-        forms = {name: lambda input, *others: like(input)}
-        if op.saves == "bits":
-            forms[op.saving] = lambda input, *others: (like(input), _mask_of(input))
-            forms[f"{name}_backward"] = lambda grad, mask, *scalars: (like(grad), _channels_of(grad))
-        else:
-            forms[f"{name}_backward"] = lambda grad, input, bias, *scalars: (like(input), like(bias))
-        return forms
-    forms: dict[str, Callable[..., Any]] = {
-        name: lambda input, *others: like(input),
-        f"{name}_": lambda input, *others: None,
-        f"{name}_backward": lambda grad, saved, *others: like(grad),
-    }
-    if op.saves == "bits":
-        forms[op.saving] = lambda input, *others: (like(input), _mask_of(input))
-        forms[f"{op.saving}_"] = lambda input, *others: _mask_of(input)
-    else:
-        forms[f"{name}_backward"] = lambda grad, saved, *others: like(saved)
-    return forms
-
-
 library = torch.library.Library("fastact", "IMPL")
+
+
+def _shapes(op: Op) -> shapes.Forms:
+    kind, saves_mask = op.activation.kind, op.saves == "mask"
+    if kind == "softmax":
+        return shapes.softmax(op.name)
+    if kind == "maxout":
+        return shapes.maxout(op.name)
+    if op.packed:
+        return shapes.packed(op.name)
+    if op.biased:
+        return shapes.biased(op.name, saves_mask)
+    return shapes.pointwise(op.name, saves_mask) if op.in_place else shapes.of_several(op.name, op.tensors)
 
 
 def _register() -> None:
     for op in OPS.values():
-        for name, shape in shapes(op).items():
+        for name, shape in _shapes(op).items():
             library.impl(name, shape, "Meta")
         library.impl(op.name, decomposition(op), "CompositeExplicitAutograd")
         if op.in_place:

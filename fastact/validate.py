@@ -171,7 +171,7 @@ def throughput(activation: Activation, device: str) -> tuple[Throughput, Through
     rounds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
     forward, backward, torch_forward, torch_backward, copy = map(statistics.median, zip(*rounds, strict=True))
     size = x.element_size()
-    written = {"bits": 1 / 8, "bytes": 1}.get(activation.saved, 0)  # beside what has been counted already
+    written = {"mask": 1 / 8, "indices": 1}.get(activation.saved, 0)  # beside what has been counted already
     moved = size * (activation.divisor + 1)
     read = written or (size if activation.saved == "output" else size * activation.divisor)
     return (

@@ -246,7 +246,7 @@ def run_kernels(case: Case, op: Callable[[str], Callable[..., Any]], x: Tensor, 
     if row.random:
         scalars = (torch.tensor(2**62 + 12345, device=x.device), *scalars)
     y = forward(x, *scalars)
-    if row.saved != "bits":
+    if row.saved != "mask":
         saved = y if row.saved == "output" else x
         return [y, backward(torch.empty_like(y).copy_(grad), saved, *scalars)]
     same, mask = op(f"{row.name}_mask")(x, *scalars)

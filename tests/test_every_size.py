@@ -109,7 +109,7 @@ def test_rrelu_draws_the_same_again(n: int, on: str) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 9, 4096, 70_000])
-@pytest.mark.parametrize("case", [case for case in CASES if case.activation.saved == "bits"], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.activation.saved == "mask"], ids=str)
 def test_double_backward(case: Case, n: int, on: str) -> None:
     if case.activation.random:
         return

@@ -52,7 +52,7 @@ def _program(row: Activation, part: str, dtype: torch.dtype) -> Program:
         function = programs.random_forward if row.random else programs.forward
         mask = (part,) * (part == "mask")
         return Program(name, function, find("forward", *("keep" for _ in mask)), tile + seed, tile + mask)
-    if row.saved == "bits":
+    if row.saved == "mask":
         function = programs.random_mask_backward if row.random else programs.mask_backward
         return Program(name, function, find("dropped", "kept"), ("tile", "mask", *seed), tile)
     if formulas := find("gradient"):
@@ -80,14 +80,14 @@ def _elementwise(row: Activation) -> _Ops:
         return run(_program(row, "mask", input.dtype), (input, *rest), (input,))[0]
 
     def backward(grad: Tensor, saved: Tensor, *rest: Any) -> Tensor | tuple[Tensor, ...]:
-        grad_input = torch.empty_like(grad if row.saved == "bits" else saved)
+        grad_input = torch.empty_like(grad if row.saved == "mask" else saved)
         sums = run(_program(row, "backward", grad.dtype), (grad, saved, *rest), (grad_input,))
         return (grad_input, *map(_gradient_of, rest, sums)) if sums else grad_input
 
     yield from ((row.name, forward), (f"{row.name}_backward", backward))
     if row.kind == "pointwise":
         yield f"{row.name}_", forward_
-    if row.saved == "bits":
+    if row.saved == "mask":
         yield from ((f"{row.name}_mask", mask), (f"{row.name}_mask_", mask_))
 
 
@@ -136,7 +136,7 @@ def _bias_program(row: Activation, part: str, dtype: torch.dtype, tiles: int = 1
         if row.saved == "output":
             formulas = alone.formulas + _program(row, "forward", dtype).formulas
             alone = alone._replace(function=programs.recomputed_backward, formulas=formulas)
-        bias = () if row.saved == "bits" else ("channel",)
+        bias = () if row.saved == "mask" else ("channel",)
         function, inputs, outputs = programs.bias_backward, alone.inputs + bias, ("tile", "sum")
     return Program(f"bias_{alone.name}", function, (alone.function, *alone.formulas), inputs, outputs)
 
@@ -151,7 +151,7 @@ def _biased(row: Activation) -> _Ops:
 
     def backward(grad: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         program = _bias_program(row, "backward", grad.dtype)
-        if row.saved == "bits":
+        if row.saved == "mask":
             grad_input, channels = torch.empty_like(grad), grad.size(1) if grad.dim() > 1 else 1
             (sums,) = run(program, (grad, saved, *rest), (grad_input,), channels)
             return grad_input, sums.to(grad.dtype).view(-1)
@@ -161,7 +161,7 @@ def _biased(row: Activation) -> _Ops:
 
     yield f"bias_{row.name}", lambda *arguments: forward("forward", *arguments)[0]
     yield f"bias_{row.name}_backward", backward
-    if row.saved == "bits":
+    if row.saved == "mask":
         yield f"bias_{row.name}_mask", partial(forward, "mask")
 
 
