@@ -84,6 +84,8 @@ struct InstructionSet {
   const char* name;
   Block forward[kElementwiseCount][4];
   Block backward[kElementwiseCount][4];
+  Block add_bias[4];      // tile, channelwise -> their sum, in compute type
+  Block add_residual[4];  // numbers in compute type, tile -> their sum, a tile
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
   SoftmaxBlocks softmax[kSoftmaxCount][2];

@@ -410,15 +410,15 @@ template <size_t, class T>
 using Each = T;
 
 // y = f(x), with weights for each element: those numbered k; or, where `k` is empty, those that the formula holds.
-template <class F, class S, class Members, class Weights>
+template <class F, class S, class Members, class Weights, class Write = WriteTile<S>>
 struct ChannelwiseForward;
-template <class F, class S, class Members, size_t... k>
-struct ChannelwiseForward<F, S, Members, std::index_sequence<k...>> {
+template <class F, class S, class Members, size_t... k, class Write>
+struct ChannelwiseForward<F, S, Members, std::index_sequence<k...>, Write> {
   static constexpr bool prefetches = true;
   using Stored = S;
   using T = Compute<S>;
   using Reads = Operands<ReadTile<S>, ReadWide<Each<k, T>>...>;
-  using Writes = Operands<WriteTile<S>>;
+  using Writes = Operands<Write>;
   F formula;
 
   F at(int64_t i, Each<k, const T*>... weights) const {

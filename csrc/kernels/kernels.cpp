@@ -2,6 +2,7 @@
 // flags and its name in FASTACT_INSTRUCTION_SET. Everything but the table has internal linkage, and no inline function
 // of the standard library is used: the linker may keep only one copy of those, and it could be the one with
 // instructions this machine lacks.
+#include "kernels/bias.h"
 #include "kernels/block.h"
 #include "kernels/elementwise.h"
 #include "kernels/maxout.h"
@@ -37,6 +38,8 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     FASTACT_STRING(FASTACT_INSTRUCTION_SET),
     {FASTACT_EACH_ELEMENTWISE(FASTACT_FORWARD)},
     {FASTACT_EACH_ELEMENTWISE(FASTACT_BACKWARD)},
+    {add_bias<float>, add_bias<double>, add_bias<Float16>, add_bias<BFloat16>},
+    {add_residual<float>, add_residual<double>, add_residual<Float16>, add_residual<BFloat16>},
     {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},

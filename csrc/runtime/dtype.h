@@ -17,6 +17,8 @@ inline int type_index(ScalarType type) {
   return is_16_bit(type) ? 2 + half_index(type) : type == ScalarType::Double ? 1 : 0;
 }
 
+inline bool is_16_bit_index(int index) { return index >= 2; }
+
 inline void check_dtype(const Tensor& tensor, const char* op) {
   auto type = tensor.scalar_type();
   STD_TORCH_CHECK(is_16_bit(type) || type == ScalarType::Float || type == ScalarType::Double, "fastact::", op,

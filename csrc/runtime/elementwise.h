@@ -7,9 +7,9 @@ namespace fastact {
 
 // What a block function runs on: tiles, of which the plan says where they lie; a mask that is read or written, in the
 // order in which elements are walked; channelwise operands; and sums of their gradients' terms.
-template <class T>
+template <class T, class Function = Block>
 struct ElementwiseRun {
-  Block block;
+  Function block;
   Call call;
   const Plan& plan;
   const uint8_t* mask_read = nullptr;
@@ -27,7 +27,7 @@ struct ElementwiseRun {
     call.prefetch = first.data != written.data && written.row_stride == plan.shape.columns ? distance : 0;
     call.per_element = std::any_of(weights.begin(), weights.end(), [](auto& each) { return each.channels.count > 1; });
     if (sums.empty()) {
-      for_each_block(plan.shape, call.per_element ? 1 : kAll,
+      for_each_block(plan.shape, call.per_element || !std::is_same_v<Function, Block> ? 1 : kAll,
                      [this](int64_t row, int64_t column, int64_t n, int64_t at) { run_block(row, column, n, at, 0); });
     } else {
       // Slices depend on the tensor alone, so that the number of threads does not show in the sums.
@@ -65,12 +65,12 @@ struct ElementwiseRun {
       inputs[in++] = call.per_element ? spread_weights[k] : weights[k].values.data();
       if (call.per_element) spread(weights[k].values.data(), weights[k].channels, at, n, spread_weights[k]);
     }
-    for (size_t i = 0; i < plan.output_count(); ++i)
+    for (size_t i = 0; i < plan.output_count; ++i)
       outputs[out++] = destination(plan.output(i), row, column, n, written[i].bytes);
     if (mask_written) outputs[out++] = n == padded ? mask_written + at / 8 : tail_mask;
     for (size_t k = 0; k < sums.size(); ++k) outputs[out++] = terms[k];
     block(inputs, outputs, padded, at, call);
-    for (size_t i = 0; i < plan.output_count(); ++i) store(plan.output(i), row, column, n, outputs[i]);
+    for (size_t i = 0; i < plan.output_count; ++i) store(plan.output(i), row, column, n, outputs[i]);
     if (mask_written && n != padded) std::memcpy(mask_written + at / 8, tail_mask, mask_bytes);
     for (size_t k = 0; k < sums.size(); ++k) sums[k].add(slice, terms[k], at, n);
   }

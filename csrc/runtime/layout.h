@@ -48,67 +48,71 @@ inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<i
   return Rows{columns, rows > 1 ? stride : columns};
 }
 
-// Inputs and outputs of equal sizes, walked in step in the first output's order in memory, where they lie. What cannot
-// be walked so is replaced by a dense tensor, and `finish` fills the outputs that were.
+// Inputs and outputs of equal sizes and one dtype, walked in step in the first output's order in memory, where they
+// lie. What cannot be walked so is replaced by a dense tensor, and `finish` fills the outputs that were.
 struct Plan {
-  Shape shape{0, 0};
-  std::vector<Tensor> tensors;  // inputs, then outputs
-  std::vector<Strided> strided;
-  size_t input_count;
+  static constexpr size_t kMostTensors = 1 + 2 * most(Kind::kTile);  // a backward's
 
-  Plan(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs)
-      : tensors(inputs), input_count(inputs.size()) {
-    tensors.insert(tensors.end(), outputs.begin(), outputs.end());
-    const Tensor leader = tensors[input_count];
+  Shape shape{0, 0};
+  size_t input_count, output_count;
+  Strided strided[kMostTensors];  // inputs, then outputs
+
+  Plan(std::vector<Tensor> inputs_and_outputs, size_t outputs)
+      : input_count(inputs_and_outputs.size() - outputs),
+        output_count(outputs),
+        tensors_(std::move(inputs_and_outputs)),
+        type_(tensors_[0].scalar_type()) {
+    const Tensor& leader = tensors_[input_count];
     int64_t numel = leader.numel();
     if (numel == 0) return;
     bool flat = is_dense(leader);
-    for (const Tensor& tensor : tensors) flat = flat && same_layout(tensor, leader);
+    for (const Tensor& tensor : tensors_) flat = flat && same_layout(tensor, leader);
     if (flat) {
       shape = {1, numel};
-      for (const Tensor& tensor : tensors) strided.push_back(rows_of(tensor, numel));
+      for (size_t i = 0; i < tensors_.size(); ++i) place(i, numel);
     } else {
-      plan_rows(leader, numel);
+      plan_rows(numel);
     }
   }
   Plan(const Plan&) = delete;
 
+  ScalarType type() const { return type_; }
   const Strided& input(size_t i) const { return strided[i]; }
   const Strided& output(size_t i) const { return strided[input_count + i]; }
-  size_t output_count() const { return tensors.size() - input_count; }
 
   void finish() {
     for (auto& [output, dense] : replaced_) torch::stable::copy_(output, dense);
   }
 
  private:
-  static Strided rows_of(const Tensor& tensor, int64_t stride) {
-    return {static_cast<char*>(tensor.data_ptr()), stride, tensor.scalar_type()};
-  }
+  void place(size_t i, int64_t stride) { strided[i] = {static_cast<char*>(tensors_[i].data_ptr()), stride, type_}; }
 
-  void plan_rows(const Tensor& leader, int64_t numel) {
+  void plan_rows(int64_t numel) {
+    const Tensor leader = tensors_[input_count];
     std::vector<int64_t> order(leader.dim());
     std::iota(order.begin(), order.end(), 0);
     auto strides = leader.strides();
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
     int64_t columns = numel;
     std::vector<std::optional<Rows>> rows;
-    for (const Tensor& tensor : tensors) {
+    for (const Tensor& tensor : tensors_) {
       rows.push_back(row_strided(tensor, order));
       if (rows.back()) columns = std::min(columns, rows.back()->columns);
     }
     for (size_t i = 0; i < rows.size(); ++i) {
       if (!rows[i] || (rows[i]->columns != columns && rows[i]->columns != numel)) {
-        Tensor dense = i < input_count ? dense_copy(tensors[i], leader) : new_dense(leader);
-        if (i >= input_count) replaced_.emplace_back(tensors[i], dense);
-        tensors[i] = dense;
+        Tensor dense = i < input_count ? dense_copy(tensors_[i], leader) : new_dense(leader);
+        if (i >= input_count) replaced_.emplace_back(tensors_[i], dense);
+        tensors_[i] = dense;
         rows[i] = Rows{numel, numel};
       }
-      strided.push_back(rows_of(tensors[i], rows[i]->columns == columns ? rows[i]->stride : columns));
+      place(i, rows[i]->columns == columns ? rows[i]->stride : columns);
     }
     shape = {numel / columns, columns};
   }
 
+  std::vector<Tensor> tensors_;  // keeps copies alive
+  ScalarType type_;
   std::vector<std::pair<Tensor, Tensor>> replaced_;
 };
 

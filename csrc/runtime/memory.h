@@ -38,6 +38,7 @@ inline bool same_sizes(const Tensor& a, const Tensor& b) {
 }
 
 inline bool same_layout(const Tensor& a, const Tensor& b) {
+  if (a.get() == b.get() || (a.is_contiguous() && b.is_contiguous())) return true;
   auto sizes = a.sizes(), a_strides = a.strides(), b_strides = b.strides();
   for (size_t i = 0; i < sizes.size(); ++i)
     if (sizes[i] != 1 && a_strides[i] != b_strides[i]) return false;

@@ -11,6 +11,10 @@
 // Gated units, which have two tiles, also take one tensor whose halves along `dim` those are:
 //   name_packed(Tensor input, int dim, bool gate_first) -> Tensor
 //   name_packed_backward(Tensor grad, Tensor input, int dim, bool gate_first) -> Tensor
+// Each op that runs in place and is not random has a form with a bias, per channel or of one number, and a residual:
+//   bias_name(Tensor input, Tensor bias, Tensor? residual, …) -> Tensor
+//   bias_name_mask(Tensor input, Tensor bias, Tensor? residual, …) -> (Tensor, Tensor)
+//   bias_name_backward(Tensor grad, Tensor input, Tensor bias, …) -> (Tensor, Tensor)   (or mask in place of input)
 // Maxout over groups of neighbours along `dim`; `indices` are the winners' numbers in their groups, in one byte each:
 //   maxout(Tensor input, int pieces, int dim) -> Tensor
 //   maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)
@@ -21,6 +25,7 @@
 // Their autograd is in autograd/nodes.cpp and fastact/autograd.py.
 #include <string>
 
+#include "runtime/bias.h"
 #include "runtime/elementwise.h"
 #include "runtime/maxout.h"
 #include "runtime/softmax.h"
@@ -40,8 +45,9 @@ struct Arguments {
   double scalars[most(Kind::kScalar) + 1];
   Call call{scalars};
 
-  Arguments(const Op& op, StableIValue* stack, bool with_tiles) {
+  Arguments(const Op& op, StableIValue* stack, bool with_tiles, bool with_residual = false) {
     int scalar = 0;
+    if (with_tiles) tiles.reserve(Plan::kMostTensors);
     for (int i = 0; i < op.operand_count; ++i) {
       switch (op.operands[i].kind) {
         case Kind::kTile:
@@ -52,6 +58,9 @@ struct Arguments {
           break;
         case Kind::kChannel:
           channelwise.push_back(to<Tensor>(*stack++));
+          break;
+        case Kind::kResidual:
+          if (with_residual) read_residual(to<std::optional<Tensor>>(*stack++));
           break;
         case Kind::kScalar:
           scalars[scalar++] = to<double>(*stack++);
@@ -69,6 +78,9 @@ struct Arguments {
   }
 
  private:
+  void read_residual(const std::optional<Tensor>& residual) {
+    if (residual) tiles.push_back(*residual);
+  }
   void read_seed(const Op& op, const Tensor& seed) {
     STD_TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long && seed.is_cpu(), "fastact::", op.name,
                     ": expected seed to be one int64 on the CPU");
@@ -78,49 +90,78 @@ struct Arguments {
 
 void check_tiles(const Op& op, const std::vector<Tensor>& tiles) {
   check_dtype(tiles[0], op.name);
-  for (const Tensor& tile : tiles) check_same(tiles[0], tile, op.name);
+  for (size_t i = 1; i < tiles.size(); ++i) check_same(tiles[0], tiles[i], op.name);
 }
 
+// The ops of the table: one block function each.
+struct Plain {
+  static const Op& op(int which) { return kOps[which]; }
+  template <class T>
+  static Block forward(int which, const Plan& plan) {
+    return instruction_set().forward[which][type_index(plan.type())];
+  }
+  template <class T>
+  static Block backward(int which, const Plan& plan) {
+    return instruction_set().backward[which][type_index(plan.type())];
+  }
+};
+
+// Those with a bias: chains of blocks.
+struct WithBias {
+  static const Op& op(int which) { return kBiasOps[which]; }
+  template <class T>
+  static BiasForward<T> forward(int which, const Plan& plan) {
+    return {which, type_index(plan.type()), plan.input_count == 2};
+  }
+  template <class T>
+  static BiasBackward<T> backward(int which, const Plan& plan) {
+    return {which, type_index(plan.type())};
+  }
+};
+
 // Writes the output and, unless it is null, the mask.
-void run_forward(int which, const Arguments& arguments, const Tensor& output, uint8_t* mask) {
-  const Op& op = kOps[which];
-  auto type = output.scalar_type();
-  Plan plan(arguments.tiles, {output});
-  with_compute_type(type, [&](auto number) {
+template <class Form>
+void run_forward(int which, Arguments& arguments, const Tensor& output, uint8_t* mask) {
+  arguments.tiles.push_back(output);
+  Plan plan(std::move(arguments.tiles), 1);
+  with_compute_type(plan.type(), [&](auto number) {
     using T = decltype(number);
-    ElementwiseRun<T> run{instruction_set().forward[which][type_index(type)], arguments.call, plan};
+    ElementwiseRun<T, decltype(Form::template forward<T>(which, plan))> run{Form::template forward<T>(which, plan),
+                                                                            arguments.call, plan};
     run.mask_written = mask;
-    run.weights = arguments.weights<T>(op, output);
+    run.weights = arguments.weights<T>(Form::op(which), output);
     run.run();
   });
   plan.finish();
 }
 
+template <class Form>
 void forward(int which, StableIValue* stack, bool in_place, bool with_mask) {
-  const Op& op = kOps[which];
-  Arguments arguments(op, stack, true);
+  const Op& op = Form::op(which);
+  Arguments arguments(op, stack, true, true);
   check_tiles(op, arguments.tiles);
-  const Tensor& input = arguments.tiles[0];
+  const Tensor input = arguments.tiles[0];
   Tensor output = in_place ? input : new_dense(input);
   std::optional<Tensor> mask;
   if (with_mask) mask = new_mask(input);
-  run_forward(which, arguments, output, mask ? static_cast<uint8_t*>(mask->data_ptr()) : nullptr);
+  run_forward<Form>(which, arguments, output, mask ? static_cast<uint8_t*>(mask->data_ptr()) : nullptr);
   if (!in_place) *stack++ = from(output);
   if (mask) *stack++ = from(*mask);
 }
 
 // Writes the gradients of tiles, and returns those of the channelwise operands.
-std::vector<Tensor> run_backward(int which, const Arguments& arguments, const std::vector<Tensor>& read,
-                                 const uint8_t* mask, const std::vector<Tensor>& gradients) {
-  const Op& op = kOps[which];
-  auto type = read[0].scalar_type();
-  Plan plan(read, gradients);
+template <class Form>
+std::vector<Tensor> run_backward(int which, const Arguments& arguments, std::vector<Tensor> read, const uint8_t* mask,
+                                 const std::vector<Tensor>& gradients) {
+  read.insert(read.end(), gradients.begin(), gradients.end());
+  Plan plan(std::move(read), gradients.size());
   std::vector<Tensor> sums;
-  with_compute_type(type, [&](auto number) {
+  with_compute_type(plan.type(), [&](auto number) {
     using T = decltype(number);
-    ElementwiseRun<T> run{instruction_set().backward[which][type_index(type)], arguments.call, plan};
+    ElementwiseRun<T, decltype(Form::template backward<T>(which, plan))> run{Form::template backward<T>(which, plan),
+                                                                             arguments.call, plan};
     run.mask_read = mask;
-    run.weights = arguments.weights<T>(op, gradients[0]);
+    run.weights = arguments.weights<T>(Form::op(which), gradients[0]);
     for (const Weights<T>& each : run.weights) run.sums.emplace_back(each.channels, run.slices(plan));
     run.run();
     for (size_t k = 0; k < run.sums.size(); ++k)
@@ -130,10 +171,13 @@ std::vector<Tensor> run_backward(int which, const Arguments& arguments, const st
   return sums;
 }
 
+template <class Form>
 void backward(int which, StableIValue* stack) {
-  const Op& op = kOps[which];
+  const Op& op = Form::op(which);
   const bool saves_inputs = op.saved == Saved::kInputs;
-  std::vector<Tensor> read = {to<Tensor>(stack[0])};
+  std::vector<Tensor> read;
+  read.reserve(Plan::kMostTensors);
+  read.push_back(to<Tensor>(stack[0]));
   std::optional<Tensor> saved;
   if (!saves_inputs) saved = to<Tensor>(stack[1]);
   Arguments arguments(op, stack + (saves_inputs ? 1 : 2), saves_inputs);
@@ -151,7 +195,7 @@ void backward(int which, StableIValue* stack) {
   // A gradient has the order of dimensions of what it belongs to or, where that was not kept, of grad.
   std::vector<Tensor> gradients;
   for (const Tensor& like : op.saved == Saved::kMask ? read : tiles) gradients.push_back(new_dense(like));
-  const std::vector<Tensor> sums = run_backward(which, arguments, read, mask, gradients);
+  const std::vector<Tensor> sums = run_backward<Form>(which, arguments, std::move(read), mask, gradients);
   for (const auto* results : {&std::as_const(gradients), &sums})
     for (const Tensor& result : *results) *stack++ = from(result);
 }
@@ -178,7 +222,7 @@ void packed_forward(int which, StableIValue* stack) {
   arguments.tiles = halves(op, input, read_dim(stack[1], input, op.name), to<bool>(stack[2]));
   check_dtype(input, op.name);
   const Tensor output = new_dense(arguments.tiles[0]);
-  run_forward(which, arguments, output, nullptr);
+  run_forward<Plain>(which, arguments, output, nullptr);
   stack[0] = from(output);
 }
 
@@ -191,7 +235,8 @@ void packed_backward(int which, StableIValue* stack) {
   read.insert(read.begin(), grad);
   check_tiles(op, read);
   const Tensor grad_input = new_dense(input);
-  run_backward(which, Arguments(op, stack + 4, false), read, nullptr, halves(op, grad_input, dim, gate_first));
+  run_backward<Plain>(which, Arguments(op, stack + 4, false), std::move(read), nullptr,
+                      halves(op, grad_input, dim, gate_first));
   stack[0] = from(grad_input);
 }
 
@@ -278,25 +323,30 @@ void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::stri
 
 using Library = torch::stable::detail::StableLibrary;
 
-template <int which, bool in_place, bool with_mask>
+template <class Form, int which, bool in_place, bool with_mask>
 void forward_op(StableIValue* stack, uint64_t, uint64_t) {
-  forward(which, stack, in_place, with_mask);
+  forward<Form>(which, stack, in_place, with_mask);
 }
 template <void (*run)(int, StableIValue*), int which>
 void op(StableIValue* stack, uint64_t, uint64_t) {
   run(which, stack);
 }
 
+void define_op(Library& library, const Op& op) {
+  for (bool with_mask : {false, true}) {
+    if (with_mask && op.saved != Saved::kMask) continue;
+    library.def(forward_schema(op, with_mask).c_str());
+    if (op.is_pointwise()) library.def(in_place_schema(op, with_mask).c_str());
+  }
+  library.def(backward_schema(op).c_str());
+  for (bool backward : {false, true})
+    if (op.count(Kind::kTile) == 2) library.def(packed_schema(op, backward).c_str());
+}
+
 void define(Library& library) {
-  for (const Op& op : kOps) {
-    for (bool with_mask : {false, true}) {
-      if (with_mask && op.saved != Saved::kMask) continue;
-      library.def(forward_schema(op, with_mask).c_str());
-      if (op.is_pointwise()) library.def(in_place_schema(op, with_mask).c_str());
-    }
-    library.def(backward_schema(op).c_str());
-    for (bool backward : {false, true})
-      if (op.count(Kind::kTile) == 2) library.def(packed_schema(op, backward).c_str());
+  for (int which = 0; which < kElementwiseCount; ++which) {
+    define_op(library, kOps[which]);
+    if (has_bias_form(kOps[which])) define_op(library, kBiasOps[which]);
   }
   for (const SoftmaxOp& op : kSoftmaxOps)
     for (bool backward : {false, true}) library.def(softmax_schema(op.name, backward).c_str());
@@ -307,16 +357,25 @@ void define(Library& library) {
   library.def("cpu_vendor() -> str");
 }
 
+template <class Form, int which>
+void implement_form(Library& library) {
+  constexpr bool with_mask = kOps[which].saved == Saved::kMask;
+  const std::string name = Form::op(which).name;
+  library.impl(name.c_str(), forward_op<Form, which, false, false>);
+  library.impl((name + "_backward").c_str(), op<backward<Form>, which>);
+  if constexpr (with_mask) library.impl((name + "_mask").c_str(), forward_op<Form, which, false, true>);
+}
+
 template <int which>
 void implement(Library& library) {
   constexpr const Op& of = kOps[which];
   const std::string name = of.name;
-  library.impl(name.c_str(), forward_op<which, false, false>);
-  library.impl((name + "_backward").c_str(), op<backward, which>);
-  if constexpr (of.saved == Saved::kMask) library.impl((name + "_mask").c_str(), forward_op<which, false, true>);
+  implement_form<Plain, which>(library);
+  if constexpr (has_bias_form(of)) implement_form<WithBias, which>(library);
   if constexpr (of.is_pointwise()) {
-    library.impl((name + "_").c_str(), forward_op<which, true, false>);
-    if constexpr (of.saved == Saved::kMask) library.impl((name + "_mask_").c_str(), forward_op<which, true, true>);
+    library.impl((name + "_").c_str(), forward_op<Plain, which, true, false>);
+    if constexpr (of.saved == Saved::kMask)
+      library.impl((name + "_mask_").c_str(), forward_op<Plain, which, true, true>);
   }
   if constexpr (of.count(Kind::kTile) == 2) {
     library.impl((name + "_packed").c_str(), op<packed_forward, which>);

@@ -5,10 +5,11 @@ namespace fastact {
 
 // What an op takes.
 enum class Kind {
-  kTile,     // a tensor of the op's shape and dtype
-  kSeed,     // one int64 on the CPU, from which a random number is drawn for each element
-  kChannel,  // a tensor of one weight, or of one for each channel (dimension 1 of the first tile)
-  kScalar,   // a number
+  kTile,      // a tensor of the op's shape and dtype
+  kSeed,      // one int64 on the CPU, from which a random number is drawn for each element
+  kChannel,   // a tensor of one weight, or of one for each channel (dimension 1 of the first tile)
+  kResidual,  // a tile or nothing, added to the output: backward does not take it, since its gradient is the output's
+  kScalar,    // a number
 };
 
 struct Operand {

@@ -82,7 +82,10 @@ namespace spec {
   Operand { Kind::kChannel, #name }
 #define FASTACT_SCALAR(name) \
   Operand { Kind::kScalar, #name }
-#define FASTACT_OPERANDS(Formula, name, saved, ...) inline constexpr Operand k##Formula[] = {__VA_ARGS__};
+#define FASTACT_OPERANDS(Formula, name, saved, tile, ...)      \
+  inline constexpr Operand k##Formula[] = {tile, __VA_ARGS__}; \
+  inline constexpr Operand kBias##Formula[] = {                \
+      tile, {Kind::kChannel, "bias"}, {Kind::kResidual, "residual"}, __VA_ARGS__};
 FASTACT_ELEMENTWISE(FASTACT_OPERANDS, FASTACT_TILE, FASTACT_SEED, FASTACT_CHANNEL, FASTACT_SCALAR)
 #undef FASTACT_OPERANDS
 #undef FASTACT_TILE
@@ -95,6 +98,15 @@ FASTACT_ELEMENTWISE(FASTACT_OPERANDS, FASTACT_TILE, FASTACT_SEED, FASTACT_CHANNE
   Op{#name, #Formula, Saved::saved, spec::k##Formula, sizeof(spec::k##Formula) / sizeof(Operand)},
 inline constexpr Op kOps[] = {FASTACT_EACH_ELEMENTWISE(FASTACT_OP)};
 #undef FASTACT_OP
+
+// f(input + bias) + residual for each f that is pointwise and not random. Where f saves its output, backward makes that
+// of input and bias again.
+#define FASTACT_OP(Formula, name, saved, ...)                                                      \
+  Op{"bias_" #name, "Bias" #Formula, Saved::saved == Saved::kMask ? Saved::kMask : Saved::kInputs, \
+     spec::kBias##Formula, sizeof(spec::kBias##Formula) / sizeof(Operand)},
+inline constexpr Op kBiasOps[] = {FASTACT_EACH_ELEMENTWISE(FASTACT_OP)};
+#undef FASTACT_OP
+constexpr bool has_bias_form(const Op& op) { return op.is_pointwise() && !op.is_random(); }
 
 struct SoftmaxOp {
   const char *name, *module;

@@ -7,20 +7,22 @@
 
 namespace fastact {
 
-// ", Tensor input, float alpha" and the like; without tiles, or with them.
-inline std::string arguments_of(const Op& op, bool with_tiles) {
+// ", Tensor input, float alpha" and the like.
+inline std::string arguments_of(const Op& op, bool with_tiles, bool with_residual = false) {
   std::string text;
   for (int i = 0; i < op.operand_count; ++i) {
     const Operand& operand = op.operands[i];
-    if (operand.kind == Kind::kTile && !with_tiles) continue;
-    text += std::string(operand.kind == Kind::kScalar ? ", float " : ", Tensor ") + operand.name;
+    const bool is_tile = operand.kind == Kind::kTile, is_residual = operand.kind == Kind::kResidual;
+    if ((is_tile && !with_tiles) || (is_residual && !with_residual)) continue;
+    text += operand.kind == Kind::kScalar ? ", float " : is_residual ? ", Tensor? " : ", Tensor ";
+    text += operand.name;
   }
   return text;
 }
 
 // name(Tensor input, …) -> Tensor, name_mask(Tensor input, …) -> (Tensor, Tensor)
 inline std::string forward_schema(const Op& op, bool with_mask) {
-  std::string arguments = arguments_of(op, true).substr(2);
+  std::string arguments = arguments_of(op, true, true).substr(2);
   return std::string(op.name) + (with_mask ? "_mask(" : "(") + arguments +
          (with_mask ? ") -> (Tensor, Tensor)" : ") -> Tensor");
 }
