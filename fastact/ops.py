@@ -90,7 +90,7 @@ def _ops() -> list[Op]:
         found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.learned)))
         if row.kind == "gated":
             found.append(Op(f"{row.name}_packed", row, 1, packed=True))
-        if row.kind == "pointwise" and not row.random and hasattr(torch.ops.fastact, f"bias_{row.name}"):
+        if row.kind == "pointwise" and not row.random:
             found.append(Op(f"bias_{row.name}", row, 3, biased=True))
     return found
 

@@ -278,21 +278,24 @@ void run_in_place(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
   op.callBoxed(stack);
 }
 
+NodeSpec spec_of(const Op& op) {
+  const Saves saves = op.saved == Saved::kMask     ? Saves::kMask
+                      : op.saved == Saved::kOutput ? Saves::kOutput
+                                                   : Saves::kInputs;
+  const size_t residuals = op.count(Kind::kResidual);
+  const size_t tensors = op.count(Kind::kTile) + op.count(Kind::kChannel) + residuals;
+  return {op.name, op.module, tensors, op.is_random(), saves, residuals > 0};
+}
+
 // Every differentiable op, from the table.
 std::vector<NodeSpec> differentiable_ops() {
   std::vector<NodeSpec> found;
-  for (const Op& op : kOps) {
-    const std::string name = op.name;
-    const size_t tiles = op.count(Kind::kTile), channels = op.count(Kind::kChannel);
-    const Saves saves = op.saved == Saved::kMask     ? Saves::kMask
-                        : op.saved == Saved::kOutput ? Saves::kOutput
-                                                     : Saves::kInputs;
-    found.push_back({name, op.module, tiles + channels, op.is_random(), saves});
-    if (tiles == 2) found.push_back({name + "_packed", op.module, 1, false, saves});
-    if (op.is_pointwise() && !op.is_random()) {
-      const Saves with_residual = saves == Saves::kMask ? Saves::kMask : Saves::kInputs;
-      found.push_back({"bias_" + name, std::string("Bias") + op.module, 3, false, with_residual, true});
-    }
+  for (int which = 0; which < kElementwiseCount; ++which) {
+    const Op& op = kOps[which];
+    found.push_back(spec_of(op));
+    if (op.count(Kind::kTile) == 2)
+      found.push_back({std::string(op.name) + "_packed", op.module, 1, false, found.back().saves});
+    if (has_bias_form(op)) found.push_back(spec_of(kBiasOps[which]));
   }
   for (const SoftmaxOp& op : kSoftmaxOps) found.push_back({op.name, op.module, 1, false, Saves::kOutput});
   found.push_back({"maxout", "Maxout", 1, false, Saves::kIndices});
@@ -308,7 +311,6 @@ std::map<std::string, NodeSpec>& ops() {
   static std::map<std::string, NodeSpec> all = [] {
     std::map<std::string, NodeSpec> made;
     for (NodeSpec& op : differentiable_ops()) {
-      if (!has_op(op.name)) continue;
       const std::string saving =
           op.name + (op.saves == Saves::kMask ? "_mask" : op.saves == Saves::kIndices ? "_indices" : "");
       op.saving = find(saving);
