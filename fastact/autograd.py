@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .composites import per_channel
 from .dispatch import makes_graph
 from .ops import HAS_NODES, OPS, Op, decomposition, decomposition_in_place, library, overload, reference
 
@@ -71,9 +72,9 @@ def _gradient_by_inputs(op: Op, grad: Tensor, inputs: Sequence[Tensor], scalars:
 def _biased_gradients(op: Op, grad: Tensor, saved: list[Tensor], scalars: list, strides: list[int]) -> list[Tensor]:
     """Those of input, bias and residual."""
     if op.saves == "mask":
-        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, saved, scalars, strides)
-        others = [dim for dim in range(grad.dim()) if dim != 1]
-        return [grad_input, grad_input.sum(others) if grad.dim() > 1 else grad_input.sum().view(1), grad]
+        mask, bias, *stand_in = saved
+        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, [mask, *stand_in], scalars, strides)
+        return [grad_input, grad_input.sum_to_size(per_channel(bias, grad).shape).view(bias.shape), grad]
     return [*_gradient_by_inputs(op, grad, saved, tuple(scalars)), grad]
 
 
@@ -132,6 +133,7 @@ class _Node(Function):
         ctx.strides = []
         if op.saves in ("mask", "indices"):
             output, *saved = (inputs[0], result) if in_place else result
+            saved += inputs[1:2] if op.biased else ()
             if op.saves == "mask" and not output.is_contiguous():
                 ctx.strides = output.stride()
         else:

@@ -18,10 +18,6 @@ def _mask_of(tensor: Tensor) -> Tensor:
     return tensor.new_empty(((tensor.numel() + 7) // 8,), dtype=torch.uint8)
 
 
-def _channels_of(tensor: Tensor) -> Tensor:
-    return tensor.new_empty((tensor.size(1) if tensor.dim() > 1 else 1,))
-
-
 def _with_size(tensor: Tensor, dim: int, size: int, scale: Callable[[int], int], dtype: torch.dtype) -> Tensor:
     """A new tensor in the same order of dimensions, of another size along one of them, by which strides scale."""
     sizes, strides = list(tensor.shape), list(tensor.stride())
@@ -76,11 +72,11 @@ def of_several(name: str, tensors: int) -> Forms:
 
 def biased(name: str, saves_mask: bool) -> Forms:
     if not saves_mask:
-        return {**of_several(name, 2)}
+        return of_several(name, 2)
     return {
         name: lambda input, *others: empty_like(input),
         f"{name}_mask": lambda input, *others: (empty_like(input), _mask_of(input)),
-        f"{name}_backward": lambda grad, mask, *scalars: (empty_like(grad), _channels_of(grad)),
+        f"{name}_backward": lambda grad, mask, bias, *scalars: (empty_like(grad), empty_like(bias)),
     }
 
 

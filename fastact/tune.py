@@ -95,7 +95,11 @@ def _ratio(activation: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int
     step = "torch.autograd.grad(f(x, dim), x, grad)"
     functions = getattr(functional, activation), getattr(torch.nn.functional, activation)
     ours, theirs = (
-        Timer(step, globals={"torch": torch, "f": f, "x": x, "dim": dim, "grad": grad}, num_threads=torch.get_num_threads())
+        Timer(
+            step,
+            globals={"torch": torch, "f": f, "x": x, "dim": dim, "grad": grad},
+            num_threads=torch.get_num_threads(),
+        )
         for f in functions
     )
     calls = max(1, round(2e-3 / ours.timeit(3).mean))

@@ -33,10 +33,10 @@ enum class Saves { kInputs, kOutput, kMask, kIndices };
 // One differentiable op. Its schema is: tensors, a seed if it is random, scalars.
 struct NodeSpec {
   std::string name, module;
-  size_t tensors;
+  size_t tiles, tensors;  // of the op's shape; all, with the channelwise ones and a residual
   bool random;
   Saves saves;
-  bool adds_last = false;  // the last tensor, which may be missing, is added to the result: nothing of it is saved
+  bool adds_last = false;  // the last tensor, the residual, is added to the result or missing; nothing of it is saved
 
   std::optional<OperatorHandle> saving{}, saving_in_place{}, backward{};
   size_t arguments = 0;  // of the forward ops
@@ -248,8 +248,7 @@ struct Forward : c10::OperatorKernel {
     std::optional<Tensor> seed;
     if (op.random) seed = arguments[op.tensors].toTensor();
     if (op.saves == Saves::kInputs)
-      for (size_t i = 0; i < op.tensors - op.adds_last; ++i)
-        node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
+      for (size_t i = 0; i < op.tiles; ++i) node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
     {
       at::AutoDispatchBelowAutograd below;
       (in_place ? op.saving_in_place : op.saving)->callBoxed(stack);
@@ -264,6 +263,7 @@ struct Forward : c10::OperatorKernel {
       torch::autograd::set_history(output, node);
     }
     if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
+    for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) node->tensors.emplace_back(inputs[i], false);
     if (seed) node->tensors.emplace_back(*seed, false);
   }
 };
@@ -282,9 +282,9 @@ NodeSpec spec_of(const Op& op) {
   const Saves saves = op.saved == Saved::kMask     ? Saves::kMask
                       : op.saved == Saved::kOutput ? Saves::kOutput
                                                    : Saves::kInputs;
-  const size_t residuals = op.count(Kind::kResidual);
-  const size_t tensors = op.count(Kind::kTile) + op.count(Kind::kChannel) + residuals;
-  return {op.name, op.module, tensors, op.is_random(), saves, residuals > 0};
+  const size_t tiles = op.count(Kind::kTile), residuals = op.count(Kind::kResidual);
+  return {op.name, op.module,      tiles, tiles + op.count(Kind::kChannel) + residuals, op.is_random(),
+          saves,   residuals > 0};
 }
 
 // Every differentiable op, from the table.
@@ -294,11 +294,11 @@ std::vector<NodeSpec> differentiable_ops() {
     const Op& op = kOps[which];
     found.push_back(spec_of(op));
     if (op.count(Kind::kTile) == 2)
-      found.push_back({std::string(op.name) + "_packed", op.module, 1, false, found.back().saves});
+      found.push_back({std::string(op.name) + "_packed", op.module, 1, 1, false, found.back().saves});
     if (has_bias_form(op)) found.push_back(spec_of(kBiasOps[which]));
   }
-  for (const SoftmaxOp& op : kSoftmaxOps) found.push_back({op.name, op.module, 1, false, Saves::kOutput});
-  found.push_back({"maxout", "Maxout", 1, false, Saves::kIndices});
+  for (const SoftmaxOp& op : kSoftmaxOps) found.push_back({op.name, op.module, 1, 1, false, Saves::kOutput});
+  found.push_back({"maxout", "Maxout", 1, 1, false, Saves::kIndices});
   return found;
 }
 

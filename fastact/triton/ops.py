@@ -151,13 +151,14 @@ def _biased(row: Activation) -> _Ops:
 
     def backward(grad: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         program = _bias_program(row, "backward", grad.dtype)
+        bias, *scalars = rest
         if row.saved == "mask":
-            grad_input, channels = torch.empty_like(grad), grad.size(1) if grad.dim() > 1 else 1
-            (sums,) = run(program, (grad, saved, *rest), (grad_input,), channels)
-            return grad_input, sums.to(grad.dtype).view(-1)
-        grad_input = torch.empty_like(saved)
-        (sums,) = run(program, (grad, saved, *rest), (grad_input,))
-        return grad_input, _gradient_of(rest[0], sums)
+            grad_input = torch.empty_like(grad)
+            (sums,) = run(program, (grad, saved, *scalars), (grad_input,), bias.numel())
+        else:
+            grad_input = torch.empty_like(saved)
+            (sums,) = run(program, (grad, saved, bias, *scalars), (grad_input,))
+        return grad_input, _gradient_of(bias, sums)
 
     yield f"bias_{row.name}", lambda *arguments: forward("forward", *arguments)[0]
     yield f"bias_{row.name}_backward", backward
