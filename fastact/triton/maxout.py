@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .elementwise import TAIL, block_offsets, demote, divmod_blocks, promote
+from .elementwise import TAIL, block_offsets, demote, divide_places, promote
 from .launch import BLOCK_SIZE, COMPUTE_TYPE, cdiv, kernel_name, launch
 from .layout import densely
 
@@ -28,8 +28,8 @@ def _group_offsets(start, offsets, pieces, inner, ADJACENT: tl.constexpr):
     if ADJACENT:
         return start * pieces + offsets * pieces
     else:
-        group, place = divmod_blocks(start, offsets, inner)
-        return group * (inner.to(tl.int64) * pieces) + place
+        first, more, place = divide_places(start, offsets, inner)
+        return (first + more) * (inner.to(tl.int64) * pieces) + place
 
 
 @triton.jit
