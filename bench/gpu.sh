@@ -27,6 +27,7 @@ mkdir "$work/sources" && cd "$work/sources" || exit 1
 tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
 export PYTHONWARNINGS=error:fastact:RuntimeWarning # or, where a kernel fails, torch would be measured beside itself
+export PYTEST_ADDOPTS="-W default -W $PYTHONWARNINGS" # this machine's versions may warn of other things
 results=$work/results
 mkdir -p "$results"
 : >"$out/log.txt"

@@ -34,6 +34,7 @@ def main() -> int:
     raw.unlink(missing_ok=True)
     seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.3)
     command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-k", options.select, f"--benchmark-json={raw}"]
+    command += ["-W", "default", "-W", "error:fastact:RuntimeWarning"]  # not what is an error in tests
     command += ["--benchmark-quiet", "--benchmark-disable-gc", "-p", "no:cacheprovider"]
     command += [f"--bench-device={options.device}", f"--bench-seconds={seconds}", f"--bench-budget={options.budget}"]
     command += ["--bench-quick"] * options.quick + ["--bench-compile"] * options.compile

@@ -215,6 +215,11 @@ class Build:
         self.link()
 
 
+def files_of(stem: str) -> list[str]:
+    """The tests of that name."""
+    return [str(path.relative_to(ROOT)) for path in ROOT.glob(f"tests/**/test_{stem}.py")]
+
+
 def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
     """Arguments of pytest: the tests of a file's own name and those of its family of formulas come first."""
     sys.path.insert(0, str(ROOT))
@@ -223,12 +228,12 @@ def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
     stem = Path(fault.file).stem if fault else ""
     _, *tests_of_part = PARTS[name].split("; ")
     device = tests_of_part[0].split(":")[0]
-    tests = [(f"{device}: {stem}", DESELECTED)] if (ROOT / f"tests/test_{stem}.py").exists() else []
+    tests = [(f"{device}: {stem}", DESELECTED)] if files_of(stem) else []
     if family := " or ".join(row.function for row in ACTIVATIONS.values() if row.family == stem):
         tests.append((f"{device}: values accuracy gradients", family))
     for run, only in (*tests, *((run, DESELECTED) for run in tests_of_part)):
         device, stems = run.split(": ")
-        files = [f"tests/test_{stem}.py" for stem in dict.fromkeys(stems.split())]
+        files = [file for stem in dict.fromkeys(stems.split()) for file in files_of(stem)]
         yield ["-x", "-q", "-p", "no:cacheprovider", "--device", device, "-k", only, *files]
 
 

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
+import make
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def make() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make", ROOT / "docs" / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_readmes_table(make: ModuleType) -> None:
+def test_the_readmes_table() -> None:
     text = make.README.read_text()
     assert make.with_block(text, "activations", make.short_table()) == text, "run `make docs`"
 
 
-def test_the_page_of_activations(make: ModuleType) -> None:
+def test_the_page_of_activations() -> None:
     assert make.PAGE.read_text() == make.page(), "run `make docs`"
 
 
-def test_the_guides_example(make: ModuleType) -> None:
+def test_the_guides_example() -> None:
     text = make.GUIDE.read_text()
     assert make.with_block(text, "example", make.example()) == text, "run `make docs`"
     assert re.search("<!-- output:begin -->\n```\nrelu, learning rate .*grad_norm", text, re.DOTALL)
 
 
-def test_the_page_of_speed(make: ModuleType) -> None:
+def test_the_page_of_speed() -> None:
     text = make.SPEED.read_text()
     assert make.with_block(text, "page-faults", make.page_faults()) == text, "run `make docs`"
 

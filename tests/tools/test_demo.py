@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import math
 import pickle
 import struct
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import train_digits as demo
 
 from fastact.catalogue import ACTIVATIONS, Activation
 
 EPS = torch.finfo(torch.float32).eps
-
-
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    path = Path(__file__).parents[1] / "examples" / "train_digits.py"
-    spec = importlib.util.spec_from_file_location("train_digits", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "train_digits", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        yield module
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:
@@ -43,7 +30,7 @@ def _bytes(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).integers(0, 256, shape, np.uint8)
 
 
-def test_from_end_to_end(demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.main(["--epochs", "1", "--activations", "ReLU", "Sigmoid", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     pictures = ["activations.png", "gradients.png", "losses.png"]
@@ -78,7 +65,7 @@ def test_from_end_to_end(demo: ModuleType, tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("row", ACTIVATIONS.values(), ids=lambda row: row.name)
-def test_both_networks_of_every_activation(demo: ModuleType, row: Activation) -> None:
+def test_both_networks_of_every_activation(row: Activation) -> None:
     data = demo.Data(*(torch.randn(6, 1, 8, 8), torch.randint(10, (6,))) * 2)
     ours, stock = demo.start(row, data, demo.options_from([]))
     assert demo.saved_bytes(ours.net, data.train_images)[2] == 3
@@ -89,7 +76,7 @@ def test_both_networks_of_every_activation(demo: ModuleType, row: Activation) ->
         torch.testing.assert_close(ours.net.double()(images), stock.net.double()(images))
 
 
-def test_only_random_activations_carry_the_mark(demo: ModuleType) -> None:
+def test_only_random_activations_carry_the_mark() -> None:
     library = demo.Library(0.5, 1.0, 8, 16, [2.0])
     results = [demo.Result(name, name == "RReLU", library, library, 0, []) for name in ("ReLU", "RReLU")]
     text = demo.terminal_table(results)
@@ -97,14 +84,14 @@ def test_only_random_activations_carry_the_mark(demo: ModuleType) -> None:
     assert text.count("\N{DAGGER}") == 1
 
 
-def test_a_loss_that_is_none(demo: ModuleType) -> None:
+def test_a_loss_that_is_none() -> None:
     library = demo.Library(0.5, 1.0, 8, 16, [2.0, float("nan"), 1.0])
     result = demo.Result("ReLU", False, library, library, 0, [])
     assert math.isnan(result.loss_difference)
     assert demo.terminal_table([result]).splitlines()[-2].endswith(" nan")
 
 
-def test_who_has_learned_little_is_named(demo: ModuleType) -> None:
+def test_who_has_learned_little_is_named() -> None:
     data = demo.Data(*(torch.zeros(6, 1, 8, 8), torch.zeros(6)) * 2)
     good, bad = (demo.Library(accuracy, 1.0, 8, 16, [2.0]) for accuracy in (0.9, 0.1))
     pairs = {"ReLU": (good, good), "Sigmoid": (bad, bad), "Tanh": (bad, good)}
@@ -113,7 +100,7 @@ def test_who_has_learned_little_is_named(demo: ModuleType) -> None:
     assert [name for name in pairs if name in note] == ["Sigmoid"]
 
 
-def test_the_table_fits_a_terminal(demo: ModuleType) -> None:
+def test_the_table_fits_a_terminal() -> None:
     library = demo.Library(0.98765, 345.678, 39 << 20, 79 << 20, [2.0])
     layer = {"dead": 0.123, "saturated": 0.123}
     lines = demo.terminal_table([demo.Result("Hardsigmoid", True, library, library, 3, [layer])]).splitlines()
@@ -122,7 +109,7 @@ def test_the_table_fits_a_terminal(demo: ModuleType) -> None:
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("folder", ["", "MNIST/raw"])
-def test_mnist_files(demo: ModuleType, tmp_path: Path, ending: str, folder: str) -> None:
+def test_mnist_files(tmp_path: Path, ending: str, folder: str) -> None:
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     images, labels = _bytes(5, 28, 28), np.arange(5, dtype=np.uint8)
     for part, count in (("train", 5), ("t10k", 3)):
@@ -139,7 +126,7 @@ def test_mnist_files(demo: ModuleType, tmp_path: Path, ending: str, folder: str)
     assert normalised.std().item() == pytest.approx(1, rel=2 * EPS)
 
 
-def test_cifar10_files(demo: ModuleType, tmp_path: Path) -> None:
+def test_cifar10_files(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     pixels = _bytes(4, 3072)
@@ -156,7 +143,7 @@ def test_cifar10_files(demo: ModuleType, tmp_path: Path) -> None:
     assert data.train_images[0, 1, 2, 3] == pixels[0, 1024 + 2 * 32 + 3]
 
 
-def test_a_pickle_that_calls_anything_is_refused(demo: ModuleType, tmp_path: Path) -> None:
+def test_a_pickle_that_calls_anything_is_refused(tmp_path: Path) -> None:
     class Mischief:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "made",))
@@ -173,7 +160,7 @@ def test_a_pickle_that_calls_anything_is_refused(demo: ModuleType, tmp_path: Pat
     [("mnist", ("train-images-idx3-ubyte, ", "(or .gz)", "yann.lecun.com")),
      ("cifar10", ("data_batch_5", "test_batch", "cifar-10-python.tar.gz"))],
 )  # fmt: skip
-def test_missing_files_are_named(demo: ModuleType, tmp_path: Path, data: str, needed: tuple[str, ...]) -> None:
+def test_missing_files_are_named(tmp_path: Path, data: str, needed: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as error:
         demo.main(["--data", data, "--root", str(tmp_path)])
     message = str(error.value)

@@ -14,7 +14,7 @@ from setuptools.errors import CompileError
 from fastact import info, ops
 from fastact.nodes import nodes_library
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ERROR = "csrc/autograd/nodes.cpp:5:10: fatal error: torch/csrc/autograd/saved_variable.h: No such file or directory"
 
 

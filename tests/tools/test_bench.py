@@ -9,24 +9,22 @@ from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
+import environment
+import exhaustive
+import instructions
+import measure
+import networks
+import page_faults
 import pytest
+import report
+import run
 import torch
 
-BENCH = Path(__file__).parents[1] / "bench"
-sys.path.append(str(BENCH))
+import fastact
+from fastact import accuracy, ops
+from fastact.catalogue import ACTIVATIONS
 
-import environment  # noqa: E402
-import exhaustive  # noqa: E402
-import instructions  # noqa: E402
-import measure  # noqa: E402
-import networks  # noqa: E402
-import page_faults  # noqa: E402
-import report  # noqa: E402
-import run  # noqa: E402
-
-import fastact  # noqa: E402
-from fastact import accuracy, ops  # noqa: E402
-from fastact.catalogue import ACTIVATIONS  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def test_committed_tables_are_those_of_the_committed_summaries() -> None:
     summaries = {folder: report.load(folder) for folder in folders}
     for folder, summary in summaries.items():
         assert (folder / "report.md").read_text() == report.report(summary), "run bench/report.py"
-    readme = (BENCH.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert report.replace_block(readme, report.readme_tables(summaries.values())) == readme, "run bench/report.py"
 
 
