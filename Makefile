@@ -1,22 +1,28 @@
-# make demo | test | bench | exhaustive | validate | docs | lint | mutants | sanitize | aarch64 | test-matrix | clean.
+# make demo | test | bench | exhaustive | validate | docs | lint | mutants | sanitize | aarch64 | wheel-check
+# | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-SOURCES := $(wildcard csrc/*) setup.py pyproject.toml
+SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-interpret test-gpu bench sass exhaustive crossover validate lint mutants sanitize aarch64 test-matrix clean
+.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench sass exhaustive validate lint mutants \
+  sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
 
-# Twice: on the CPU (and the GPU, if there is one), then with CPU tensors down the GPU path in Triton's interpreter.
-test: test-cpu test-interpret
+# On the CPU (and the GPU, if there is one); what concerns autograd nodes again with those in Python; then with CPU
+# tensors down the GPU path in Triton's interpreter.
+test: test-cpu test-nodes test-interpret
 
 test-cpu: .venv/built
 	$(RUN) -m pytest -q -n 2 $(ARGS)
+
+test-nodes: .venv/built
+	$(RUN) -m pytest -q -n 2 --device cpu --nodes Python -m nodes $(ARGS)
 
 test-interpret: .venv/built
 	$(RUN) -m pytest -q -n 2 --device interpret $(ARGS)
@@ -30,16 +36,12 @@ exhaustive: .venv/built
 
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
-	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/benchmark.json)) --readme README.md
+	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/summary.json)) --readme README.md
 	$(RUN) bench/tails.py
 
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
 sass: .venv/built
 	$(RUN) bench/sass.py
-
-# Measures from which sizes on the kernels win on this machine, and rewrites fastact/crossover.py with it.
-crossover: .venv/built
-	$(RUN) bench/crossover.py $(ARGS)
 
 validate: .venv/built
 	$(RUN) -m fastact validate $(ARGS)
@@ -51,14 +53,15 @@ docs: .venv/built
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/blocks.cpp bench/exhaustive.cpp
 
 # Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part path --sample 12 --seed 1".
 mutants: .venv/built
 	nice $(RUN) tests/mutants.py $(ARGS)
 
-# The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer.
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1
+# The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer. Optimised less, they
+# compile in a fraction of the time.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1 -O1
 SANITIZED_TESTS := test_values.py test_gradients.py test_gated.py test_maxout.py test_softmax.py test_kernels.py
 sanitize: .venv/ready
 	rm -rf build/sanitize && mkdir -p build/sanitize
@@ -70,14 +73,26 @@ sanitize: .venv/ready
 # The arithmetic compiled for Arm and emulated gives every bit that it gives here with the same fused multiply-adds
 # (on Debian: apt install g++-aarch64-linux-gnu qemu-user).
 FLAGS := -std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-unknown-pragmas -Wno-psabi
-BLOCKS := -DFASTACT_INSTRUCTION_SET=Baseline csrc/kernels.cpp tests/blocks.cpp
+BLOCKS := -Icsrc -DFASTACT_INSTRUCTION_SET=Baseline csrc/kernels/kernels.cpp tests/blocks.cpp
 aarch64:
 	mkdir -p build/aarch64
-	c++ $(FLAGS) -mavx2 -mfma -mf16c $(BLOCKS) -o build/aarch64/here
-	aarch64-linux-gnu-g++ $(FLAGS) -static $(BLOCKS) -o build/aarch64/there
+	c++ $(FLAGS) -mavx2 -mfma -mf16c $(BLOCKS) -o build/aarch64/here & \
+	  aarch64-linux-gnu-g++ $(FLAGS) -static $(BLOCKS) -o build/aarch64/there && wait $$!
 	build/aarch64/here > build/aarch64/here.out
 	qemu-aarch64 build/aarch64/there > build/aarch64/there.out
 	cmp build/aarch64/here.out build/aarch64/there.out && echo "aarch64: the same bits"
+
+# The wheel, alone in an environment that sees the installed torch, from outside the tree.
+WHEEL := build/wheel
+wheel-check: .venv/ready
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)/source
+	git ls-files -z csrc fastact setup.py pyproject.toml README.md LICENSE | xargs -0 cp --parents -t $(WHEEL)/source
+	$(RUN) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w $(WHEEL) $(WHEEL)/source
+	$(RUN) -m venv $(WHEEL)/venv
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  $$($(WHEEL)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth
+	$(WHEEL)/venv/bin/pip install -q --disable-pip-version-check --no-index --no-deps $(WHEEL)/*.whl
+	cd $(WHEEL) && venv/bin/python -I ../../tests/smoke.py && venv/bin/python -I -m fastact info
 
 # The core of the suite under other releases of torch, with this environment's wheel and built from source;
 # ARGS="--torch 2.12.0 --python python3.13" takes others. Downloads several gigabytes where pip finds no CPU builds.

@@ -1,7 +1,7 @@
 """Builds csrc/ into fastact/libfastact.so; everything else about the package stands in pyproject.toml.
 
 The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. A second
-one, csrc/autograd.cpp, is for one release of torch, whose version is in its name; others do without it.
+one, csrc/autograd/, is for one release of torch, whose version is in its name; others do without it.
 """
 
 import os
@@ -24,9 +24,9 @@ nodes_library = runpy.run_path("fastact/nodes.py")["nodes_library"]  # importing
 
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11, the oldest torch that the binary runs with
 
-# -ffp-contract=off: the formulas say themselves where they want fused multiply-adds (csrc/vecmath.h).
+# -ffp-contract=off: the formulas say themselves where they want fused multiply-adds (csrc/math/).
 # -fno-trapping-math, -fno-math-errno: let selects and square roots be vectorised; no value changes.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-Icsrc", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"]
 FLAGS += ["-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 FLAGS += os.environ.get("CXXFLAGS", "").split()
 
@@ -118,12 +118,12 @@ class BuildLibraries(build_ext):
             stale.unlink()
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
         jobs = {
-            "csrc/library.cpp": [("library", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
-            "csrc/kernels.cpp": [
+            "csrc/runtime/ops.cpp": [("ops", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
+            "csrc/kernels/kernels.cpp": [
                 (f"kernels_{name}", [f"-DFASTACT_INSTRUCTION_SET={name}", *flags])
                 for name, flags in INSTRUCTION_SETS.items()
             ],
-            "csrc/autograd.cpp": [("autograd", [standard_of(include), *headers])],  # the last -std counts
+            "csrc/autograd/nodes.cpp": [("nodes", [standard_of(include), *headers])],  # the last -std counts
         }
 
         def compile_one(job):
@@ -160,12 +160,12 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-sources = sorted(str(path) for path in Path("csrc").iterdir())
+sources = sorted(str(path) for path in Path("csrc").rglob("*.*"))
 setup(
     ext_modules=[
-        Extension("fastact.libfastact", sources=["csrc/library.cpp", "csrc/kernels.cpp"], depends=sources),
+        Extension("fastact.libfastact", sources=["csrc/runtime/ops.cpp", "csrc/kernels/kernels.cpp"], depends=sources),
         # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
-        Extension(f"fastact.{NODES}", sources=["csrc/autograd.cpp"], depends=sources, optional=True),
+        Extension(f"fastact.{NODES}", sources=["csrc/autograd/nodes.cpp"], depends=sources, optional=True),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": AnyPythonWheel},
 )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fastact
-from fastact import cpu
+from fastact import ops
 from fastact.info import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,7 +32,7 @@ def _output(*command: str) -> str | None:
 
 
 def _compiler() -> str | None:
-    library = Path(cpu.__file__).with_name("libfastact.so").read_bytes()
+    library = Path(ops.__file__).with_name("libfastact.so").read_bytes()
     found = re.search(rb"(GCC: \([^)]*\)|clang version) [\d.]+", library)
     return found and found[0].decode()
 
@@ -59,7 +59,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "instruction_set": cpu.instruction_set(),
+        "instruction_set": ops.instruction_set(),
     }
     if limits := [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]:
         hardware["held_to"] = " ".join(limits)
@@ -108,9 +108,19 @@ def result_folder(environment: dict[str, Any], out: Path = RESULTS) -> Path:
 
 def write_result(folder: Path, stem: str, result: dict[str, Any], text: str | None = None) -> None:
     """As JSON and, given a text, as Markdown."""
-    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{stem}.json").write_text(one_row_a_line(result) + "\n")
     if text is not None:
         (folder / f"{stem}.md").write_text(text)
+
+
+def one_row_a_line(value: Any, levels: int = 2) -> str:
+    """JSON with a line for each item of the outer levels, so that a changed row is one changed line."""
+    if not levels or not isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(str(key))}: {one_row_a_line(each, levels - 1)}" for key, each in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(one_row_a_line(each, levels - 1) for each in value) + "\n]"
 
 
 def _plain(cpu_model: str) -> str:

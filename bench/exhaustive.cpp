@@ -1,7 +1,7 @@
 // The largest errors of the float32 kernels over a range of bit patterns, those of all instruction sets at once, with
 // the float64 kernels as the truth: 6 to 20 nanoseconds for each pattern. bench/exhaustive.py builds and calls it:
 //
-//     exhaustive NAME forward|derivative SAVED key=number,number… …
+//     exhaustive NAME forward|derivative key=number,number… …
 //
 // and writes a line for each instruction set: its name, the largest error, the pattern where it is, the result there
 // and the true one, and the largest difference from the widest set's results.
@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "../csrc/instruction_sets.h"
-#include "../csrc/subnormals.h"
+#include "runtime/flush_to_zero.h"
+#include "runtime/instruction_sets.h"
 
 namespace fastact {
 namespace {
@@ -28,62 +28,45 @@ struct Arguments {
   double number(const char* key, double otherwise) const { return given.count(key) ? given.at(key)[0] : otherwise; }
 };
 
-// One activation in one direction, as a function of one variable: gated units have a value of 1.
+// One op in one direction, as a function of one variable: gated units have a value of 1, and give the gate's gradient.
 struct Function {
-  enum Kind { kPointwise, kLearned, kGated } kind = kPointwise;
-  int index = -1;
+  int which = -1;
   bool derivative;
-  std::string saved;
-  std::vector<double> parameters, learned;
+  std::vector<double> scalars, weights;
 
-  Function(const std::string& name, bool derivative, const std::string& saved, const Arguments& arguments)
-      : derivative(derivative),
-        saved(saved),
-        parameters(arguments.list("parameters")),
-        learned(arguments.list("learned")) {
-#define FASTACT_FIND(Formula, its_name, ...) \
-  if (name == #its_name) index = k##Formula;
-    FASTACT_POINTWISE(FASTACT_FIND)
-    if (index >= 0) return;
-    kind = kLearned;
-    FASTACT_LEARNED(FASTACT_FIND)
-    if (index >= 0) return;
-    kind = kGated;
-    FASTACT_GATED(FASTACT_FIND)
-#undef FASTACT_FIND
+  Function(const std::string& name, bool derivative, const Arguments& arguments)
+      : derivative(derivative), scalars(arguments.list("scalars")), weights(arguments.list("weights")) {
+    for (int i = 0; i < kElementwiseCount; ++i)
+      if (name == kOps[i].name) which = i;
   }
 
   template <class T>
   void operator()(const InstructionSet& set, const std::vector<T>& x, std::vector<T>& result) const {
     constexpr int type = sizeof(T) == 8;
     static const std::vector<T> ones(kCount, 1);
-    static std::vector<T> y(kCount), other(kCount);
-    static std::vector<uint8_t> bits(kCount / 8);
-    const Call call = {parameters.data(), 0};
-    T numbers[kMostLearned] = {};
-    const void* each[kMostLearned];
-    for (size_t i = 0; i < kMostLearned; ++i) {
-      if (i < learned.size()) numbers[i] = static_cast<T>(learned[i]);
-      each[i] = &numbers[i];
+    static std::vector<T> y(kCount), rest[most(Kind::kChannel) + 1];
+    static std::vector<uint8_t> mask(kCount / 8);
+    const Op& op = kOps[which];
+    const Call call = {scalars.data()};
+    const std::vector<T> numbers(weights.begin(), weights.end());
+    std::vector<const void*> operands = {x.data()};
+    if (op.count(Kind::kTile) == 2) operands.insert(operands.begin(), ones.data());
+    for (const T& number : numbers) operands.push_back(&number);
+    if (!derivative || op.saved != Saved::kInputs) {
+      void* outputs[] = {derivative ? y.data() : result.data(), op.saved == Saved::kMask ? mask.data() : nullptr};
+      set.forward[which][type](operands.data(), outputs, kCount, 0, call);
     }
-    if (kind == kPointwise) {
-      if (!derivative || saved != "input")
-        set.forward[index][type](x.data(), derivative ? y.data() : result.data(), bits.data(), kCount, 0, call);
-      if (!derivative) return;
-      const void* kept =
-          saved == "bits" ? static_cast<const void*>(bits.data()) : (saved == "output" ? y.data() : x.data());
-      set.backward[index][type](ones.data(), kept, result.data(), kCount, 0, call);
-    } else if (kind == kLearned) {
-      void* terms[] = {y.data(), other.data()};
-      if (derivative)
-        set.learned_backward[index][type](ones.data(), x.data(), each, false, result.data(), terms, kCount, call);
-      else
-        set.learned_forward[index][type](x.data(), each, false, result.data(), kCount, call);
-    } else if (derivative) {
-      set.gated_backward[index][type](ones.data(), ones.data(), x.data(), y.data(), result.data(), kCount);
-    } else {
-      set.gated_forward[index][type](ones.data(), x.data(), result.data(), kCount);
+    if (!derivative) return;
+    if (op.saved == Saved::kMask) operands = {mask.data()};
+    if (op.saved == Saved::kOutput) operands = {y.data()};
+    operands.insert(operands.begin(), ones.data());
+    std::vector<void*> outputs = {result.data()};
+    for (auto& other : rest) {
+      other.resize(kCount);
+      outputs.push_back(other.data());
     }
+    if (op.count(Kind::kTile) == 2) std::swap(outputs[0], outputs[1]);
+    set.backward[which][type](operands.data(), outputs.data(), kCount, 0, call);
   }
 };
 
@@ -206,9 +189,9 @@ void run(const Function& function, const Unit& unit_of, uint64_t first, uint64_t
 
 int main(int count, char** arguments) {
   using namespace fastact;
-  if (count < 4) return 2;
+  if (count < 3) return 2;
   Arguments given;
-  for (int i = 4; i < count; ++i) {
+  for (int i = 3; i < count; ++i) {
     std::string text = arguments[i];
     size_t end = text.find('=');
     std::vector<double>& numbers = given.given[text.substr(0, end)];
@@ -217,8 +200,8 @@ int main(int count, char** arguments) {
       end = text.find(',', end + 1);
     }
   }
-  Function function(arguments[1], std::string(arguments[2]) == "derivative", arguments[3], given);
-  if (function.index < 0) return 2;
+  Function function(arguments[1], std::string(arguments[2]) == "derivative", given);
+  if (function.which < 0) return 2;
   run(function, Unit(given), static_cast<uint64_t>(given.number("first", 0)),
       static_cast<uint64_t>(given.number("last", 0x1p32)));
 }

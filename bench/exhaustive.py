@@ -31,10 +31,9 @@ import torch
 from environment import RESULTS, environment, name_of, write_result
 from report import table
 
-from fastact import accuracy, cpu, functional
+from fastact import accuracy, functional, ops
 from fastact.accuracy import REFERENCES, Measurement, bind, bit_patterns, evaluate, is_exact, judge, measure, samples
 from fastact.catalogue import ACTIVATIONS, Activation
-from fastact.path import always_kernels
 from fastact.validate import largest_errors, progress_bar
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def build(folder: Path) -> Path:
     subprocess.run(setup, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     program = folder / "exhaustive"
     flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"]
-    sources = [ROOT / "bench/exhaustive.cpp", *folder.glob("kernels_*.o")]
+    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *folder.glob("kernels_*.o")]
     subprocess.run([os.environ.get("CXX", "c++"), *flags, *sources, "-o", program], check=True)
     return program
 
@@ -91,13 +90,13 @@ def errors_by_instruction_set(
     """By instruction set; the largest difference between two of them; input, result and truth of the largest error."""
     arguments = rounded(activation, sample)
     numbers = unit(activation, sample, direction) | {
-        "parameters": [arguments[name] for name in activation.parameters],
-        "learned": [arguments[name] for name in activation.learned],
+        "scalars": [arguments[name] for name in activation.parameters],
+        "weights": [arguments[name] for name in activation.learned],
         "first": patterns[:1],
         "last": patterns[1:],
     }
     given = [f"{key}={','.join(map(repr, values))}" for key, values in numbers.items() if values]
-    command = [program, activation.name, direction, activation.saved, *given]
+    command = [program, activation.name, direction, *given]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = {name: tuple(map(float, rest)) for name, *rest in map(str.split, lines)}
     worst = max(found.values())
@@ -112,8 +111,7 @@ def error_of_truth(activation: Activation, sample: dict[str, Any], patterns: tup
     x = torch.arange(first + -first % _SPARSELY, last, _SPARSELY).to(torch.int32).view(torch.float32)
     function = getattr(functional, activation.function)
     arguments = rounded(activation, sample)
-    with always_kernels():
-        results = evaluate(bind(function, activation, arguments, x.double()), x.double())
+    results = evaluate(bind(function, activation, arguments, x.double()), x.double())
     return tuple(each.error for each in judge(activation, sample, x, *results))
 
 
@@ -142,7 +140,7 @@ def of_torch(name: str, patterns: tuple[int, int]) -> list[Row]:
     ]
     with progress_bar(len(steps)) as progress:
         worst = largest_errors(steps, "cpu", progress)
-    return [_row(each, {cpu.instruction_set(): each.error}, [each.input, each.result, each.expected]) for each in worst]
+    return [_row(each, {ops.instruction_set(): each.error}, [each.input, each.result, each.expected]) for each in worst]
 
 
 def _row(bound: Measurement, errors: dict[str, float], numbers: list[float]) -> Row:

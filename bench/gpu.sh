@@ -4,12 +4,11 @@
 #     bench/gpu.sh OUT [cuda|cpu]
 #
 # builds a copy of these sources, compiles some kernels ahead and checks that another process finds them, runs the GPU
-# tests, runs the GPU benchmark, finds the GPU's crossover sizes, measures the memory of networks, has compute-sanitizer
-# watch some kernels, runs a quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in
+# tests, runs the GPU benchmark, measures the memory of networks, has compute-sanitizer watch some kernels, runs a quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in
 # what time is left. Needs a compiler, torch, triton, setuptools, numpy, mpmath, pytest, pytest-benchmark and matplotlib;
 # with pytest-xdist the tests take up to 16 cores; without expecttest those of torch's own descriptions are skipped. A
 # stage that fails or runs out of its time is noted, and the next begins. OUT gets the logs, the reports and
-# results.tar.gz, to be unpacked into bench/results; fastact/crossover.py with the measured table lies in it too.
+# results.tar.gz, to be unpacked into bench/results.
 # FASTACT_COMMIT says which commit this is where the sources came without their history. `cpu` rehearses the stages on a
 # machine without a GPU.
 set -uo pipefail
@@ -28,6 +27,7 @@ mkdir "$work/sources" && cd "$work/sources" || exit 1
 tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./build -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
 export PYTHONWARNINGS=error:fastact:RuntimeWarning # or, where a kernel fails, torch would be measured beside itself
+export PYTEST_ADDOPTS="-W default -W $PYTHONWARNINGS" # this machine's versions may warn of other things
 results=$work/results
 mkdir -p "$results"
 : >"$out/log.txt"
@@ -54,7 +54,6 @@ stage() {
     *) echo "$name: failed with status $status after $((SECONDS - began)) s" ;;
   esac | tee -a "$out/status.txt"
   ((status)) && failures=$((failures + 1))
-  cp fastact/crossover.py "$results"
   tar -C "$results" -czf "$out/results.tar.gz" .
   return 0
 }
@@ -79,8 +78,6 @@ quick=()
 [[ $device == cpu ]] && quick=(--quick)
 stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"
 cp "$work/stage.log" "$work/table.txt"
-# After the benchmark: by the table found here, large calls may go to torch where the kernels win nothing.
-stage "crossover on $device" 80 python3 bench/crossover.py --device "$device" --out "$results" --seconds 0.05
 stage "memory of networks" 40 python3 bench/networks.py --device "$device" --out "$results"
 cat "$work/stage.log" >>"$work/table.txt"
 sanitizer=$(compgen -c compute-sanitizer | head -1)

@@ -23,7 +23,7 @@ from report import table
 from fastact.catalogue import ACTIVATIONS
 
 INSTRUCTION_SETS = ("Baseline", "Avx2", "Avx512")
-TABLES = Path(__file__).parents[1] / "csrc/tables.h"
+TABLES = Path(__file__).parents[1] / "csrc/activations/lut8_tables.h"
 FUNCTION = re.compile(r"<void fastact::\(anonymous namespace\)::(\w+)<fastact::\(anonymous namespace\)::(\w+), float>")
 WIDTHS = {"x": 4, "y": 8, "z": 16}
 """Floats in an xmm, ymm or zmm register."""

@@ -25,8 +25,8 @@ Meter = Callable[[], float]
 BATCH_SECONDS = 2e-3  # about what one timing covers, so that reading the clock costs nothing beside it
 MOST_CALLS = 512
 SETTLING_CALLS = 16
-"""Before each timing: what came before shows in the calls that follow, though less in each (bench/notes.md). Fewer, one
-at least, of calls so long that they take more time than BATCH_SECONDS; and as many at the start for those."""
+"""Before each timing: what came before shows in the calls that follow, though less in each (docs/findings/024). Fewer,
+at least one, of calls so long that they take more time than BATCH_SECONDS; and as many at the start for those."""
 WARM_UP_SECONDS = 5e-3
 MOST_HOLES, HOLE_BYTES = 256, 1 << 30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in malloc.h
@@ -88,7 +88,8 @@ def settle_heap() -> None:
 def holes_filled(nbytes: int) -> Iterator[None]:
     """Takes, while it is open, the places of this size that freed tensors have left in glibc's heap, so that an output
     lies where the one of the call before lay. In a heap with many such holes each call is given the next: the outputs
-    of a hundred calls, 128 KiB each, had a hundred addresses, and nothing of that was in the cache (bench/notes.md)."""
+    of a hundred calls, 128 KiB each, had a hundred addresses, and nothing of that was in the cache
+    (docs/findings/026)."""
     taken = [torch.empty(nbytes, dtype=torch.uint8) for _ in range(min(MOST_HOLES, HOLE_BYTES // max(1, nbytes)))]
     yield
     taken.clear()
@@ -215,19 +216,19 @@ class Case:
     def _inputs(self, module: nn.Module) -> list[Tensor]:
         return [self.input, *module.parameters()]
 
-    def raw_op(self, direction: str, keep_bits: bool) -> tuple[Call, int]:
+    def raw_op(self, direction: str, keep_mask: bool) -> tuple[Call, int]:
         """fastact's op, and the bytes that it must move."""
         row = self.activation
         values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
         values |= {name: getattr(self.module, name).detach() for name in row.learned}
         values["input"] = self.input.detach()
-        name = f"{row.name}_bits" if keep_bits or (row.saved == "bits" and direction == "backward") else row.name
+        name = f"{row.name}_mask" if keep_mask or (row.saved == "mask" and direction == "backward") else row.name
         forward = _bound(getattr(torch.ops.fastact, name).default, values)
         result = forward()
         outputs = result if isinstance(result, tuple) else (result,)
         if direction == "forward":
             return forward, nbytes(*forward.args, *outputs)
-        values["saved"] = {"input": values["input"], "output": outputs[0], "bits": outputs[-1]}[row.saved]
+        values |= {"output": outputs[0], "mask": outputs[-1]}
         backward = _bound(getattr(torch.ops.fastact, f"{row.name}_backward").default, values)
         gradients = backward()
         return backward, nbytes(*backward.args, *(gradients if isinstance(gradients, tuple) else (gradients,)))

@@ -163,9 +163,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the results go to DIR/HARDWARE")
     options = parser.parse_args()
-    with fastact.always_kernels():  # whose memory it is about
-        small = options.device == "cpu"
-        rows = [row for network in networks(16 if small else 1) for row in measure(network, options.device)]
+    small = options.device == "cpu"
+    rows = [row for network in networks(16 if small else 1) for row in measure(network, options.device)]
     where = environment(options.device)
     head = f"# Memory of networks in training: {name_of(where)}\n\n{where['date']}, commit {where['commit']}."
     result = {"environment": where, "rows": rows}

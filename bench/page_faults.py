@@ -21,7 +21,6 @@ from environment import environment, name_of, result_folder, write_result
 from measure import Race, by_host_clock
 from report import table
 
-import fastact
 import fastact.functional as F
 
 NUMEL = 1 << 24
@@ -36,7 +35,6 @@ SETTINGS = {
 CALLS = ("torch's ReLU", "fastact's", "in place", "copy")
 
 
-@fastact.always_kernels()
 def measured() -> dict[str, dict[str, float]]:
     """Milliseconds and page faults of each call, in this process."""
     x, y = torch.randn(NUMEL), torch.zeros(NUMEL)

@@ -1,4 +1,4 @@
-"""From pytest-benchmark's JSON to summary.json, report.md and roofline.png; and the README's table.
+"""From pytest-benchmark's JSON to a summary; from summary.json to report.md, roofline.png and the README's table.
 
 python bench/report.py bench/results/HARDWARE…  [--readme README.md]
 """
@@ -52,15 +52,9 @@ EXPLAINED = {
 KEYS = ("activation", "level", "direction", "passes", "dtype", "numel", "layout", "threads")
 
 
-def summarise(raw: dict[str, Any], counted: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """One row for each pair of a measurement and a peer, losses and all, in the order measured. `counted` are the rows
-    of instructions.json."""
+def summarise(raw: dict[str, Any]) -> dict[str, Any]:
+    """One row for each pair of a measurement and a peer, losses and all, in the order measured."""
     rows = [row for benchmark in raw["benchmarks"] for row in _rows(benchmark)]
-    code = {(each["activation"], each["direction"]): each["instructions_per_element"] for each in counted}
-    for row in rows:
-        alone = row["level"] == "op" and row["dtype"] == "float32" and row["peer"] != "torch.compile"
-        count = code.get((row["activation"], row["direction"]), {}) if alone else {}
-        row["instructions_per_element"] = count.get(raw["machine_info"]["hardware"].get("instruction_set"))
     most = max((row["threads"] for row in rows), default=1)
     for row in rows:
         row["all_threads"] = row["threads"] == most
@@ -97,6 +91,15 @@ def _rows(benchmark: dict[str, Any]) -> Iterable[Row]:
             "peak_bytes": info["peak_bytes"],
             "peer_peak_bytes": peer["peak_bytes"],
         }
+
+
+def add_instructions(summary: dict[str, Any], counted: Sequence[dict[str, Any]]) -> None:
+    """What the rows of instructions.json say, to the rows that they are about."""
+    code = {(each["activation"], each["direction"]): each["instructions_per_element"] for each in counted}
+    for row in summary["rows"]:
+        alone = row["level"] == "op" and row["dtype"] == "float32" and row["peer"] != "torch.compile"
+        count = code.get((row["activation"], row["direction"]), {}) if alone else {}
+        row["instructions_per_element"] = count.get(summary["environment"]["hardware"].get("instruction_set"))
 
 
 def _bandwidths(rows: list[Row]) -> dict[str, float]:
@@ -167,7 +170,7 @@ def short_table(summary: dict[str, Any]) -> str:
         columns.insert(3, ("beside torch.compile", matching(summary["rows"], {"peer": "torch.compile"})))
     columns = [(heading, {row["activation"]: row for row in found}) for heading, found in columns if found]
     modules: dict[str, Row] = {}
-    for row in rows:  # the largest: below its crossover an activation saves what torch does
+    for row in rows:
         if row["level"] == "module" and row["numel"] >= modules.get(row["activation"], row)["numel"]:
             modules[row["activation"]] = row
 
@@ -259,7 +262,7 @@ def _full_table(rows: list[Row]) -> str:
             f"{low:.2f} to {high:.2f}",
             _number(row["fraction_of_copy"]),
             _number(row["fraction_of_stream"]),
-            _number(row["instructions_per_element"]),
+            _number(row.get("instructions_per_element")),
             f"{row['saved_bytes_per_element']:.3g} / {'' if saved is None else format(saved, '.3g')}",
             " / ".join(peaks) if any(peaks) else "",
         ]
@@ -345,7 +348,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     rows = [row for row in summary["rows"] if _is_torch(row)]
     panels = [(title, matching(rows, wanted)) for title, wanted in PANELS[summary["environment"]["device"]]]
     panels = [panel for panel in panels if panel[1]]
-    sweep = matching(rows, {"level": "kernels", "direction": "both", "dtype": "bfloat16", "layout": "contiguous"})
+    sweep = matching(rows, {"level": "module", "direction": "both", "dtype": "bfloat16", "layout": "contiguous"})
     names = sorted({row["activation"] for _, found in panels for row in found}, reverse=True)
     plots: list[Callable[[Any], None]] = [
         lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, names, labelled=first)
@@ -415,12 +418,24 @@ def _draw_sweep(axes: Any, rows: list[Row]) -> None:
 # Command
 
 
-def write(folder: Path) -> dict[str, Any]:
-    """Everything that follows from the folder's benchmark.json."""
+def load(folder: Path) -> dict[str, Any]:
+    """The summary, with the instructions counted on the same hardware."""
+    summary = json.loads((folder / "summary.json").read_text())
     counted = folder / "instructions.json"
-    rows = json.loads(counted.read_text())["rows"] if counted.exists() else ()
-    summary = summarise(json.loads((folder / "benchmark.json").read_text()), rows)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if counted.exists():
+        add_instructions(summary, json.loads(counted.read_text())["rows"])
+    return summary
+
+
+def readme_tables(summaries: Iterable[dict[str, Any]]) -> str:
+    """The latest in full view, the others folded."""
+    latest, *others = sorted(summaries, key=lambda each: each["environment"]["date"], reverse=True)
+    return "\n\n".join([readme_block(latest), *map(_folded, others)])
+
+
+def write(folder: Path) -> dict[str, Any]:
+    """Everything that follows from the folder's summary.json."""
+    summary = load(folder)
     (folder / "report.md").write_text(report(summary))
     draw(summary, folder / "roofline.png")
     return summary
@@ -428,16 +443,14 @@ def write(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders with a benchmark.json")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with a summary.json")
     parser.add_argument(
         "--readme", type=Path, help="a file between whose markers the tables go, the latest in full view"
     )
     options = parser.parse_args()
     summaries = [write(folder) for folder in options.folders]
     if options.readme:
-        latest, *others = sorted(summaries, key=lambda each: each["environment"]["date"], reverse=True)
-        block = "\n\n".join([readme_block(latest), *map(_folded, others)])
-        options.readme.write_text(replace_block(options.readme.read_text(), block))
+        options.readme.write_text(replace_block(options.readme.read_text(), readme_tables(summaries)))
 
 
 if __name__ == "__main__":

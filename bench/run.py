@@ -1,4 +1,5 @@
-"""Run the benchmark and write its results: the raw JSON, summary.json, report.md and roofline.png.
+"""Run the benchmark and write its results: summary.json, report.md, roofline.png and, for this machine alone, the raw
+benchmark.json.
 
 python bench/run.py [--device cpu|cuda] [--quick] [--out DIR]
 """
@@ -6,12 +7,13 @@ python bench/run.py [--device cpu|cuda] [--quick] [--out DIR]
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import report
-from environment import RESULTS, environment, name_of, result_folder
+from environment import RESULTS, environment, name_of, result_folder, write_result
 
 HERE = Path(__file__).parent
 
@@ -32,6 +34,7 @@ def main() -> int:
     raw.unlink(missing_ok=True)
     seconds = options.seconds or (0.15 if options.quick or options.device == "cuda" else 0.3)
     command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-k", options.select, f"--benchmark-json={raw}"]
+    command += ["-W", "default", "-W", "error:fastact:RuntimeWarning"]  # not what is an error in tests
     command += ["--benchmark-quiet", "--benchmark-disable-gc", "-p", "no:cacheprovider"]
     command += [f"--bench-device={options.device}", f"--bench-seconds={seconds}", f"--bench-budget={options.budget}"]
     command += ["--bench-quick"] * options.quick + ["--bench-compile"] * options.compile
@@ -39,6 +42,7 @@ def main() -> int:
     if not raw.exists():
         return status or 1
 
+    write_result(out, "summary", report.summarise(json.loads(raw.read_text())))
     summary = report.write(out)
     rows, lost = summary["rows"], report.losses(summary["rows"])
     print(

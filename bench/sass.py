@@ -234,7 +234,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def row_of(activation: Activation, launch: Launch, dtype: torch.dtype, capability: int, code: Code) -> Row:
     direction = launch.name.rpartition("_")[2]
-    bits = "+bits" if activation.saved == "bits" and len(launch.outs) > 1 else ""
+    bits = "+bits" if activation.saved == "mask" and len(launch.outs) > 1 else ""
     counts = code.counts(elements_per_thread(launch))
     return Row(activation.name, direction + bits, _name(dtype), capability, bytes_per_element(launch), *counts)
 

@@ -45,7 +45,7 @@ def ops(name: str, dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any
     for direction in ("forward", "backward"):
         meters = {}
         for layout, case in cases.items():
-            meters[f"fastact {layout}"] = by_host_clock(case.raw_op(direction, keep_bits=False)[0])
+            meters[f"fastact {layout}"] = by_host_clock(case.raw_op(direction, keep_mask=False)[0])
             meters[f"torch {layout}"] = by_host_clock(case.aten_op(direction).call)
         race = Race(meters, seconds).run()
         times = {layout: (race.median(f"fastact {layout}"), race.median(f"torch {layout}")) for layout in cases}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from measure import Case, Race, by_device_events, by_host_clock, holes_filled, limits, peak_bytes
 
-import fastact
 from fastact.catalogue import ACTIVATIONS, Activation
 
 IN_CACHE = 1 << 16
@@ -22,9 +20,8 @@ ALL_THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed. `level`: "op", the raw op; "op+bits", the same, writing the bits that backward needs; "module",
-    the module with autograd, taking the path that it chooses; "kernels", the same under `always_kernels`. `numel`
-    counts the output."""
+    """What is timed. `level`: "op", the raw op; "op+mask", the same, writing the mask that backward needs; "module",
+    the module with autograd. `numel` counts the output."""
 
     activation: str
     level: str
@@ -49,8 +46,8 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
             if activation.pointwise:
                 for direction in ("forward", "backward"):
                     yield Row(name, "op", direction, dtype, IN_CACHE, threads=1)
-                if activation.saved == "bits":
-                    yield Row(name, "op+bits", "forward", dtype, IN_CACHE, threads=1)
+                if activation.saved == "mask":
+                    yield Row(name, "op+mask", "forward", dtype, IN_CACHE, threads=1)
     for name, activation in ACTIVATIONS.items():
         yield Row(name, "module", "both", "float32", 1 << 20, compiled=compiled)
         if not quick:
@@ -61,7 +58,7 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
             if activation.kind == "softmax":
                 for columns in (10, 24, 64, 1024):
                     for direction in ("forward", "both"):
-                        yield Row(name, "kernels", direction, "float32", 1 << 20, f"columns={columns}")
+                        yield Row(name, "module", direction, "float32", 1 << 20, f"columns={columns}")
 
 
 def cuda_rows(quick: bool) -> Iterator[Row]:
@@ -75,16 +72,15 @@ def cuda_rows(quick: bool) -> Iterator[Row]:
                 yield Row(name, "module", direction, "bfloat16", large["bfloat16"])
     # What a call costs the host depends on its arguments and on what is saved, not on the formula.
     for name in _one_of_each(lambda row: (row.kind, row.saved, len(row.parameters), row.random)):
-        for level in ("module", "kernels"):
-            for passes in ("forward", "both"):
-                for numel in (1 << 10,) if quick else (1 << 10, 1 << 15, 1 << 20):
-                    yield Row(name, level, "host", "float32", numel, passes=passes)
+        for passes in ("forward", "both"):
+            for numel in (1 << 10,) if quick else (1 << 10, 1 << 15, 1 << 20):
+                yield Row(name, "module", "host", "float32", numel, passes=passes)
     for name in compiled:
         yield Row(name, "module", "both", "bfloat16", large["bfloat16"], compiled=True)
     if not quick:
         for name in compiled:
             for numel in (*(1 << power for power in range(10, 32, 2)), (1 << 31) + (1 << 10)):
-                yield Row(name, "kernels", "both", "bfloat16", numel)
+                yield Row(name, "module", "both", "bfloat16", numel)
         for name in ACTIVATIONS:
             for direction in ("forward", "backward", "both"):
                 yield Row(name, "module", direction, "float32", large["float32"])
@@ -138,12 +134,11 @@ def test_speed(row: Row, benchmark: Any, request: pytest.FixtureRequest) -> None
         case = Case(activation, dtype, row.numel, row.layout, device)
     except NotImplementedError as error:
         pytest.skip(f"torch has no kernel: {error}")
-    path = contextlib.nullcontext() if row.level == "module" else fastact.always_kernels()
     on_host = row.direction == "host"
     direction = row.passes or row.direction
-    with path, holes_filled(case.output.nbytes if device == "cpu" else 0):
+    with holes_filled(case.output.nbytes if device == "cpu" else 0):
         if row.level.startswith("op"):
-            fastact_call, moved = case.raw_op(row.direction, keep_bits=row.level == "op+bits")
+            fastact_call, moved = case.raw_op(row.direction, keep_mask=row.level == "op+mask")
             peers = dict([case.aten_op(row.direction)])
         else:
             fastact_call, moved = case.fastact_module(direction), case.module_bytes(direction)
@@ -180,7 +175,7 @@ def test_speed(row: Row, benchmark: Any, request: pytest.FixtureRequest) -> None
                 "seconds": race.median(name),
                 "ratio_quartiles": race.ratio_quartiles(name, "fastact"),
                 # Of an op that stands alone, torch's module says what is saved; of other libraries we do not know.
-                "saved_bytes": None if row.level in ("module", "kernels") and name != "torch" else saved["torch"],
+                "saved_bytes": None if row.level == "module" and name != "torch" else saved["torch"],
                 "peak_bytes": peaks.get(name),
             }
             for name in peers

@@ -5,11 +5,12 @@
 tensor([-0.1000,  2.0000])
 """
 
+from . import autograd as _autograd  # noqa: F401 (registers nodes)
 from . import functional, modules
 from .convert import convert, revert
+from .dispatch import always_kernels
 from .modules import *  # noqa: F403
 from .monitor import Monitor
-from .path import always_kernels
 
 __version__ = "0.1.0"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from .catalogue import ACTIVATIONS
+from .dispatch import triton_is_installed
 from .info import report
-from .path import triton_is_installed
 from .validate import validate
 from .warmup import default_processes, summary, warmup
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from . import functional
 from .catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
-from .path import always_kernels, runs_on_gpu_kernels
+from .dispatch import runs_on_gpu_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -254,8 +254,8 @@ def random_inputs(activation: Activation, sample: dict[str, Any], count: int, se
         return numbers * (torch.randint(0, 2, (count,), generator=generator) * 2 - 1)
 
     info = torch.finfo(torch.float32)
-    special = [float("nan"), float("inf"), info.max, info.smallest_normal, info.smallest_normal * info.eps, 0.0]
-    special = torch.tensor(special)
+    least = info.smallest_normal
+    special = torch.tensor([float("nan"), float("inf"), info.max, least, least * info.eps, 0.0])
     points = {0.0, *activation.kinks(**sample)}
     if activation.name in REFERENCES:
         points.update(REFERENCES[activation.name].zero_crossings)
@@ -378,8 +378,7 @@ def bind(
 
 def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tuple[Measurement, Measurement]:
     """The largest errors of the kernels' forward and derivative at the inputs."""
-    with always_kernels():
-        results = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
+    results = evaluate(bind(getattr(functional, activation.function), activation, sample, input), input)
     return judge(activation, sample, input, *results)
 
 
@@ -441,7 +440,8 @@ def _formula_truth(
     if dtype is not torch.float32:
         forward_bound = bound = ROUNDED_ULPS
     if activation.saved == "output" and dtype is torch.float32:
-        bound, unit, size = 1.0, "2^-23", DERIVATIVE_FROM_OUTPUT * reference.scale(**parameters)
+        bound, unit = 1.0, "2^-23"
+        size = torch.full_like(size, DERIVATIVE_FROM_OUTPUT * reference.scale(**parameters))
     elif activation.saved == "output":
         unit, size = "ulp+y", size + ulp(true_output, dtype) * _slope(activation, true_output, parameters)
     elif dtype is torch.float32:

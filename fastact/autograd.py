@@ -1,138 +1,21 @@
-"""The autograd of every activation: what is saved, and which kernel runs.
+"""The part of the ops' autograd that is in Python: differentiable backward, and nodes where those in C++ are missing.
 
-The `apply` functions are given a tensor that takes the kernel path (`fastact.path`). Where no gradient is needed
-they run the kernel alone; else, on the CPU, an op with a node of its own in C++ (csrc/autograd.cpp), or a
-`torch.autograd.Function`, one class per activation for the sake of a readable `grad_fn`.
-
-Backward runs the fused kernel. Where its own result must be differentiable (`create_graph=True`), or the incoming
-gradient is not a plain tensor (batched gradients), it is composed of torch ops instead.
+A node's backward runs the fused kernel. Where its own result must be differentiable (`create_graph=True`), or the
+incoming gradient is not a plain tensor (batched gradients), it is composed of torch ops instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils._pytree import tree_map_only
 
-from . import cpu
-from .catalogue import ACTIVATIONS, Activation
-from .composites import value_and_gate
-from .path import KernelUnavailable, NotLoaded, fall_back, runs_on_gpu_kernels
-
-
-def backend(input: Tensor) -> ModuleType:
-    """The module whose kernels run on the tensor's device."""
-    if runs_on_gpu_kernels(input):
-        try:
-            from . import triton as kernels
-        except Exception as error:
-            raise KernelUnavailable(input.device, "it cannot import its kernels", error) from error
-        return kernels
-    return cpu
-
-
-def _torch_op(activation: Activation, error: KernelUnavailable, *inputs: Tensor, **arguments: Any) -> Tensor:
-    """What runs in place of a forward kernel that cannot."""
-    fall_back(error)
-    return activation.reference(*inputs, **arguments, **activation.keywords)
-
-
-def _run_backward(part: str, activation: Activation, *arguments: Any, written: tuple[Tensor, ...] = ()) -> Any:
-    """The kernel of a node whose forward kernel has run. If this one cannot, the C++ kernels on the CPU take its place:
-    what is saved is for kernels to read, and the gradient must not be lost. `written` are the arguments it writes."""
-    grad = arguments[0]
-    try:
-        return getattr(backend(grad), part)(activation, *arguments)
-    except NotLoaded:  # nor could the graph hold the way to the CPU
-        raise
-    except KernelUnavailable as error:
-        fall_back(error)
-    moved: dict[int, Tensor] = {}
-    there = tree_map_only(Tensor, lambda x: moved.setdefault(id(x), x.cpu()), arguments)
-    result = getattr(cpu, part)(activation, *there)
-    for tensor in written:
-        tensor.copy_(moved[id(tensor)])
-    return tree_map_only(Tensor, lambda x: x.to(grad.device), result)
-
-
-def _draw_seed(device: torch.device) -> Tensor:
-    """One number from torch's generator for the device, where it stays: so `torch.manual_seed`, recomputation under
-    checkpointing and replay of CUDA graphs all give what they should."""
-    return torch.empty((), dtype=torch.int64, device=device).random_()
-
-
-def _needs_torch_ops(grad: Tensor) -> bool:
-    return (
-        torch.is_grad_enabled()
-        or type(grad) is not Tensor
-        or grad.layout is not torch.strided
-        or torch.autograd.forward_ad._current_level >= 0  # it may have a tangent
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.is_legacy_batchedtensor(grad)
-        or grad.is_neg()
-        or grad._is_zerotensor()
-    )
-
-
-def _in_layout(grad: Tensor, strides: Sequence[int] | None) -> Tensor:
-    """The gradient in the memory order of the output, which is the order of the bits. No strides mean contiguous."""
-    if strides is None:
-        return grad.contiguous()
-    if grad.stride() == tuple(strides):
-        return grad
-    return torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
-
-
-def _link(input: Tensor) -> Tensor:
-    """No elements, but the input's place in the graph: all that a second derivative of zeros needs of it."""
-    return input.expand(0, *input.shape).clone()
-
-
-class _Pointwise(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, activation: Activation, inplace: bool, parameters: tuple, extra: tuple[Tensor, ...]
-    ) -> Tensor:
-        """`extra`, in a tuple since it has no gradient of its own, holds the input's link where bits are saved; in
-        place, where the input is saved, a copy that is part of the graph."""
-        saves_bits = activation.saved == "bits"
-        (saved,) = extra or (input,)
-        output, bits = backend(input).forward(activation, input, parameters, inplace, saves_bits)
-        if inplace:
-            ctx.mark_dirty(input)
-        ctx.strides = None
-        if saves_bits:
-            saved = bits
-            ctx.strides = None if output.is_contiguous() else output.stride()
-        elif activation.saved == "output":
-            saved = output
-        # The seed of a random activation is a tensor: saved like the rest, so that hooks on saved tensors see it.
-        ctx.save_for_backward(saved, *(extra if saves_bits else ()), *parameters[: activation.random])
-        ctx.activation = activation
-        ctx.parameters = parameters[activation.random :]
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        activation: Activation = ctx.activation
-        saved, *rest = ctx.saved_tensors
-        link, seed = (rest[:1], rest[1:]) if activation.saved == "bits" else ([], rest)
-        parameters = (*seed, *ctx.parameters)
-        if not _needs_torch_ops(grad):
-            if activation.saved == "bits":
-                grad = _in_layout(grad, ctx.strides)
-            gradient = _run_backward("backward", activation, grad, saved, parameters)
-        else:
-            stand_in = link[0].sum(0) if link and torch.is_grad_enabled() else None
-            gradient = _differentiable_backward(activation, grad, saved, parameters, ctx.strides, stand_in)
-        return gradient, None, None, None, None
+from .composites import per_channel
+from .dispatch import makes_graph
+from .ops import HAS_NODES, OPS, Op, decomposition, decomposition_in_place, library, overload, reference
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -140,261 +23,207 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _differentiable_backward(
-    activation: Activation,
-    grad: Tensor,
-    saved: Tensor,
-    parameters: tuple,
-    strides: Sequence[int] | None,
-    stand_in: Tensor | None = None,
+def _in_layout(grad: Tensor, strides: Sequence[int]) -> Tensor:
+    """The gradient in the memory order of the output, which is the order of the mask. No strides mean contiguous."""
+    if not strides:
+        return grad.contiguous()
+    if grad.stride() == tuple(strides):
+        return grad
+    return torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
+
+
+def _gradient_by_mask(
+    op: Op, grad: Tensor, saved: Sequence[Tensor], scalars: Sequence, strides: Sequence[int]
 ) -> Tensor:
-    """`stand_in`, where bits are saved, is a tensor of zeros in the input's place in the graph."""
-    if activation.saved == "bits":
-        # The gradient is linear in grad and does not otherwise depend on the input: the kernel gives the factor.
-        with torch.no_grad():
-            wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-            ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=saved.device), strides)
-            factor = _run_backward("backward", activation, ones, saved, parameters)
-        if stand_in is not None:  # the factor depends on the input, with a derivative of zero
-            factor = torch.where(torch.ones_like(factor, dtype=torch.bool), factor, stand_in)
-        gradient = _wide(grad) * factor
-        return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
-    if activation.saved == "output":
-        assert activation.derivative_from_output is not None
-        return (_wide(grad) * activation.derivative_from_output(_wide(saved), *parameters)).to(grad.dtype)
-    named = dict(zip(activation.parameters, parameters, strict=True))
-    return _torch_gradient(activation, grad, (saved,), named)[0]
+    """The gradient is linear in grad, and depends on the input only by jumps: the kernel gives the factor. The last of
+    `saved`, if the graph needs one, is a tensor of zeros in the input's place in the graph."""
+    mask, *rest = saved
+    random = rest[: op.activation.random]
+    with torch.no_grad():
+        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        ones = _in_layout(torch.ones(grad.shape, dtype=wide, device=mask.device), strides)
+        factor = overload(f"{op.name}_backward")(ones, mask, *random, *scalars)
+    for stand_in in rest[op.activation.random :]:  # the factor depends on the input, with a derivative of zero
+        factor = torch.where(torch.ones_like(factor, dtype=torch.bool), factor, stand_in)
+    gradient = _wide(grad) * factor
+    return torch.where(factor == 0, torch.zeros_like(gradient), gradient).to(grad.dtype)
 
 
-def _torch_gradient(
-    activation: Activation, grad: Tensor, inputs: tuple[Tensor, ...], named: dict[str, Any]
-) -> tuple[Tensor, ...]:
+def _gradient_by_indices(grad: Tensor, indices: Tensor, pieces: int, dim: int) -> Tensor:
+    after = dim % grad.dim() + 1  # the pieces' own dimension, for now
+    numbers = torch.arange(pieces, device=indices.device, dtype=indices.dtype)
+    won = indices.unsqueeze(after) == numbers.view(-1, *[1] * (grad.dim() - after))
+    shape = [size * pieces if i == after - 1 else size for i, size in enumerate(grad.shape)]
+    return torch.where(won, grad.unsqueeze(after), 0.0).reshape(shape)
+
+
+def _gradient_by_inputs(op: Op, grad: Tensor, inputs: Sequence[Tensor], scalars: tuple) -> list[Tensor]:
     """The gradient of torch's own function at the saved inputs, differentiable with respect to them and to grad."""
     create_graph = torch.is_grad_enabled()
-    if activation.limits_at_infinity:  # which derivatives have reached between these, in float64 too; torch's have NaN
-        inputs = tuple(torch.where(x < -1e4, -1e4, torch.where(x > 60, 60.0, x)) for x in inputs)
+    if op.activation.limits_at_infinity:  # which derivatives have reached between these, in float64; torch's have NaN
+        inputs = [torch.where(x < -1e4, -1e4, torch.where(x > 60, 60.0, x)) for x in inputs]
     with torch.enable_grad():
         # Aliases: one input may depend on another, or be the same tensor, and each gets the gradient of its own use.
         wide = tuple(_wide((x if x.requires_grad else x.detach().requires_grad_()).view_as(x)) for x in inputs)
-        output = activation.reference(*wide, **named, **activation.keywords)
-        gradients = torch.autograd.grad(output, wide, _wide(grad), create_graph=create_graph)
-        return tuple(gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True))
+        gradients = torch.autograd.grad(reference(op, wide, scalars), wide, _wide(grad), create_graph=create_graph)
+        return [gradient.to(x.dtype) for gradient, x in zip(gradients, inputs, strict=True)]
 
 
-def _differentiable_softmax_backward(activation: Activation, grad: Tensor, output: Tensor, dim: int) -> Tensor:
-    assert activation.gradient_from_output is not None
-    return activation.gradient_from_output(_wide(grad), _wide(output), dim)
+def _biased_gradients(op: Op, grad: Tensor, saved: list[Tensor], scalars: list, strides: list[int]) -> list[Tensor]:
+    """Those of input, bias and residual."""
+    if op.saves == "mask":
+        mask, bias, *stand_in = saved
+        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, [mask, *stand_in], scalars, strides)
+        return [grad_input, grad_input.sum_to_size(per_channel(bias, grad).shape).view(bias.shape), grad]
+    return [*_gradient_by_inputs(op, grad, saved, tuple(scalars)), grad]
 
 
-class _Learned(Function):
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, parameters: tuple, input: Tensor, *learned: Tensor) -> Tensor:
-        ctx.save_for_backward(input, *learned)
-        ctx.activation, ctx.parameters = activation, parameters
-        return backend(input).learned_forward(activation, input, learned, parameters)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        activation: Activation = ctx.activation
-        input, *learned = ctx.saved_tensors
-        if _needs_torch_ops(grad):
-            named = dict(zip(activation.parameters, ctx.parameters, strict=True))
-            return None, None, *_torch_gradient(activation, grad, (input, *learned), named)
-        return None, None, *_run_backward("learned_backward", activation, grad, input, learned, ctx.parameters)
-
-
-def _differentiable_backward_of_node(
-    name: str, grad: Tensor, saved: list[Tensor], parameters: list[float], strides: list[int]
+def differentiable_backward(
+    name: str, grad: Tensor, saved: list[Tensor], scalars: list[float], strides: list[int]
 ) -> list[Tensor]:
-    """What the nodes in C++ call where they need torch's ops."""
-    activation = ACTIVATIONS[name]
-    if activation.kind == "softmax":  # autograd converts to the input's dtype
-        return [_differentiable_softmax_backward(activation, grad, saved[0], int(parameters[0]))]
-    if activation.kind == "learned":
-        return list(
-            _torch_gradient(activation, grad, tuple(saved), dict(zip(activation.parameters, parameters, strict=True)))
-        )
-    return [_differentiable_backward(activation, grad, saved[0], tuple(parameters), strides or None, *saved[1:])]
+    """The gradients of the op's tensors, composed of torch's ops. Nodes call it with what they saved; integers among
+    the scalars come as numbers too."""
+    op = OPS[name]
+    activation = op.activation
+    if op.biased:
+        return _biased_gradients(op, grad, saved, scalars, strides)
+    if activation.saved == "mask":
+        return [_gradient_by_mask(op, grad, saved, scalars, strides)]
+    if activation.saved == "indices":
+        return [_gradient_by_indices(grad, saved[0], *map(int, scalars))]
+    if activation.gradient_from_output is not None:  # autograd converts to the input's dtype
+        return [activation.gradient_from_output(_wide(grad), _wide(saved[0]), int(scalars[0]))]
+    if activation.derivative_from_output is not None:
+        return [(_wide(grad) * activation.derivative_from_output(_wide(saved[0]), *scalars)).to(grad.dtype)]
+    whole = (int(scalars[0]), bool(scalars[1])) if op.packed else tuple(scalars)
+    return _gradient_by_inputs(op, grad, saved, whole)
 
 
-if cpu.HAS_NODES:
-    _library = torch.library.Library("fastact", "IMPL")
-    _library.impl("differentiable_backward", _differentiable_backward_of_node, "CompositeImplicitAutograd")
+# Nodes in Python, by the rules of csrc/autograd.cpp.
 
 
-class _Gated(Function):
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
+        and torch.autograd.forward_ad.unpack_dual(tensor).tangent is None
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    )
+
+
+def _needs_torch_ops(grad: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        or not _is_plain(grad)
+        or (type(grad) is not Tensor and not makes_graph())
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Node(Function):
     @staticmethod
-    def forward(ctx: Any, activation: Activation, dim: int, gate_first: bool, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        ctx.activation, ctx.dim, ctx.gate_first = activation, dim, gate_first
-        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        activation, inputs = ctx.activation, ctx.saved_tensors
-        if _needs_torch_ops(grad):
-            named = {"dim": ctx.dim, "gate_first": True} if ctx.gate_first else {"dim": ctx.dim}
-            return None, None, None, *_torch_gradient(activation, grad, inputs, named)
-        gradients = tuple(map(torch.empty_like, inputs))
-        halves = partial(value_and_gate, dim=ctx.dim, gate_first=ctx.gate_first)
-        written = halves(*gradients)
-        _run_backward("gated_backward", activation, grad, *halves(*inputs), *written, written=written)
-        return None, None, None, *gradients
-
-
-def group_by_pieces(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, int]:
-    """The input of a Maxout, made dense; its output, still empty, in the same order of dimensions; and how far apart
-    the pieces of an output lie."""
-    if not (input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)):
-        input = input.contiguous()
-    shape = list(input.shape)
-    shape[dim] //= pieces
-    if input.numel() == 0:
-        return input, input.new_empty(shape), 1
-    inner = input.stride(dim)
-    strides = [stride // pieces if stride > inner else stride for stride in input.stride()]
-    return input, input.new_empty_strided(shape, strides), inner
-
-
-def _maxout_forward(activation: Activation, input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor, Tensor, int]:
-    """The input as `group_by_pieces` returns it, the output, the numbers of the winners, and the pieces' distance."""
-    input, output, inner = group_by_pieces(input, pieces, dim)
-    indices = torch.empty_like(output, dtype=torch.uint8)
-    backend(input).maxout_forward(activation, input, output, indices, pieces, inner)
-    return input, output, indices, inner
-
-
-class _Maxout(Function):
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, input: Tensor, pieces: int, dim: int) -> Tensor:
-        input, output, indices, inner = _maxout_forward(activation, input, pieces, dim)
-        ctx.save_for_backward(indices)
-        ctx.activation, ctx.pieces, ctx.inner = activation, pieces, inner
-        ctx.dim = dim % input.dim()
-        ctx.shape, ctx.input_strides = input.shape, input.stride()
-        ctx.strides = None if output.is_contiguous() else output.stride()
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (indices,) = ctx.saved_tensors
-        if _needs_torch_ops(grad):
-            after = ctx.dim + 1  # the pieces' own dimension, for now
-            numbers = torch.arange(ctx.pieces, device=indices.device, dtype=indices.dtype)
-            won = indices.unsqueeze(after) == numbers.view(-1, *[1] * (len(ctx.shape) - after))
-            return None, torch.where(won, grad.unsqueeze(after), 0.0).reshape(ctx.shape), None, None
-        grad_input = grad.new_empty_strided(ctx.shape, ctx.input_strides)
-        grad = _in_layout(grad, ctx.strides)
-        arguments = (grad, indices, grad_input, ctx.pieces, ctx.inner)
-        _run_backward("maxout_backward", ctx.activation, *arguments, written=(grad_input,))
-        return None, grad_input, None, None
-
-
-class _Softmax(Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, activation: Activation, dim: int, dtype: torch.dtype) -> Tensor:
-        output = backend(input).softmax_forward(activation, input, dim, dtype)
-        ctx.save_for_backward(output)
-        ctx.activation, ctx.dim, ctx.dtype = activation, dim, input.dtype
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        activation: Activation = ctx.activation
-        (output,) = ctx.saved_tensors
-        if _needs_torch_ops(grad):
-            gradient = _differentiable_softmax_backward(activation, grad, output, ctx.dim).to(ctx.dtype)
+    def forward(ctx: Any, op: Op, in_place: bool, others: tuple, links: tuple[Tensor, ...], *inputs: Any) -> Tensor:
+        """`others` are the seed and the scalars. `links`, in a tuple since they have no gradient of their own, are the
+        input's place in the graph where a mask is saved; in place, where the input is saved, a copy of it."""
+        activation = op.activation
+        with torch._C._AutoDispatchBelowADInplaceOrView():  # mark_dirty counts the version
+            result = overload(op.saving + "_" * in_place)(*inputs, *others)
+        ctx.strides = []
+        if op.saves in ("mask", "indices"):
+            output, *saved = (inputs[0], result) if in_place else result
+            saved += inputs[1:2] if op.biased else ()
+            if op.saves == "mask" and not output.is_contiguous():
+                ctx.strides = output.stride()
         else:
-            gradient = _run_backward("softmax_backward", activation, grad, output, ctx.dim, ctx.dtype)
-        return gradient, None, None, None
-
-
-_BASES = {
-    "pointwise": _Pointwise,
-    "learned": _Learned,
-    "softmax": _Softmax,
-    "gated": _Gated,
-    "maxout": _Maxout,
-}
-_FUNCTIONS: dict[Activation, type[Function]] = {
-    row: type(row.module, (_BASES[row.kind],), {"__module__": __name__}) for row in ACTIVATIONS.values()
-}
-
-
-def apply(name: str, input: Tensor, inplace: bool, *parameters: float) -> Tensor:
-    """Run a pointwise activation's kernel, with a node in the autograd graph where gradients are needed."""
-    activation = ACTIVATIONS[name]
-    arguments = (_draw_seed(input.device), *parameters) if activation.random else parameters
-    try:
-        kernels = backend(input)
-        if input.requires_grad and torch.is_grad_enabled():
-            if kernels is cpu and cpu.HAS_NODES and not activation.random:
-                return cpu.forward(activation, input, arguments, inplace, False)[0]
-            extra = ()
-            if activation.saved == "bits":
-                extra = (_link(input),)
-            elif inplace and activation.saved == "input":
-                extra = (input.clone(),)
-            return _FUNCTIONS[activation].apply(input, activation, inplace, arguments, extra)
-        output, _ = kernels.forward(activation, input, arguments, inplace, False)
-    except KernelUnavailable as error:
-        named = dict(zip(activation.parameters, parameters, strict=True))
-        return _torch_op(activation, error, input, **named, **({"inplace": True} if inplace else {}))
-    if inplace:
-        torch.autograd.graph.increment_version(input)
-    return output
-
-
-def _need_gradients(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def apply_learned(name: str, input: Tensor, learned: tuple[Tensor, ...], *parameters: float) -> Tensor:
-    """The same for an activation with learned tensors."""
-    activation = ACTIVATIONS[name]
-    try:
-        kernels = backend(input)
-        if _need_gradients(input, *learned) and not (kernels is cpu and cpu.HAS_NODES):
-            return _FUNCTIONS[activation].apply(activation, parameters, input, *learned)
-        return kernels.learned_forward(activation, input, learned, parameters)
-    except KernelUnavailable as error:
-        named = dict(zip(activation.parameters, parameters, strict=True))
-        return _torch_op(activation, error, input, *learned, **named)
-
-
-def apply_gated(name: str, inputs: tuple[Tensor, ...], dim: int, gate_first: bool) -> Tensor:
-    """The same for a gated unit, of value and gate or of the tensor whose halves along `dim` they are."""
-    activation = ACTIVATIONS[name]
-    try:
-        if _need_gradients(*inputs):
-            return _FUNCTIONS[activation].apply(activation, dim, gate_first, *inputs)
-        return backend(inputs[0]).gated_forward(activation, *value_and_gate(*inputs, dim=dim, gate_first=gate_first))
-    except KernelUnavailable as error:
-        return _torch_op(activation, error, *inputs, dim=dim, **({"gate_first": True} if gate_first else {}))
-
-
-def apply_maxout(name: str, input: Tensor, pieces: int, dim: int) -> Tensor:
-    """The same for Maxout."""
-    activation = ACTIVATIONS[name]
-    try:
-        if _need_gradients(input):
-            return _FUNCTIONS[activation].apply(activation, input, pieces, dim)
-        _, output, _, _ = _maxout_forward(activation, input, pieces, dim)
+            output = inputs[0] if in_place else result
+            saved = [output] if op.saves == "output" else list(links or inputs[: 2 if op.biased else None])
+        if in_place:
+            ctx.mark_dirty(output)
+        # The seed is a tensor: saved like the rest, so that hooks on saved tensors see it.
+        ctx.save_for_backward(*saved, *others[: activation.random], *(links if op.saves == "mask" else ()))
+        ctx.op = op
+        ctx.scalars = others[activation.random :]
+        if activation.kind == "softmax":
+            ctx.scalars = (*ctx.scalars[:-1], inputs[0].dtype)
         return output
-    except KernelUnavailable as error:
-        return _torch_op(activation, error, input, pieces=pieces, dim=dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        op: Op = ctx.op
+        saved = list(ctx.saved_tensors)
+        by_mask = op.saves == "mask"
+        link = saved.pop() if by_mask else None
+        gradients: Any
+        if _needs_torch_ops(grad):
+            if link is not None and torch.is_grad_enabled():
+                saved.append(link.sum(0))
+            scalars = [float(each) if isinstance(each, (int, float)) else 0.0 for each in ctx.scalars]
+            gradients = differentiable_backward(op.name, grad, saved, scalars, list(ctx.strides))
+        else:
+            grad = _in_layout(grad, ctx.strides) if by_mask else grad
+            with torch._C._AutoDispatchBelowADInplaceOrView():
+                gradients = overload(f"{op.name}_backward")(grad, *saved, *ctx.scalars)
+                gradients = (*gradients, grad) if op.biased else gradients
+        return None, None, None, None, *([gradients] if isinstance(gradients, Tensor) else gradients)
 
 
-def apply_softmax(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """The same for an activation of rows along `dim`. The result has the dtype; kernels widen 16-bit inputs as they
-    read them, other inputs are converted first."""
-    activation = ACTIVATIONS[name]
-    if dtype != input.dtype and not (dtype == torch.float32 and input.dtype.itemsize == 2):
-        input = input.to(dtype)
-    try:
-        kernels = backend(input)
-        if _need_gradients(input) and not (kernels is cpu and cpu.HAS_NODES):
-            return _FUNCTIONS[activation].apply(input, activation, dim, dtype)
-        return kernels.softmax_forward(activation, input, dim, dtype)
-    except KernelUnavailable as error:
-        return _torch_op(activation, error, input, dim=dim, dtype=dtype)
+def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
+    """What nodes in C++ do, as the op's kernel at the autograd keys."""
+    node: type[_Node] = type(op.activation.module, (_Node,), {"__module__": __name__})
+    decomposed = decomposition_in_place(op) if in_place else decomposition(op)
+    plain = overload(op.name + "_" * in_place)
+    tensors = op.tensors + op.activation.random
+
+    def run(*arguments: Any) -> Any:
+        if not all(each is None or _is_plain(each) for each in arguments[:tensors]):
+            return decomposed(*arguments)
+        inputs, others = arguments[: op.tensors], arguments[op.tensors :]
+        training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+        if in_place and not _may_write(inputs[0], training):
+            return decomposed(*arguments)
+        if not training:
+            with torch._C._AutoDispatchBelowAutograd():
+                return plain(*arguments)
+        links: tuple[Tensor, ...] = ()
+        if op.saves == "mask":  # no elements, but all that a second derivative of zeros needs of the input
+            links = (inputs[0].expand(0, *inputs[0].shape).clone(),)
+        elif in_place and op.activation.saved == "input":
+            links = (inputs[0].clone(),)
+        output = node.apply(op, in_place, others, links, *inputs)
+        return None if in_place else output
+
+    return run
+
+
+def _may_write(input: Tensor, training: bool) -> bool:
+    """Where torch refuses to work in place, or has rules for it that no Function can follow, torch sees the call."""
+    if training and (input.is_leaf or input._is_view()):
+        return False
+    return 0 not in input.stride() and (not input.is_inference() or torch.is_inference_mode_enabled())
+
+
+def _count_version(op: Op) -> Callable[..., Any]:
+    """The kernel of an op in place at ADInplaceOrView, where torch counts the versions of a tensor."""
+
+    def run(input: Tensor, *arguments: Any) -> None:
+        if not _may_write(input, False):
+            return decomposition_in_place(op)(input, *arguments)
+        torch.autograd.graph.increment_version(input)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return overload(f"{op.name}_")(input, *arguments)
+
+    return run
+
+
+if HAS_NODES:
+    library.impl("differentiable_backward", differentiable_backward, "CompositeImplicitAutograd")
+else:
+    for op in OPS.values():
+        for in_place in (False, True) if op.in_place else (False,):
+            library.impl(op.name + "_" * in_place, _kernel_with_node(op, in_place), "Autograd")
+            decomposed = decomposition_in_place(op) if in_place else decomposition(op)
+            library.impl(op.name + "_" * in_place, decomposed, "FuncTorchDynamicLayerFrontMode")
+        if op.in_place:
+            library.impl(f"{op.name}_", _count_version(op), "ADInplaceOrView")

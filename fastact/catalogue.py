@@ -28,7 +28,7 @@ class Activation:
     family: str
     """The file of formulas: `csrc/<family>.h` and `fastact/triton/<family>.py`."""
     saved: str
-    """What backward needs: "bits" (one per element), "bytes" (one per output element), "output" or "input"."""
+    """What backward needs: "mask" (a bit per element), "indices" (a byte per output element), "output" or "input"."""
     formula: str
     """In plain text, for tables."""
     derivative: str
@@ -151,7 +151,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="relu",
             module="ReLU",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="max(0, x)",
             derivative="1 if x > 0 else 0",
             why_saved="The derivative has two values. torch saves the output, which a following linear layer or "
@@ -168,7 +168,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="leaky_relu",
             module="LeakyReLU",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="x if x > 0 else negative_slope x",
             derivative="1 if x > 0 else negative_slope",
             why_saved="The derivative has two values; torch saves the input.",
@@ -203,7 +203,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="rrelu",
             module="RReLU",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="x if x > 0 else a x; a uniform in [lower, upper] per element, their mean in evaluation",
             derivative="1 if x > 0 else a",
             why_saved="The slopes are drawn again from the saved seed; torch saves the input and a tensor of slopes.",
@@ -223,7 +223,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="threshold",
             module="Threshold",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="x if x > threshold else value",
             derivative="1 if x > threshold else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -240,7 +240,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="hardtanh",
             module="Hardtanh",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="min(max(x, min_val), max_val)",
             derivative="1 if min_val < x < max_val else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -257,7 +257,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="relu6",
             module="ReLU6",
             family="rectifiers",
-            saved="bits",
+            saved="mask",
             formula="min(max(0, x), 6)",
             derivative="1 if 0 < x < 6 else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -421,7 +421,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="hardsigmoid",
             module="Hardsigmoid",
             family="sigmoids",
-            saved="bits",
+            saved="mask",
             formula="min(max(0, x + 3), 6) / 6",
             derivative="1/6 if -3 < x < 3 else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -526,7 +526,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="hardshrink",
             module="Hardshrink",
             family="shrinkage",
-            saved="bits",
+            saved="mask",
             formula="x if |x| > lambd else 0",
             derivative="1 if |x| > lambd else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -542,7 +542,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="softshrink",
             module="Softshrink",
             family="shrinkage",
-            saved="bits",
+            saved="mask",
             formula="x - lambd if x > lambd, x + lambd if x < -lambd, else 0",
             derivative="1 if |x| > lambd else 0",
             why_saved="The derivative has two values; torch saves the input.",
@@ -759,7 +759,7 @@ ACTIVATIONS: dict[str, Activation] = {
             name="maxout",
             module="Maxout",
             family="maxout",
-            saved="bytes",
+            saved="indices",
             formula="max(x_1, ..., x_pieces) of each group of neighbours",
             derivative="1 for the first of the largest, else 0",
             why_saved="The derivative is known by the number of the winner; torch's max saves eight bytes for it.",
@@ -791,7 +791,7 @@ def torch_module(activation: Activation, ours: nn.Module, **arguments: Any) -> n
     """What torch offers in place of our module, which has these arguments."""
     if activation.stock is not None:
         return activation.stock(**arguments)
-    twin = copy.deepcopy(ours)
+    twin: Any = copy.deepcopy(ours)
     twin.__class__ = type(activation.module, (Composite, type(ours)), {})
     twin.activation, twin.arguments = activation, {**activation.keywords, **arguments}
     return twin
@@ -807,9 +807,9 @@ def of_one_variable(activation: Activation, function: Callable[..., Tensor]) -> 
 
     def curve(x: Tensor, *learned: Tensor, **arguments: Any) -> Tensor:
         if activation.kind == "gated":
-            inputs = (torch.ones_like(x), x)
+            inputs = [torch.ones_like(x), x]
         else:
-            inputs = (x, *[torch.zeros_like(x)] * (arguments.get("pieces", 2) - 1))
+            inputs = [x, *[torch.zeros_like(x)] * (arguments.get("pieces", 2) - 1)]
         return function(torch.stack(inputs), *learned, **{**arguments, "dim": 0})[0]
 
     return curve

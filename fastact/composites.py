@@ -14,7 +14,7 @@ def squared_relu(input: Tensor) -> Tensor:
     return F.relu(input).square()
 
 
-def _per_channel(learned: Tensor, input: Tensor) -> Tensor:
+def per_channel(learned: Tensor, input: Tensor) -> Tensor:
     """One number for all, or one for each channel of the input (dimension 1)."""
     if learned.numel() == 1:
         return learned.squeeze()
@@ -22,7 +22,7 @@ def _per_channel(learned: Tensor, input: Tensor) -> Tensor:
 
 
 def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return _per_channel(scale, input) * F.relu(input).square() + _per_channel(bias, input)
+    return per_channel(scale, input) * F.relu(input).square() + per_channel(bias, input)
 
 
 def quick_gelu(input: Tensor) -> Tensor:
@@ -31,14 +31,14 @@ def quick_gelu(input: Tensor) -> Tensor:
 
 def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) -> Tensor:
     is_positive = input > 0
-    positive = _per_channel(alpha_p, input) * input * input
+    positive = per_channel(alpha_p, input) * input * input
     below = torch.where(is_positive, 0.0, input)  # not clamp, whose derivative at 0 is 1 before torch 2.14, then 0
-    negative = _per_channel(alpha_n, input) * (torch.expm1(below) - below)
+    negative = per_channel(alpha_n, input) * (torch.expm1(below) - below)
     return torch.where(is_positive, positive, negative) + beta * input
 
 
 def snake(input: Tensor, alpha: Tensor) -> Tensor:
-    alpha = _per_channel(alpha, input)
+    alpha = per_channel(alpha, input)
     return input + torch.sin(alpha * input).square() / alpha
 
 

@@ -2,7 +2,7 @@
 
 All take tensors of any shape. The kernels are for float32, float64, float16 and bfloat16 on the CPU or a GPU; 16-bit
 types compute in float32 and round once. Any other input, and any argument that torch refuses, goes to torch's function
-and gives its result or error (`fastact.path` lists the cases).
+and gives its result or error (`fastact.dispatch` lists the cases).
 
 Under autocast on a GPU dtypes are torch's, which widens some activations to float32. Under autocast on the CPU learned
 tensors stay in float32, and beside a 16-bit input the result has the input's dtype, as with torch's PReLU.
@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.jit import is_scripting
 
-from .autograd import apply, apply_gated, apply_learned, apply_maxout, apply_softmax
 from .composites import bilinear as _bilinear
 from .composites import geglu as _geglu
 from .composites import maxout as _maxout
@@ -29,17 +28,22 @@ from .composites import squared_relu as _squared_relu
 from .composites import star_relu as _star_relu
 from .composites import swiglu as _swiglu
 from .composites import xielu as _xielu
-from .path import (
+from .dispatch import (
+    accepts,
     as_autocast,
+    autocast_dtype,
     divides,
-    is_moderate,
+    is_like,
     keeps_dtype,
-    learned_fit,
     rounded,
     softmax_dtype,
-    takes_gated_kernel,
-    takes_kernel,
+    softmax_input,
+    takes,
+    takes_all,
+    takes_gated,
+    weights_fit,
 )
+from .ops import BIASED, draw_seed, reference, run
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -50,8 +54,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
     """
     if not is_scripting():
-        if takes_kernel("relu", input, inplace=inplace):
-            return apply("relu", input, inplace)
+        if takes(input):
+            return (run.relu_ if inplace else run.relu)(input)
     return F.relu(input, inplace=inplace)
 
 
@@ -63,8 +67,8 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     Maas, Hannun & Ng 2013, "Rectifier Nonlinearities Improve Neural Network Acoustic Models".
     """
     if not is_scripting():
-        if takes_kernel("leaky_relu", input, negative_slope, inplace=inplace):
-            return apply("leaky_relu", input, inplace, negative_slope)
+        if takes(input) and accepts("leaky_relu", input, negative_slope):
+            return (run.leaky_relu_ if inplace else run.leaky_relu)(input, negative_slope)
     return F.leaky_relu(input, negative_slope, inplace)
 
 
@@ -77,12 +81,12 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     He et al. 2015, "Delving Deep into Rectifiers".
     """
     if not is_scripting():
-        if takes_kernel("prelu", input, learned=(weight,)):
-            if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-                dtype = torch.get_autocast_dtype(input.device.type)  # as torch's autocast does for prelu
+        if takes_all(input, weight):
+            dtype = autocast_dtype(input)
+            if dtype is not None:  # as torch's autocast does for prelu
                 input, weight = input.to(dtype), weight.to(dtype)
-            if learned_fit(input, weight):
-                return apply_learned("prelu", input, (weight,))
+            if weights_fit(input, weight):
+                return run.prelu(input, weight)
     return F.prelu(input, weight)
 
 
@@ -99,10 +103,10 @@ def rrelu(
     Xu et al. 2015, "Empirical Evaluation of Rectified Activations in Convolutional Network".
     """
     if not is_scripting():
-        if takes_kernel("rrelu", input, lower, upper, inplace=inplace) and lower <= upper:
+        if takes(input) and accepts("rrelu", input, lower, upper):
             if training:
-                return apply("rrelu", input, inplace, lower, upper)
-            return apply("leaky_relu", input, inplace, (lower + upper) / 2)
+                return (run.rrelu_ if inplace else run.rrelu)(input, draw_seed(input.device), lower, upper)
+            return (run.leaky_relu_ if inplace else run.leaky_relu)(input, (lower + upper) / 2)
     return F.rrelu(input, lower, upper, training, inplace)
 
 
@@ -114,8 +118,8 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     Hinge of the rectifiers: Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
     """
     if not is_scripting():
-        if takes_kernel("threshold", input, threshold, value, inplace=inplace):
-            return apply("threshold", input, inplace, threshold, value)
+        if takes(input) and accepts("threshold", input, threshold, value):
+            return (run.threshold_ if inplace else run.threshold)(input, threshold, value)
     return F.threshold(input, threshold, value, inplace)
 
 
@@ -127,8 +131,8 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     Collobert 2004, "Large Scale Machine Learning".
     """
     if not is_scripting():
-        if takes_kernel("hardtanh", input, min_val, max_val, inplace=inplace) and min_val <= max_val:
-            return apply("hardtanh", input, inplace, min_val, max_val)
+        if takes(input) and accepts("hardtanh", input, min_val, max_val):
+            return (run.hardtanh_ if inplace else run.hardtanh)(input, min_val, max_val)
     return F.hardtanh(input, min_val, max_val, inplace)
 
 
@@ -140,8 +144,8 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     Krizhevsky 2010, "Convolutional Deep Belief Networks on CIFAR-10"; Howard et al. 2017, "MobileNets".
     """
     if not is_scripting():
-        if takes_kernel("relu6", input, inplace=inplace):
-            return apply("relu6", input, inplace)
+        if takes(input):
+            return (run.relu6_ if inplace else run.relu6)(input)
     return F.hardtanh(input, 0.0, 6.0, inplace)
 
 
@@ -154,8 +158,8 @@ def squared_relu(input: Tensor) -> Tensor:
     """
     if not is_scripting():
         input = as_autocast("squared_relu", input)
-        if takes_kernel("squared_relu", input):
-            return apply("squared_relu", input, False)
+        if takes(input):
+            return run.squared_relu(input)
     return _squared_relu(input)
 
 
@@ -170,8 +174,8 @@ def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """
     if not is_scripting():
         input = as_autocast("star_relu", input)
-        if takes_kernel("star_relu", input, learned=(scale, bias)) and learned_fit(input, scale, bias):
-            return apply_learned("star_relu", input, (scale, bias))
+        if takes_all(input, scale, bias) and weights_fit(input, scale, bias):
+            return run.star_relu(input, scale, bias)
         if keeps_dtype(input, scale, bias):
             return _star_relu(input.float(), scale.float(), bias.float()).to(input.dtype)
     return _star_relu(input, scale, bias)
@@ -188,8 +192,8 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     Clevert, Unterthiner & Hochreiter 2016, "Fast and Accurate Deep Network Learning by Exponential Linear Units".
     """
     if not is_scripting():
-        if takes_kernel("elu", input, alpha, inplace=inplace) and alpha >= 0:
-            return apply("elu", input, inplace, alpha)
+        if takes(input) and accepts("elu", input, alpha):
+            return (run.elu_ if inplace else run.elu)(input, alpha)
     return F.elu(input, alpha, inplace)
 
 
@@ -202,8 +206,8 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
     Klambauer, Unterthiner, Mayr & Hochreiter 2017, "Self-Normalizing Neural Networks".
     """
     if not is_scripting():
-        if takes_kernel("selu", input, inplace=inplace):
-            return apply("selu", input, inplace)
+        if takes(input):
+            return (run.selu_ if inplace else run.selu)(input)
     return F.selu(input, inplace)
 
 
@@ -217,8 +221,8 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     Barron 2017, "Continuously Differentiable Exponential Linear Units".
     """
     if not is_scripting():
-        if takes_kernel("celu", input, alpha, inplace=inplace) and alpha > 0 and is_moderate(alpha):
-            return apply("celu", input, inplace, alpha)
+        if takes(input) and accepts("celu", input, alpha):
+            return (run.celu_ if inplace else run.celu)(input, alpha)
     return F.celu(input, alpha, inplace)
 
 
@@ -233,8 +237,12 @@ def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) ->
     """
     if not is_scripting():
         input = as_autocast("xielu", input)
-        if takes_kernel("xielu", input, beta, learned=(alpha_p, alpha_n)) and learned_fit(input, alpha_p, alpha_n):
-            return apply_learned("xielu", input, (alpha_p, alpha_n), beta)
+        if (
+            takes_all(input, alpha_p, alpha_n)
+            and accepts("xielu", input, beta)
+            and weights_fit(input, alpha_p, alpha_n)
+        ):
+            return run.xielu(input, alpha_p, alpha_n, beta)
         if keeps_dtype(input, alpha_p, alpha_n):
             return _xielu(input.float(), alpha_p.float(), alpha_n.float(), beta).to(input.dtype)
     return _xielu(input, alpha_p, alpha_n, beta)
@@ -249,8 +257,8 @@ def sigmoid(input: Tensor) -> Tensor:
     saturates.
     """
     if not is_scripting():
-        if takes_kernel("sigmoid", input):
-            return apply("sigmoid", input, False)
+        if takes(input):
+            return run.sigmoid(input)
     return torch.sigmoid(input)
 
 
@@ -262,8 +270,8 @@ def tanh(input: Tensor) -> Tensor:
     LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp".
     """
     if not is_scripting():
-        if takes_kernel("tanh", input):
-            return apply("tanh", input, False)
+        if takes(input):
+            return run.tanh(input)
     return torch.tanh(input)
 
 
@@ -275,8 +283,8 @@ def softsign(input: Tensor) -> Tensor:
     Glorot & Bengio 2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks".
     """
     if not is_scripting():
-        if takes_kernel("softsign", input):
-            return apply("softsign", input, False)
+        if takes(input):
+            return run.softsign(input)
     return F.softsign(input)
 
 
@@ -288,8 +296,8 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     Howard et al. 2019, "Searching for MobileNetV3".
     """
     if not is_scripting():
-        if takes_kernel("hardsigmoid", input, inplace=inplace):
-            return apply("hardsigmoid", input, inplace)
+        if takes(input):
+            return (run.hardsigmoid_ if inplace else run.hardsigmoid)(input)
     return F.hardsigmoid(input, inplace)
 
 
@@ -303,8 +311,8 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     Reinforcement Learning"; Ramachandran, Zoph & Le 2017, "Searching for Activation Functions".
     """
     if not is_scripting():
-        if takes_kernel("silu", input, inplace=inplace):
-            return apply("silu", input, inplace)
+        if takes(input):
+            return (run.silu_ if inplace else run.silu)(input)
     return F.silu(input, inplace)
 
 
@@ -316,8 +324,8 @@ def quick_gelu(input: Tensor) -> Tensor:
     Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
     """
     if not is_scripting():
-        if takes_kernel("quick_gelu", input):
-            return apply("quick_gelu", input, False)
+        if takes(input):
+            return run.quick_gelu(input)
     return _quick_gelu(input)
 
 
@@ -331,10 +339,10 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
     """
     if not is_scripting():
-        if approximate == "none" and takes_kernel("gelu", input):
-            return apply("gelu", input, False)
-        if approximate == "tanh" and takes_kernel("gelu_tanh", input):
-            return apply("gelu_tanh", input, False)
+        if approximate == "none" and takes(input):
+            return run.gelu(input)
+        if approximate == "tanh" and takes(input):
+            return run.gelu_tanh(input)
     return F.gelu(input, approximate=approximate)
 
 
@@ -347,8 +355,8 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     Misra 2020, "Mish: A Self Regularized Non-Monotonic Activation Function".
     """
     if not is_scripting():
-        if takes_kernel("mish", input, inplace=inplace):
-            return apply("mish", input, inplace)
+        if takes(input):
+            return (run.mish_ if inplace else run.mish)(input)
     return F.mish(input, inplace)
 
 
@@ -361,8 +369,8 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     Howard et al. 2019, "Searching for MobileNetV3".
     """
     if not is_scripting():
-        if takes_kernel("hardswish", input, inplace=inplace):
-            return apply("hardswish", input, inplace)
+        if takes(input):
+            return (run.hardswish_ if inplace else run.hardswish)(input)
     return F.hardswish(input, inplace)
 
 
@@ -375,8 +383,8 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     Donoho & Johnstone 1994, "Ideal Spatial Adaptation by Wavelet Shrinkage".
     """
     if not is_scripting():
-        if takes_kernel("hardshrink", input, lambd) and lambd >= 0:
-            return apply("hardshrink", input, False, rounded(lambd, input.dtype))
+        if takes(input) and accepts("hardshrink", input, lambd):
+            return run.hardshrink(input, rounded(lambd, input.dtype))
     return F.hardshrink(input, lambd)
 
 
@@ -390,8 +398,8 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     Donoho 1995, "De-noising by Soft-Thresholding".
     """
     if not is_scripting():
-        if takes_kernel("softshrink", input, lambd) and lambd >= 0:
-            return apply("softshrink", input, False, lambd)
+        if takes(input) and accepts("softshrink", input, lambd):
+            return run.softshrink(input, lambd)
     return F.softshrink(input, lambd)
 
 
@@ -403,8 +411,8 @@ def tanhshrink(input: Tensor) -> Tensor:
     LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp", on tanh.
     """
     if not is_scripting():
-        if takes_kernel("tanhshrink", input):
-            return apply("tanhshrink", input, False)
+        if takes(input):
+            return run.tanhshrink(input)
     return F.tanhshrink(input)
 
 
@@ -418,8 +426,8 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     """
     if not is_scripting():
         input = as_autocast("softplus", input)
-        if takes_kernel("softplus", input, beta, threshold) and is_moderate(beta):
-            return apply("softplus", input, False, beta, threshold)
+        if takes(input) and accepts("softplus", input, beta, threshold):
+            return run.softplus(input, beta, threshold)
     return F.softplus(input, beta, threshold)
 
 
@@ -431,8 +439,8 @@ def logsigmoid(input: Tensor) -> Tensor:
     Mnih & Kavukcuoglu 2013, "Learning Word Embeddings Efficiently with Noise-Contrastive Estimation", for its use.
     """
     if not is_scripting():
-        if takes_kernel("logsigmoid", input):
-            return apply("logsigmoid", input, False)
+        if takes(input):
+            return run.logsigmoid(input)
     return F.logsigmoid(input)
 
 
@@ -448,8 +456,8 @@ def snake(input: Tensor, alpha: Tensor) -> Tensor:
     """
     if not is_scripting():
         input = as_autocast("snake", input)
-        if takes_kernel("snake", input, learned=(alpha,)) and learned_fit(input, alpha):
-            return apply_learned("snake", input, (alpha,))
+        if takes_all(input, alpha) and weights_fit(input, alpha):
+            return run.snake(input, alpha)
         if keeps_dtype(input, alpha):
             return _snake(input.float(), alpha.float()).to(input.dtype)
     return _snake(input, alpha)
@@ -464,10 +472,10 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
     """
     if not is_scripting():
-        if takes_kernel("softmin", input):
+        if takes(input):
             kept = softmax_dtype("softmin", input, dim, dtype)
             if kept is not None:
-                return apply_softmax("softmin", input, dim, kept)
+                return run.softmin(softmax_input(input, kept), dim, kept)
     return F.softmin(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -484,10 +492,10 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
     """
     if not is_scripting():
-        if takes_kernel("softmax", input):
+        if takes(input):
             kept = softmax_dtype("softmax", input, dim, dtype)
             if kept is not None:
-                return apply_softmax("softmax", input, dim, kept)
+                return run.softmax(softmax_input(input, kept), dim, kept)
     return F.softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -503,10 +511,10 @@ def log_softmax(
     Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
     """
     if not is_scripting():
-        if takes_kernel("log_softmax", input):
+        if takes(input):
             kept = softmax_dtype("log_softmax", input, dim, dtype)
             if kept is not None:
-                return apply_softmax("log_softmax", input, dim, kept)
+                return run.log_softmax(softmax_input(input, kept), dim, kept)
     return F.log_softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -518,8 +526,8 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     Dauphin, Fan, Auli & Grangier 2017, "Language Modeling with Gated Convolutional Networks".
     """
     if not is_scripting():
-        if takes_gated_kernel("glu", (input,), dim):
-            return apply_gated("glu", (input,), dim, False)
+        if takes_gated(input, None, dim):
+            return run.glu_packed(input, dim, False)
     return F.glu(input, dim)
 
 
@@ -537,9 +545,8 @@ def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first:
     Shazeer 2020, "GLU Variants Improve Transformer".
     """
     if not is_scripting():
-        inputs = (input,) if gate is None else (input, gate)
-        if takes_gated_kernel("swiglu", inputs, dim):
-            return apply_gated("swiglu", inputs, dim, gate_first)
+        if takes_gated(input, gate, dim):
+            return run.swiglu_packed(input, dim, bool(gate_first)) if gate is None else run.swiglu(input, gate)
     return _swiglu(input, gate, dim, gate_first)
 
 
@@ -554,10 +561,10 @@ def geglu(
     Shazeer 2020, "GLU Variants Improve Transformer".
     """
     if not is_scripting():
-        inputs = (input,) if gate is None else (input, gate)
-        name = {"none": "geglu", "tanh": "geglu_tanh"}.get(approximate)
-        if name is not None and takes_gated_kernel(name, inputs, dim):
-            return apply_gated(name, inputs, dim, gate_first)
+        if approximate == "none" and takes_gated(input, gate, dim):
+            return run.geglu_packed(input, dim, bool(gate_first)) if gate is None else run.geglu(input, gate)
+        if approximate == "tanh" and takes_gated(input, gate, dim):
+            return run.geglu_tanh_packed(input, dim, bool(gate_first)) if gate is None else run.geglu_tanh(input, gate)
     return _geglu(input, gate, dim, approximate, gate_first)
 
 
@@ -569,9 +576,8 @@ def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: 
     Shazeer 2020, "GLU Variants Improve Transformer".
     """
     if not is_scripting():
-        inputs = (input,) if gate is None else (input, gate)
-        if takes_gated_kernel("reglu", inputs, dim):
-            return apply_gated("reglu", inputs, dim, gate_first)
+        if takes_gated(input, gate, dim):
+            return run.reglu_packed(input, dim, bool(gate_first)) if gate is None else run.reglu(input, gate)
     return _reglu(input, gate, dim, gate_first)
 
 
@@ -584,9 +590,8 @@ def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_firs
     Shazeer 2020, "GLU Variants Improve Transformer", after Dauphin et al. 2017.
     """
     if not is_scripting():
-        inputs = (input,) if gate is None else (input, gate)
-        if takes_gated_kernel("bilinear", inputs, dim):
-            return apply_gated("bilinear", inputs, dim, gate_first)
+        if takes_gated(input, gate, dim):
+            return run.bilinear_packed(input, dim, bool(gate_first)) if gate is None else run.bilinear(input, gate)
     return _bilinear(input, gate, dim, gate_first)
 
 
@@ -600,6 +605,34 @@ def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
     Goodfellow et al. 2013, "Maxout Networks".
     """
     if not is_scripting():
-        if takes_kernel("maxout", input) and divides(input, dim, pieces) and pieces <= 255:
-            return apply_maxout("maxout", input, pieces, dim)
+        if takes(input) and divides(input, dim, pieces) and pieces <= 255:
+            return run.maxout(input, pieces, dim)
     return _maxout(input, pieces, dim)
+
+
+def bias_act(
+    input: Tensor, bias: Tensor, residual: Tensor | None = None, activation: str = "gelu", **arguments: float
+) -> Tensor:
+    r"""An activation between its neighbours in one pass: :math:`f(x + b) + r`, with a bias per channel and a residual.
+
+    ``bias`` holds one number, or one per channel (dimension 1 of ``input``). ``residual``, if given, has the input's
+    shape. ``activation`` is the name of any activation that works element by element, as the functions here have it
+    (or ``"gelu_tanh"``), and ``arguments`` are its scalars, by name. 16-bit types compute in float32 and round once.
+
+    Saves one bit per element for backward where the activation does, else ``input`` and ``bias``: never the sum, the
+    activation's output or ``residual``. Backward computes the gradients of input and bias in one pass.
+
+    Raises ``ValueError`` for an activation of another name.
+
+    >>> y = fastact.functional.bias_act(x, bias, residual, "leaky_relu", negative_slope=0.1)
+    """
+    op = BIASED.get(activation)
+    if op is None:
+        raise ValueError(f"bias_act: activation must be one of {', '.join(BIASED)}, got {activation!r}")
+    scalars = tuple({**op.activation.samples[0], **arguments}.values())
+    if len(scalars) != len(op.activation.parameters):
+        raise TypeError(f"bias_act: {activation} takes {op.activation.parameters}, got {tuple(arguments)}")
+    if takes_all(input, bias) and weights_fit(input, bias) and accepts(activation, input, *scalars):
+        if residual is None or (takes_all(input, residual) and is_like(residual, input)):
+            return getattr(run, op.name)(input, bias, residual, *scalars)
+    return reference(op, (input, bias, residual), scalars)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, cpu
+from . import __version__, ops
 from .catalogue import ACTIVATIONS
-from .crossover import CROSSOVER, NEVER
-from .path import triton_is_installed
+from .dispatch import triton_is_installed
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -30,8 +29,8 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "Triton": version("triton") if triton_is_installed() else "not installed",
-        "CPU": f"{cpu_model()}, kernels for {cpu.instruction_set()}, {torch.get_num_threads()} threads",
-        "Autograd": "nodes in C++ on the CPU" if cpu.HAS_NODES else f"nodes in Python ({cpu.WHY_NO_NODES})",
+        "CPU": f"{cpu_model()}, kernels for {ops.instruction_set()}, {torch.get_num_threads()} threads",
+        "Autograd": "nodes in C++ on the CPU" if ops.HAS_NODES else f"nodes in Python ({ops.WHY_NO_NODES})",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
 
@@ -40,29 +39,14 @@ def report() -> str:
     """The text of `python -m fastact info`."""
     facts = environment()
     width = max(map(len, facts))
-    on_cpu, on_gpu = f"C++ ({cpu.instruction_set()})", "Triton" if triton_is_installed() else "torch"
-    rows = []
-    for name, activation in ACTIVATIONS.items():
-        sizes = [CROSSOVER[is_cuda][False].get(name) for is_cuda in (False, True)]
-        backends = [kernels if size else "torch" for kernels, size in zip((on_cpu, on_gpu), sizes, strict=True)]
-        saved = "1 bit per element" if activation.saved == "bits" else activation.saved
-        rows.append([name, saved, backends[0], _crossover(sizes[0]), backends[1], _crossover(sizes[1])])
-    header = ["activation", "saved for backward", "on CPU", "from elements", "on CUDA", "from elements"]
-    return "\n".join(
-        [
-            *(f"{key.ljust(width)}  {value}" for key, value in facts.items()),
-            "",
-            table(header, rows),
-            "",
-            "From elements: the sizes in float32, without and with gradients, below which torch's own function is",
-            "faster and runs instead (16-bit types have others). FASTACT_ALWAYS_KERNELS=1 or fastact.always_kernels()",
-            "switch this off.",
-        ]
-    )
-
-
-def _crossover(sizes: tuple[int, int] | None) -> str:
-    return "never" if sizes is None else " / ".join("never" if size == NEVER else f"{size:,}" for size in sizes)
+    on_cpu, on_gpu = f"C++ ({ops.instruction_set()})", "Triton" if triton_is_installed() else "torch"
+    saved = {"mask": "1 bit per element", "indices": "1 byte per output element"}
+    rows = [
+        [name, saved.get(activation.saved, activation.saved), on_cpu, on_gpu]
+        for name, activation in ACTIVATIONS.items()
+    ]
+    lines = [f"{key.ljust(width)}  {value}" for key, value in facts.items()]
+    return "\n".join([*lines, "", table(["activation", "saved for backward", "on CPU", "on CUDA"], rows)])
 
 
 def cpu_model() -> str:

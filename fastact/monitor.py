@@ -122,7 +122,8 @@ class _Layer:
         self.every, self.unit_dim = every, unit_dim
         self.flat, self.saturates = _flat_intervals(activation, module)
         self.calls = self.elements = self.grad_elements = 0
-        self.sums: Tensor | None = None  # over elements: flat, not zero, output, its square, its gradient's square
+        with torch.inference_mode(False):  # over elements: flat, not zero, output, its square, its gradient's square
+            self.sums = torch.zeros(5, dtype=torch.float64)
         self.awake: dict[int, Tensor] = {}  # by number of units: a module may be called at several places of a model
         self.handles: list[RemovableHandle] = []
 
@@ -140,9 +141,9 @@ class _Layer:
         self.calls += 1
         if not self.watches(input):
             return
-        if self.sums is None:
+        if self.sums.device != input.device:
             with torch.inference_mode(False):
-                self.sums = torch.zeros(5, dtype=torch.float64, device=input.device)
+                self.sums = self.sums.to(input.device)
         if self.flat is None:
             return
         with torch.inference_mode(False), torch.no_grad():
@@ -182,7 +183,7 @@ class _Layer:
 
     def row(self) -> Row:
         kind = type(self.module).__name__
-        if self.sums is None:
+        if not self.elements:
             return Row(self.name, kind, None, None, None, None, None, None)
         flat, nonzero, total, squares, grad_squares = self.sums.tolist()
         mean = total / self.elements

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import functional, modules
 from .catalogue import ACTIVATIONS, Activation, of_one_variable
-from .path import always_kernels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,19 +46,17 @@ def _draw_curve(axes: Axes, row: Activation) -> None:
     x = torch.linspace(-5, 5, 2001, dtype=torch.float64)
     for kink in kinks:  # a point at either side, so that a jump is drawn where it is
         around = [math.nextafter(kink, -math.inf), kink, math.nextafter(kink, math.inf)]
-        around = torch.tensor(around, dtype=torch.float64)
-        x = torch.cat((x, around)).unique()
+        x = torch.cat((x, torch.tensor(around, dtype=torch.float64))).unique()
     x.requires_grad_()
     module = getattr(modules, row.module)(**row.arguments()).double()
-    with always_kernels():
-        if row.random:
-            draws = module(x.detach())
-            axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
-        if row.pointwise:
-            y = module.eval()(x)
-        else:
-            y = of_one_variable(row, getattr(functional, row.function))(x, **arguments, **row.options)
-        (slope,) = torch.autograd.grad(y.sum(), x)
+    if row.random:
+        draws = module(x.detach())
+        axes.plot(x.detach()[::5], draws[::5], ".", color=_BLUE, alpha=0.5, ms=3, mew=0)
+    if row.pointwise:
+        y = module.eval()(x)
+    else:
+        y = of_one_variable(row, getattr(functional, row.function))(x, **arguments, **row.options)
+    (slope,) = torch.autograd.grad(y.sum(), x)
     x, y = x.detach(), y.detach()
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.axvline(0, color="0.8", lw=0.8, zorder=0)
@@ -84,11 +81,12 @@ def _number(value: object) -> str:
 def loss_curves(path: str | Path, losses: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Draw the loss of each step, one panel per activation; `losses[activation]` holds torch's and then fastact's."""
     figure, panels = _panels(len(losses), "Training loss: fastact's curve on torch's")
-    styles = ({"color": _ORANGE, "lw": 4.5, "alpha": 0.6}, {"color": _BLUE, "lw": 1})
+    styles: tuple[dict[str, Any], ...] = ({"color": _ORANGE, "lw": 4.5, "alpha": 0.6}, {"color": _BLUE, "lw": 1})
     for axes, (name, pair) in zip(panels, losses.items(), strict=True):
         for (library, values), style in zip(pair.items(), styles, strict=True):
             axes.plot(range(1, len(values) + 1), values, label=library, solid_capstyle="round", **style)
-        difference = np.abs(np.subtract(*pair.values())).max()
+        torchs, ours = pair.values()
+        difference = np.abs(np.subtract(torchs, ours)).max()
         axes.set_title(name, fontsize=11, fontweight="bold", loc="left")
         axes.set_title(f"max difference {difference:.1g}", fontsize=8, color=_GREY, loc="right")
         axes.set_yscale("log")

@@ -18,7 +18,6 @@ from . import modules
 from .accuracy import DTYPES, Measurement, bit_patterns, measure, random_inputs, samples
 from .catalogue import Activation, torch_module
 from .info import environment, table
-from .path import always_kernels
 
 _RANDOM_INPUTS = 1 << 20  # of float32, for each set of parameters
 _CHUNK = 1 << 21  # of the exhaustive test: 2^32 inputs in 2,048 steps
@@ -116,7 +115,7 @@ def validate(activations: Sequence[Activation], device: str = "cpu", exhaustive:
         for sample in samples(activation)
         for make in inputs(activation, sample, dtype, exhaustive)
     ]
-    throughputs = []
+    throughputs: list[Throughput] = []
     if device == "cpu":
         # One block freed of just under 32 MiB, and glibc keeps the memory of the smaller tensors from now on. Else some
         # calls would be handed fresh pages, at four times the cost of a copy, and others not.
@@ -166,14 +165,13 @@ def throughput(activation: Activation, device: str) -> tuple[Throughput, Through
         forward = partial(module.to(device), x)
         return forward, partial(torch.autograd.grad, forward(), [x, *module.parameters()], grad, retain_graph=True)
 
-    with always_kernels():
-        calls = (*passes(ours), *passes(stock), grad.clone)
-        for call in calls:
-            call()
-        rounds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
+    calls = (*passes(ours), *passes(stock), grad.clone)
+    for call in calls:
+        call()
+    rounds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
     forward, backward, torch_forward, torch_backward, copy = map(statistics.median, zip(*rounds, strict=True))
     size = x.element_size()
-    written = {"bits": 1 / 8, "bytes": 1}.get(activation.saved, 0)  # beside what has been counted already
+    written = {"mask": 1 / 8, "indices": 1}.get(activation.saved, 0)  # beside what has been counted already
     moved = size * (activation.divisor + 1)
     read = written or (size if activation.saved == "output" else size * activation.divisor)
     return (

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import group_by_pieces
 from .catalogue import ACTIVATIONS, Activation
 from .validate import progress_bar
 
@@ -65,38 +64,34 @@ def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def run(row: Activation, x: Tensor) -> None:
-    """All that autograd may launch for an input: with one learned number, or one per channel where there are any."""
-    from . import triton as kernels
+    """All that autograd may launch for an input: with one number in a weight or, where there are channels, one each."""
+    from .triton.ops import KERNELS
 
-    sample = row.samples[0]
-    parameters = tuple(sample[name] for name in row.parameters)
+    forward, backward = KERNELS[row.name], KERNELS[f"{row.name}_backward"]
+    scalars = tuple(row.samples[0][name] for name in row.parameters)
     if row.kind == "softmax":
         for dtype in dict.fromkeys((x.dtype, torch.promote_types(x.dtype, torch.float32))):  # the other is autocast's
-            y = kernels.softmax_forward(row, x, -1, dtype)
-            kernels.softmax_backward(row, y, y, -1, x.dtype)
+            y = forward(x, -1, dtype)
+            backward(y, y, -1, x.dtype)
     elif row.kind == "learned":
-        learned = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.learned]
-        y = kernels.learned_forward(row, x, learned, parameters)
-        kernels.learned_backward(row, y, x, learned, parameters)
+        weights = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.learned]
+        backward(forward(x, *weights, *scalars), x, *weights, *scalars)
     elif row.kind == "gated":
-        value, gate = x.chunk(2, -1)
-        y = kernels.gated_forward(row, value, gate)
-        kernels.gated_backward(row, y, value, gate, *torch.empty_like(x).chunk(2, -1))
+        y = KERNELS[f"{row.name}_packed"](x, -1, False)
+        KERNELS[f"{row.name}_packed_backward"](y, x, -1, False)
         if x.dim() > 1:  # two tensors of their own
-            kernels.gated_forward(row, y, y)
-            kernels.gated_backward(row, y, y, y, y, y)
+            backward(forward(y, y), y, y)
     elif row.kind == "maxout":
-        x, y, inner = group_by_pieces(x, *parameters, -1)
-        indices = torch.empty_like(y, dtype=torch.uint8)
-        kernels.maxout_forward(row, x, y, indices, *parameters, inner)
-        kernels.maxout_backward(row, y, indices, x, *parameters, inner)
+        y, indices = KERNELS[f"{row.name}_indices"](x, *scalars, -1)
+        backward(y, indices, *scalars, -1)
     else:
         if row.random:
-            parameters = (torch.empty((), dtype=torch.int64, device=x.device), *parameters)
-        y, bits = kernels.forward(row, x, parameters, False, False)
-        if row.saved == "bits":
-            _, bits = kernels.forward(row, x, parameters, False, True)
-        kernels.backward(row, y, {"bits": bits, "output": y, "input": x}[row.saved], parameters)
+            scalars = (torch.empty((), dtype=torch.int64, device=x.device), *scalars)
+        y = forward(x, *scalars)
+        saved = {"output": y, "input": x}.get(row.saved)
+        if saved is None:
+            _, saved = KERNELS[f"{row.name}_mask"](x, *scalars)
+        backward(y, saved, *scalars)
 
 
 class Elsewhere:

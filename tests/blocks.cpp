@@ -3,10 +3,11 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <type_traits>
 #include <vector>
 
-#include "../csrc/kernels.h"
+#include "kernels/block.h"
 
 namespace fastact {
 namespace {
@@ -42,47 +43,52 @@ void write(const char* name, std::vector<T> y) {
 template <class T>
 void run(const InstructionSet& set, int type, const std::vector<T>& x) {
   using Compute = std::conditional_t<sizeof(T) == 2, float, T>;
-  const double parameters[] = {0.5, 1.5, 0.75, 1.25};
-  const Call call = {parameters, 12345};
+  const double scalars[] = {0.5, 1.5, 0.75, 1.25};
+  const Call call = {scalars, 12345};
   const std::vector<T> grad(x.rbegin(), x.rend());
   std::vector<T> y(kCount), other(kCount), third(kCount);
-  std::vector<Compute> first(kCount), second(kCount);
-  std::vector<uint8_t> saved(kCount * sizeof(T));
-  auto show = [&](const char* name, const std::vector<T>& numbers) {
+  std::vector<Compute> terms[most(Kind::kChannel)];
+  std::vector<uint8_t> mask(kCount);
+  auto show = [&](const std::string& name, const std::vector<T>& numbers) {
     if constexpr (sizeof(T) == 2) {
-      set.widen[type - 2](numbers.data(), first.data(), kCount);
-      write(name, first);
+      std::vector<Compute> promoted(kCount);
+      set.widen[type - 2](numbers.data(), promoted.data(), kCount);
+      write(name.c_str(), promoted);
     } else {
-      write(name, numbers);
+      write(name.c_str(), numbers);
     }
   };
-#define FASTACT_RUN(Formula, name, arguments)                                               \
-  std::memcpy(saved.data(), x.data(), kCount * sizeof(T)); /* bits, if any, go over it */   \
-  set.forward[k##Formula][type](x.data(), y.data(), saved.data(), kCount, 0, call);         \
-  show(#name, y);                                                                           \
-  set.backward[k##Formula][type](grad.data(), saved.data(), other.data(), kCount, 0, call); \
-  show(#name " backward", other);
-  FASTACT_POINTWISE(FASTACT_RUN)
-#undef FASTACT_RUN
-  const Compute ones[] = {Compute(1.25), Compute(0.75)};
-  const void* learned[] = {&ones[0], &ones[1]};
-  void* terms[] = {first.data(), second.data()};
-#define FASTACT_RUN(Formula, name, count, arguments)                                                                \
-  set.learned_forward[k##Formula][type](x.data(), learned, false, y.data(), kCount, call);                          \
-  show(#name, y);                                                                                                   \
-  set.learned_backward[k##Formula][type](grad.data(), x.data(), learned, false, other.data(), terms, kCount, call); \
-  write(#name " learned", first);                                                                                   \
-  show(#name " backward", other);
-  FASTACT_LEARNED(FASTACT_RUN)
-#undef FASTACT_RUN
-#define FASTACT_RUN(Formula, name)                                                                           \
-  set.gated_forward[k##Formula][type](grad.data(), x.data(), y.data(), kCount);                              \
-  show(#name, y);                                                                                            \
-  set.gated_backward[k##Formula][type](y.data(), grad.data(), x.data(), other.data(), third.data(), kCount); \
-  show(#name " value", other);                                                                               \
-  show(#name " gate", third);
-  FASTACT_GATED(FASTACT_RUN)
-#undef FASTACT_RUN
+  const Compute weights[] = {Compute(1.25), Compute(0.75)};
+  for (int which = 0; which < kElementwiseCount; ++which) {
+    const Op& op = kOps[which];
+    const std::string name = op.name;
+    const bool is_gated = op.count(Kind::kTile) == 2;
+    std::vector<const void*> tiles = {x.data()}, of_channels;
+    if (is_gated) tiles.insert(tiles.begin(), grad.data());
+    std::vector<void*> sums;
+    for (int k = 0; k < op.count(Kind::kChannel); ++k) {
+      of_channels.push_back(&weights[k]);
+      terms[k].resize(kCount);
+      sums.push_back(terms[k].data());
+    }
+    std::vector<const void*> inputs = tiles;
+    inputs.insert(inputs.end(), of_channels.begin(), of_channels.end());
+    void* outputs[] = {y.data(), op.saved == Saved::kMask ? mask.data() : nullptr};
+    set.forward[which][type](inputs.data(), outputs, kCount, 0, call);
+    show(name, y);
+    inputs = {is_gated ? y.data() : grad.data()};
+    if (op.saved == Saved::kMask) inputs.push_back(mask.data());
+    if (op.saved == Saved::kOutput) inputs.push_back(y.data());
+    if (op.saved == Saved::kInputs) inputs.insert(inputs.end(), tiles.begin(), tiles.end());
+    inputs.insert(inputs.end(), of_channels.begin(), of_channels.end());
+    std::vector<void*> gradients = {other.data()};
+    if (is_gated) gradients.push_back(third.data());
+    gradients.insert(gradients.end(), sums.begin(), sums.end());
+    set.backward[which][type](inputs.data(), gradients.data(), kCount, 0, call);
+    show(name + " backward", other);
+    if (is_gated) show(name + " gate", third);
+    for (size_t k = 0; k < sums.size(); ++k) write((name + " terms").c_str(), terms[k]);
+  }
 }
 
 template <class T>

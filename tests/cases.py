@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 import fastact.functional as F
 from fastact.accuracy import REFERENCES
-from fastact.autograd import group_by_pieces
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -226,40 +224,33 @@ LOOPS = [case for i, case in enumerate(DEFAULTS) if _loops(case) not in map(_loo
 """One case for each way through autograd and the loops, for what does not depend on the formula."""
 
 
-def run_kernels(case: Case, backend: ModuleType, x: Tensor, grad: Tensor) -> list[Tensor]:
-    """Everything that the kernels of `backend` give for an input and the output's gradient."""
-    row, parameters = case.activation, case.parameters
+def run_kernels(case: Case, op: Callable[[str], Callable[..., Any]], x: Tensor, grad: Tensor) -> list[Tensor]:
+    """Everything that the kernels give for an input and the output's gradient. `op` finds one by the op's name."""
+    row, scalars = case.activation, case.parameters
+    forward, backward = op(row.name), op(f"{row.name}_backward")
     if row.kind == "learned":
-        learned = [tensor.clone() for tensor in case.learned(x)]  # aligned, as parameters are
-        return [
-            backend.learned_forward(row, x, learned, parameters),
-            *backend.learned_backward(row, grad, x, learned, parameters),
-        ]
+        weights = [tensor.clone() for tensor in case.learned(x)]  # aligned, as parameters are
+        return [forward(x, *weights, *scalars), *backward(grad, x, *weights, *scalars)]
     if row.kind == "softmax":
-        y = backend.softmax_forward(row, x, case.sample["dim"], x.dtype)
-        return [y, backend.softmax_backward(row, grad.to(y.dtype), y, case.sample["dim"], x.dtype)]
+        y = forward(x, case.sample["dim"], x.dtype)
+        return [y, backward(grad.to(y.dtype), y, case.sample["dim"], x.dtype)]
     if row.kind == "gated":
         results = []
-        for inputs in (x.chunk(2, -1), [half.contiguous() for half in x.chunk(2, -1)]):
-            results.append(backend.gated_forward(row, *inputs))
-            packed = torch.empty_like(x)
-            backend.gated_backward(row, grad, *inputs, *packed.chunk(2, -1))
-            results.append(packed)
-        return results
+        for halves in (x.chunk(2, -1), [half.contiguous() for half in x.chunk(2, -1)]):
+            results += forward(*halves), *backward(grad, *halves)
+        packed, packed_backward = op(f"{row.name}_packed"), op(f"{row.name}_packed_backward")
+        return [*results, packed(x, -1, False), packed_backward(grad, x, -1, False)]
     if row.kind == "maxout":
-        (pieces,) = parameters
-        x, y, inner = group_by_pieces(x, pieces, -1)
-        indices, grad_input = torch.empty_like(y, dtype=torch.uint8), torch.empty_like(x)
-        backend.maxout_forward(row, x, y, indices, pieces, inner)
-        backend.maxout_backward(row, torch.empty_like(y).copy_(grad), indices, grad_input, pieces, inner)
-        return [y, indices, grad_input]
+        y, indices = op(f"{row.name}_indices")(x, *scalars, -1)
+        return [y, indices, backward(grad, indices, *scalars, -1), forward(x, *scalars, -1)]
     if row.random:
-        parameters = (torch.tensor(2**62 + 12345, device=x.device), *parameters)
-    bits = row.saved == "bits"
-    y, saved = backend.forward(row, x, parameters, False, bits)
-    without_bits, _ = backend.forward(row, x, parameters, False, False)
-    saved = saved if bits else y if row.saved == "output" else x
-    return [y, backend.backward(row, torch.empty_like(y).copy_(grad), saved, parameters), saved, without_bits]
+        scalars = (torch.tensor(2**62 + 12345, device=x.device), *scalars)
+    y = forward(x, *scalars)
+    if row.saved != "mask":
+        saved = y if row.saved == "output" else x
+        return [y, backward(torch.empty_like(y).copy_(grad), saved, *scalars)]
+    same, mask = op(f"{row.name}_mask")(x, *scalars)
+    return [y, backward(torch.empty_like(y).copy_(grad), mask, *scalars), mask, same]
 
 
 def _strided(tensor: Tensor) -> Tensor:

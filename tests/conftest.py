@@ -15,7 +15,7 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda", "interpret"), default=None, help="where the kernels run")
-    help = "what autograd nodes on the CPU this build has for this torch; default: %(default)s"
+    help = "which autograd nodes run, those of the library for this torch or those in Python; default: %(default)s"
     parser.addoption("--nodes", choices=("C++", "Python"), default="C++", help=help)
 
 
@@ -23,6 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
     config.addinivalue_line("markers", "large: needs most of a GPU's memory, and no other process beside it")
     config.addinivalue_line("markers", "formula: is about formulas, so that every activation needs it on every device")
+    config.addinivalue_line("markers", "nodes: is about autograd nodes, so that both kinds need it")
+    if config.getoption("--nodes") == "Python":
+        os.environ["FASTACT_NODES"] = "python"  # before anything imports fastact
     if config.getoption("--device") == "interpret":
         os.environ["FASTACT_INTERPRET"] = os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,10 +42,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = metafunc.definition.get_closest_marker("only")
         devices = [name for name in _devices(metafunc.config) if only is None or name in only.args]
         metafunc.parametrize("device", devices, scope="session")
-    if "nodes" in metafunc.fixturenames:
-        in_cpp = "cpu" in _devices(metafunc.config) and metafunc.config.getoption("--nodes") == "C++"
-        kinds = ["C++", "Python"] if in_cpp else ["Python"]
-        metafunc.parametrize("nodes", kinds, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -50,13 +49,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = _devices(config)
     keep, drop = [], []
     for item in items:
+        if "nodes" in getattr(item, "fixturenames", ()):
+            item.add_marker("nodes")
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         needs_device = "device" in getattr(item, "fixturenames", ())
         runs = (parameters.get("device") if needs_device else "cpu") in chosen
         if chosen == ["interpret"]:
             runs = runs and _worth_interpreting(item, parameters)
-        elif parameters.get("nodes") == "Python" and config.getoption("--nodes") == "C++":
-            runs = runs and _one_of_a_kind(parameters.get("case"))
         (keep if runs else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
@@ -81,33 +80,32 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
     return True
 
 
-def _one_of_a_kind(case: Any) -> bool:
-    """Nodes in Python are the same code for all activations of one way through the loops."""
-    from cases import LOOPS
-
-    return case is None or case in LOOPS
-
-
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _kernels_at_every_size() -> Iterator[None]:
-    """Below the crossover sizes the torch path runs, and a test would compare torch with itself."""
-    import fastact
-
-    with fastact.always_kernels():
-        yield
+@pytest.fixture
+def nodes(pytestconfig: pytest.Config) -> str:
+    """Asks for a test to run with both kinds of autograd nodes; this process has one, "C++" or "Python"."""
+    return pytestconfig.getoption("--nodes")
 
 
 @pytest.fixture
-def nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kind of autograd nodes on the CPU: where the library of those in C++ is missing, they are in Python."""
-    if request.param == "Python":
-        monkeypatch.setattr("fastact.cpu.HAS_NODES", False)
-    return request.param
+def kernel_calls() -> Iterator[list[str]]:
+    """The names of fastact's ops whose kernels have run, forward and backward."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    calls: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "fastact":
+                calls.append(func._opname)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        yield calls
 
 
 @pytest.fixture

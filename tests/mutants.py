@@ -26,23 +26,25 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
-_KERNELS = "values gated maxout softmax gradients memory threads kernels accuracy paths subnormals arguments"
+_KERNELS = (
+    "values gated maxout softmax gradients memory threads kernels accuracy dispatch ops every_size subnormals arguments"
+)
 PARTS = {
-    "cpp": f"csrc/*.h csrc/*.cpp; cpu: {_KERNELS}",
+    "cpp": f"csrc/*/*.h csrc/*/*.cpp; cpu: {_KERNELS}",
     "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
     "interpret: gradients fallback",
     "triton": f"fastact/triton/*.py; interpret: triton_ops kernels {_KERNELS} addresses fallback; "
     "cpu: launch warmup sass",
     "monitor": "fastact/monitor.py; cpu: monitor",
-    "path": "fastact/path.py; cpu: paths arguments autocast gated softmax values maxout gradients modules; "
-    "interpret: paths fallback gradients",
+    "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax "
+    "values maxout gradients modules; interpret: dispatch fallback gradients",
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
-EXCLUDED_FILES = "fastact/crossover.py fastact/plot.py csrc/tables.py"  # measured sizes, pictures, a generator
+EXCLUDED_FILES = "fastact/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
 EXCLUDED = {
     r"[gG]rain\b|_ANY_ROWS|_NEAR|_TORCHS_ROWS": "from which size on something pays",
-    r"prefetch|ahead\b|__builtin_expect": "tells the processor what comes",
+    r"prefetch|distance|__builtin_expect": "tells the processor what comes",
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
     r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |longest = |chains = |most = |rows_together": "work at a time",
     r"warps|BLOCK_SIZE\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|^TAIL\b.*=|_compiled\b": "the size of programs",
@@ -190,7 +192,7 @@ class Build:
         targets = [target for target, sources in self.sources.items() if file in sources]
         kernels = [target for target in targets if "/kernels_" in target]
         # Of formulas other sources read what they save. One instruction set will do, the widest that shows the fault.
-        if kernels and not re.search("/(kernels|activations|formula|traits)[.]h", file):
+        if kernels and not re.search("/(block|ops|operands|formula)[.]h", file):
             for name, capability in self.sets.items():
                 if any(self.differs(target) for target in kernels if f"_{name}." in target):
                     return {"FASTACT_CPU_CAPABILITY": capability} if self.link() else None
@@ -214,6 +216,11 @@ class Build:
         self.link()
 
 
+def files_of(stem: str) -> list[str]:
+    """The tests of that name."""
+    return [str(path.relative_to(ROOT)) for path in ROOT.glob(f"tests/**/test_{stem}.py")]
+
+
 def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
     """Arguments of pytest: the tests of a file's own name and those of its family of formulas come first."""
     sys.path.insert(0, str(ROOT))
@@ -222,12 +229,12 @@ def runs(name: str, fault: Fault | None) -> Iterator[list[str]]:
     stem = Path(fault.file).stem if fault else ""
     _, *tests_of_part = PARTS[name].split("; ")
     device = tests_of_part[0].split(":")[0]
-    tests = [(f"{device}: {stem}", DESELECTED)] if (ROOT / f"tests/test_{stem}.py").exists() else []
+    tests = [(f"{device}: {stem}", DESELECTED)] if files_of(stem) else []
     if family := " or ".join(row.function for row in ACTIVATIONS.values() if row.family == stem):
         tests.append((f"{device}: values accuracy gradients", family))
     for run, only in (*tests, *((run, DESELECTED) for run in tests_of_part)):
         device, stems = run.split(": ")
-        files = [f"tests/test_{stem}.py" for stem in dict.fromkeys(stems.split())]
+        files = [file for stem in dict.fromkeys(stems.split()) for file in files_of(stem)]
         yield ["-x", "-q", "-p", "no:cacheprovider", "--device", device, "-k", only, *files]
 
 

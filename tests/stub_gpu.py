@@ -37,7 +37,7 @@ def main() -> None:
     import torch
     from cases import DEFAULTS, run_kernels
 
-    from fastact import triton as kernels
+    from fastact.triton.ops import KERNELS
 
     device, *names = sys.argv[1:]
     if device == "stub":
@@ -49,7 +49,7 @@ def main() -> None:
         if case.activation.name in names:
             for shape in ((1000,), (3, 4096), (2, 3, 64, 64)):
                 x = torch.zeros(case.shape(*shape), dtype=torch.bfloat16, device=device)
-                run_kernels(case, kernels, x, case.torch(x))
+                run_kernels(case, KERNELS.__getitem__, x, case.torch(x))
     print(hits.count(True), hits.count(False))
 
 

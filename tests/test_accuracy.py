@@ -9,7 +9,7 @@ import mpmath
 import pytest
 import torch
 
-from fastact import accuracy, always_kernels, functional
+from fastact import accuracy, functional
 from fastact.accuracy import REFERENCES, bind, bit_patterns, evaluate, is_exact, measure, random_inputs, samples, ulp
 from fastact.catalogue import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, of_one_variable
 
@@ -73,8 +73,7 @@ def test_derivatives_that_cross_zero_keep_their_digits(name, device):
     (crossing,) = reference.zero_crossings
     distances = torch.cat([torch.linspace(-d, d, 10_001, dtype=torch.float64) for d in (0.5, 1e-3, 1e-6)])
     input = (crossing + distances).float()
-    with always_kernels():
-        _, derivative = evaluate(bind(getattr(functional, activation.function), activation, {}, input), input)
+    _, derivative = evaluate(bind(getattr(functional, activation.function), activation, {}, input), input)
     truth = reference.derivative(input.double())
     assert accuracy.errors(derivative, truth, ulp(truth, torch.float32)).max() <= accuracy.DERIVATIVE_ULPS
 
@@ -83,8 +82,7 @@ def test_derivatives_that_cross_zero_keep_their_digits(name, device):
 @pytest.mark.parametrize(("activation", "sample"), CASES)
 def test_signs_of_zeros_are_torchs(activation, sample, dtype, on):
     input = torch.tensor([0.0, -0.0], dtype=dtype, device=on).repeat(64)  # torch's vector code: the rest differs
-    with always_kernels():
-        output = bind(getattr(functional, activation.function), activation, sample, input)(input)
+    output = bind(getattr(functional, activation.function), activation, sample, input)(input)
     expected = bind(activation.reference, activation, sample, input.double())(input.double())
     assert torch.equal(output, expected.to(dtype))
     assert output.signbit().tolist() == expected.signbit().tolist()
@@ -95,8 +93,7 @@ def test_results_that_vanish_keep_their_sign(name, on):
     """The smallest negative number, whose half is a tie between it and -0."""
     input = torch.full((64,), -(2.0**-149), device=on)
     activation = ACTIVATIONS[name]
-    with always_kernels():
-        output = bind(getattr(functional, activation.function), activation, samples(activation)[0], input)(input)
+    output = bind(getattr(functional, activation.function), activation, samples(activation)[0], input)(input)
     assert output.signbit().all()
 
 
@@ -107,8 +104,7 @@ def test_gradient_of_prelus_weight(channels, dtype, on):
     input, grad = torch.randn(2, 40, channels, 97, dtype=torch.float64, generator=generator).to(dtype)
     input, grad = input.to(on), grad.to(on)
     weight = torch.linspace(-1, 1, channels, dtype=dtype, device=on, requires_grad=True)
-    with always_kernels():
-        (result,) = torch.autograd.grad(functional.prelu(input, weight), weight, grad)
+    (result,) = torch.autograd.grad(functional.prelu(input, weight), weight, grad)
     terms = torch.where(input > 0, 0.0, input.double() * grad.double())
     truth, mass = terms.sum((0, 2)), terms.abs().sum((0, 2))
     # One rounding to the dtype, and one of float32 for each product and each of a sum's some ten halvings.
@@ -189,8 +185,7 @@ def test_references_agree_with_mpmath(activation, sample):
 def test_float64_kernels_agree_with_mpmath(activation, sample, on):
     points = hard_points(activation, sample)
     x = torch.tensor(points, dtype=torch.float64, device=on)
-    with always_kernels():
-        output, derivative = evaluate(bind(getattr(functional, activation.function), activation, sample, x), x)
+    output, derivative = evaluate(bind(getattr(functional, activation.function), activation, sample, x), x)
     values, slopes = by_mpmath(activation, sample, points)
     term = REFERENCES[activation.name].term
     terms = [0.0] * len(points) if term is None else term(x, **sample).abs().tolist()

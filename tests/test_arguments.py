@@ -13,17 +13,9 @@ from torch import Tensor, nn
 
 import fastact
 import fastact.functional as F
-from fastact import path
+from fastact import dispatch
 
 SIZES = (1, 7, 64, 40_000)
-
-
-@pytest.fixture(params=["by size", "always kernels"])
-def paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The rest of the suite runs kernels at every size."""
-    if request.param == "by size":
-        monkeypatch.setattr(path, "_always_kernels", 0)
-    return request.param
 
 
 def outcome(function: Callable[..., Tensor], input: Tensor, *arguments: Any) -> tuple[Any, ...]:
@@ -52,7 +44,7 @@ def outcome(function: Callable[..., Tensor], input: Tensor, *arguments: Any) -> 
         ("elu", (1e5,)),
     ],
 )
-def test_float16_arguments_beyond_its_range(name: str, arguments: tuple[float, ...], n: int, paths: str, on: str):
+def test_float16_arguments_beyond_its_range(name: str, arguments: tuple[float, ...], n: int, on: str):
     input = torch.linspace(-3, 3, n, dtype=torch.float16, device=on)
     ours, theirs = (
         outcome(getattr(F, name), input, *arguments),
@@ -67,7 +59,7 @@ def test_float16_arguments_beyond_its_range(name: str, arguments: tuple[float, .
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("lambd", [0.1, 0.3, 0.7, 1.1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_hardshrink_compares_with_lambd_rounded(dtype: torch.dtype, lambd: float, n: int, paths: str, on: str) -> None:
+def test_hardshrink_compares_with_lambd_rounded(dtype: torch.dtype, lambd: float, n: int, on: str) -> None:
     """As torch does: the number next to lambd is not above it."""
     near = torch.tensor(lambd, dtype=dtype)
     above = near.view(torch.int16).add(1).view(dtype)
@@ -81,7 +73,7 @@ def test_hardshrink_compares_with_lambd_rounded(dtype: torch.dtype, lambd: float
 @pytest.mark.parametrize("lambd", [0.1, 0.3, 0.7, 1.1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.only("cpu")
-def test_softshrinks_gradient_is_that_of_its_value(dtype: torch.dtype, lambd: float, paths: str, device: str) -> None:
+def test_softshrinks_gradient_is_that_of_its_value(dtype: torch.dtype, lambd: float, device: str) -> None:
     near = torch.tensor(lambd, dtype=dtype)
     for n in SIZES:
         for sign in (1, -1):
@@ -95,7 +87,7 @@ def test_softshrinks_gradient_is_that_of_its_value(dtype: torch.dtype, lambd: fl
 )
 def test_numpy_numbers_take_kernels(number: Any, on: str) -> None:
     input = torch.linspace(-3, 3, 64, device=on)
-    assert path.takes_kernel("leaky_relu", input, number)
+    assert dispatch.accepts("leaky_relu", input, number)
     ours, theirs = (outcome(function, input, number) for function in (F.leaky_relu, nn.functional.leaky_relu))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     torch.testing.assert_close(F.elu(input, numpy.float32(1.5)), nn.functional.elu(input, 1.5))
@@ -106,7 +98,7 @@ def test_numpy_numbers_take_kernels(number: Any, on: str) -> None:
 @pytest.mark.parametrize("argument", [True, torch.tensor(0.2), 1 + 0j, "0.2", None], ids=repr)
 def test_other_arguments_are_torchs(argument: Any, on: str) -> None:
     input = torch.linspace(-3, 3, 64, device=on)
-    assert not path.takes_kernel("leaky_relu", input, argument)
+    assert not dispatch.accepts("leaky_relu", input, argument)
     ours, theirs = (outcome(function, input, argument) for function in (F.leaky_relu, nn.functional.leaky_relu))
     if isinstance(theirs[0], type):
         assert ours[0] == theirs[0]
@@ -117,7 +109,7 @@ def test_other_arguments_are_torchs(argument: Any, on: str) -> None:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("tiny", [1e-40, -1e-40, 1e-60])
 @pytest.mark.parametrize("name", ["softplus", "celu", "elu", "leaky_relu"])
-def test_arguments_below_the_smallest_normal_number(name: str, tiny: float, n: int, paths: str, on: str) -> None:
+def test_arguments_below_the_smallest_normal_number(name: str, tiny: float, n: int, on: str) -> None:
     input = torch.linspace(-3, 3, n, device=on)
     ours, theirs = (outcome(getattr(library, name), input, tiny) for library in (F, nn.functional))
     if isinstance(theirs[0], type):
@@ -132,7 +124,7 @@ def test_arguments_below_the_smallest_normal_number(name: str, tiny: float, n: i
 def test_divisors_far_from_one(name: str, divisor: float, dtype: torch.dtype, on: str) -> None:
     """Neither they nor their inverses leave the range of numbers on the way; the farthest are torch's."""
     input = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0, 20.0, -20.0, 3e37, -3e37], dtype=dtype, device=on).repeat(64)
-    wide = torch.float64 if path.is_moderate(divisor) else dtype
+    wide = torch.float64 if dispatch._is_moderate(divisor) else dtype
     expected = getattr(nn.functional, name)(input.to(wide), divisor).double()
     got = getattr(F, name)(input, divisor).double()
     few, smallest = 4 * torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal

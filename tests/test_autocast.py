@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import fastact
-from fastact import path
+from fastact import dispatch
 
 HALVES = (torch.float16, torch.bfloat16)
 # Those whose learned tensors stay in float32: torch's autocast converts PReLU's.
@@ -39,7 +39,7 @@ def test_widens_what_torch_widens(case: Case, dtype: torch.dtype, place: str, de
     """As its dispatcher has it. Fake tensors have a device and a dtype, and no memory."""
     with FakeTensorMode(), autocast_on(place):
         x = torch.empty(case.shape(4, 6), dtype=dtype, device=place)
-        widened = path._autocast_widens(case.activation.name, x) and dtype in HALVES
+        widened = dispatch._autocast_widens(case.activation.name, x) and dtype in HALVES
         assert case.stock(x).dtype == (torch.float32 if widened else dtype)
 
 
@@ -47,18 +47,16 @@ def test_widens_what_torch_widens(case: Case, dtype: torch.dtype, place: str, de
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_kernels_give_what_it_widens(case: Case, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU's autocast widened what a GPU's does."""
-    monkeypatch.setattr(path, "_autocast_widens", lambda name, input: name in path._WIDENED)
+    monkeypatch.setattr(dispatch, "_autocast_widens", lambda name, input: name in dispatch._WIDENED)
     name = case.activation.name
     for dtype in HALVES:
         x = case.randn(4, 16, dtype=dtype)
-        y = case.fastact(x, *case.learned(x.float() if name in path._WIDENED else x))
-        assert y.dtype == (torch.float32 if name in path._WIDENED else dtype)
+        y = case.fastact(x, *case.learned(x.float() if name in dispatch._WIDENED else x))
+        assert y.dtype == (torch.float32 if name in dispatch._WIDENED else dtype)
 
 
-@pytest.mark.parametrize("always", [True, False], ids=["kernels", "small"])
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
-def test_autocast(case: Case, always: bool, device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "_always_kernels", int(always))
+def test_autocast(case: Case, device: str, on: str) -> None:
     input = case.randn(4, 16, device=on)
     net = nn.Linear(input.size(1), input.size(1)).to(on)
     outputs = []
@@ -84,14 +82,10 @@ def test_autocast(case: Case, always: bool, device: str, on: str, monkeypatch: p
 
 
 @pytest.mark.only("cpu", "interpret")
-@pytest.mark.parametrize("always", [True, False], ids=["kernels", "small"])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
-def test_learned_tensors_in_float32(
-    case: Case, dtype: torch.dtype, always: bool, nodes: str, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learned_tensors_in_float32(case: Case, dtype: torch.dtype, nodes: str, device: str) -> None:
     """They and their gradients keep their digits, and the result the input's dtype; it is rounded once."""
-    monkeypatch.setattr(path, "_always_kernels", int(always))
     x = case.input("odd", dtype, "cpu").requires_grad_()
     learned = tuple(w.requires_grad_() for w in case.learned(x.float()))
     grad = torch.randn(x.shape).to(dtype)

@@ -11,18 +11,18 @@ import torch
 from cases import LOOPS, Case
 from torch import Tensor
 
+from fastact import dispatch
 from fastact import functional as F
-from fastact import path
 
 pytestmark = pytest.mark.only("interpret", "cuda")
 
 
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(path, "_without_kernels", set())
-    path._warn_once.cache_clear()
+    monkeypatch.setattr(dispatch, "_without_kernels", set())
+    dispatch._warn_once.cache_clear()
     yield
-    path._warn_once.cache_clear()
+    dispatch._warn_once.cache_clear()
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_torchs_op_works_in_place_and_draws(device: str, on: str, monkeypatch: p
     with pytest.warns(RuntimeWarning, match="C compiler"):
         y = F.rrelu(x.clone(), 0.25, 0.5, training=True, inplace=True)
     assert ((0.25 * x >= y) & (y >= 0.5 * x)).all()
-    monkeypatch.setattr(path, "_without_kernels", set())
+    monkeypatch.setattr(dispatch, "_without_kernels", set())
     z = x.clone()
     assert F.relu(z, inplace=True) is z
     assert not z.any()
@@ -99,11 +99,11 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
 
     real = launch._start
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(path.NotLoaded, match="run the step once before the capture"):
+    with pytest.raises(dispatch.NotLoaded, match="run the step once before the capture"):
         real(launch.Launch(SimpleNamespace(arg_names=["NAME"]), 1, 4, ("relu_forward",)), torch.device("cuda", 0))
 
     def start(launch, *others):
-        raise path.NotLoaded(launch.name)
+        raise dispatch.NotLoaded(launch.name)
 
     x = torch.randn(100, device=on, requires_grad=True)
     before = F.relu(x)
@@ -112,7 +112,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monke
         y = F.relu(x)
     assert torch.equal(y, before)
     assert type(y.grad_fn).__name__ == "ReluBackward0"
-    with pytest.raises(path.NotLoaded):
+    with pytest.raises(dispatch.NotLoaded):
         before.sum().backward()
     monkeypatch.undo()
     assert type(F.relu(x).grad_fn).__name__ == "ReLUBackward"

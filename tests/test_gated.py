@@ -7,7 +7,6 @@ import itertools
 import pytest
 import torch
 from cases import ARRANGEMENTS, DEFAULTS, DTYPES, SHAPE, Case
-from test_paths import kernel_calls  # noqa: F401
 from test_values import tolerance_of, torch_error
 from torch import Tensor, nn
 
@@ -120,7 +119,7 @@ def test_saves_the_two_tensors_themselves(case: Case, on: str) -> None:
 
 
 @pytest.mark.parametrize("case", TWO, ids=str)
-def test_tensors_that_differ_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:  # noqa: F811
+def test_tensors_that_differ_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
     value, gate = torch.randn(2, 4, 6, device=on)
     for other in (gate[:1], gate.double(), gate.to("meta")):
         outcomes = []

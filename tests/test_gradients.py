@@ -241,7 +241,7 @@ def test_overwriting_what_others_saved_is_an_error(case: Case, nodes: str, devic
         square.sum().backward()
 
 
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.saved in ("bits", "bytes")], ids=str)
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.saved in ("mask", "indices")], ids=str)
 def test_bits_survive_overwriting(case: Case, device: str, on: str) -> None:
     start = away_from_kinks(case, on)
     torch.manual_seed(2)
@@ -300,7 +300,7 @@ def test_shared_weight_with_create_graph(device: str, on: str) -> None:
     torch.testing.assert_close(composed, plain)
 
 
-LINEAR = [case for case in DETERMINISTIC if case.activation.saved == "bits"]
+LINEAR = [case for case in DETERMINISTIC if case.activation.saved == "mask"]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_gradient_penalty_reaches_biases(nodes: str, device: str, on: str) -> No
             torch.testing.assert_close(got, expected.grad)
 
 
-SMOOTH = [case for case in DETERMINISTIC if case.activation.pointwise and case.activation.saved != "bits"]
+SMOOTH = [case for case in DETERMINISTIC if case.activation.pointwise and case.activation.saved != "mask"]
 
 
 @pytest.mark.parametrize("case", SMOOTH, ids=str)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import CASES, DTYPES, LOOPS, Case, run_kernels
 
-from fastact import cpu
+from fastact import ops
 
 # In eps. The interpreter has no fused multiply-add before Triton 3.7, and hardware divides approximately: each side may
 # be some ULPs off, in float64 a derivative 4 (`test_accuracy`). 16-bit results differ where one side of the midpoint
@@ -35,7 +35,7 @@ TOLERANCE = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
-    from fastact import triton as kernels
+    from fastact.triton.ops import KERNELS, cpp_kernel
 
     layouts = ["odd", "chunk", *(["channels_last", "every other"] if case in LOOPS else [])]
     if case in LOOPS or case.activation.kind == "softmax":
@@ -46,9 +46,9 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
         x = case.input(layout, dtype, "cpu")
         like_output = case.fastact(x)
         grad = torch.randn(like_output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
-        ours = run_kernels(case, cpu, x, grad)
+        ours = run_kernels(case, cpp_kernel, x, grad)
         # Arranged there: `to` would make it contiguous.
-        theirs = run_kernels(case, kernels, case.input(layout, dtype, on), grad.to(on))
+        theirs = run_kernels(case, KERNELS.__getitem__, case.input(layout, dtype, on), grad.to(on))
         for i, (got, expected) in enumerate(zip(theirs, ours, strict=True)):
             tolerance = TOLERANCE[dtype]
             if case.activation.learned and i > 1:
@@ -69,19 +69,18 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
 SCRIPT = """
 import sys, torch
 import cases
-from fastact import always_kernels, cpu
-print(cpu.instruction_set(), file=sys.stderr)
+from fastact import ops
+print(ops.instruction_set(), file=sys.stderr)
 results = []
-with always_kernels():
-    for case in cases.CASES:
-        for dtype in cases.DTYPES:
-            x = torch.cat([torch.linspace(-30, 30, 3001), torch.tensor(cases.SPECIAL)])
-            x = x[: len(x) // 12 * 12].to(dtype).requires_grad_()
-            torch.manual_seed(0)
-            curve, _ = case.curves()
-            y = curve(x)
-            (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
-            results.append((str(case), y.detach(), grad))
+for case in cases.CASES:
+    for dtype in cases.DTYPES:
+        x = torch.cat([torch.linspace(-30, 30, 3001), torch.tensor(cases.SPECIAL)])
+        x = x[: len(x) // 12 * 12].to(dtype).requires_grad_()
+        torch.manual_seed(0)
+        curve, _ = case.curves()
+        y = curve(x)
+        (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        results.append((str(case), y.detach(), grad))
 torch.save(results, sys.argv[1])
 """
 
@@ -89,7 +88,7 @@ torch.save(results, sys.argv[1])
 @pytest.mark.only("cpu")
 def test_instruction_sets_agree(device: str, tmp_path) -> None:
     """All with fused multiply-adds give the same bits. The baseline makes them up, of two roundings in float64."""
-    if cpu.instruction_set() == "baseline":
+    if ops.instruction_set() == "baseline":
         pytest.skip("this CPU has no other instruction set")
     results = {}
     for capability in ("default", "avx2", "avx512"):
@@ -126,7 +125,7 @@ def test_instruction_sets_agree(device: str, tmp_path) -> None:
 @pytest.mark.only("cpu")
 def test_unknown_capability_is_refused(device: str) -> None:
     environment = {**os.environ, "FASTACT_CPU_CAPABILITY": "sse9"}
-    code = "import fastact.cpu; fastact.cpu.instruction_set()"
+    code = "from fastact import ops; ops.instruction_set()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "FASTACT_CPU_CAPABILITY must be default, avx2 or avx512, got sse9" in done.stderr
@@ -138,14 +137,14 @@ def test_maker_is_what_the_system_says(device: str) -> None:
     makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     vendors = {value.strip() for key, _, value in lines if key.strip() == "vendor_id"} or {""}
-    assert {makers.get(vendor, "") for vendor in vendors} == {cpu.maker()}
+    assert {makers.get(vendor, "") for vendor in vendors} == {ops.maker()}
 
 
 @pytest.mark.only("cpu")
 @pytest.mark.skipif(machine() != "x86_64" or not shutil.which("objdump"), reason="needs objdump, on x86")
 def test_lines_can_be_asked_for_early(device: str) -> None:
     """Compilers may take a prefetch for something without effect, and GCC 12 did so once with all of them."""
-    library = Path(cpu.__file__).with_name("libfastact.so")
+    library = Path(ops.__file__).with_name("libfastact.so")
     code = subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
     assert "prefetchw" in code
 
@@ -174,8 +173,13 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
         lambda: ops.softmin_backward(x, x, 0, torch.float64),
         lambda: ops.swiglu(x, x.double()),
         lambda: ops.swiglu(x, x[:5]),
-        lambda: ops.swiglu_backward(x, x, x, x, x[:5]),
-        lambda: ops.swiglu_backward(x, x, x, x.double(), x),
+        lambda: ops.swiglu_backward(x, x, x[:5]),
+        lambda: ops.swiglu_backward(x, x.double(), x),
+        lambda: ops.swiglu_packed(x[:9], 0, False),
+        lambda: ops.swiglu_packed(x, 1, False),
+        lambda: ops.swiglu_packed(x[0], 0, False),
+        lambda: ops.swiglu_packed_backward(x, x, 0, False),
+        lambda: ops.swiglu_packed_backward(x[:5], x.double(), 0, False),
     ):
         with pytest.raises(RuntimeError, match="fastact::"):
             call()
@@ -185,28 +189,25 @@ def test_raw_ops_refuse_what_they_cannot_read(device: str) -> None:
 def test_maxouts_ops_refuse_what_they_cannot_read(device: str) -> None:
     ops = torch.ops.fastact
 
-    def call(pieces: int = 2, inner: int = 1, **others: torch.Tensor) -> None:
-        tensors = {"longer": torch.zeros(6, 4), "shorter": torch.zeros(6, 2), "indices": torch.zeros(6, 2).byte()}
-        longer, shorter, indices = (tensors | others).values()
-        ops.maxout(longer, pieces, inner, shorter, indices)
-        ops.maxout_backward(shorter, indices, pieces, inner, longer)
+    def forward(input: torch.Tensor, pieces: int = 2, dim: int = -1) -> None:
+        ops.maxout(input, pieces, dim)
+        ops.maxout_indices(input, pieces, dim)
 
-    call()
-    call(inner=3)  # as in a tensor with the groups side by side
-    for bad in (
-        {"longer": torch.zeros(6, 4).int()},
-        {"longer": torch.zeros(6, 4).double()},
-        {"shorter": torch.zeros(6, 2).double()},
-        {"indices": torch.zeros(6, 2).short()},
-        {"longer": torch.zeros(6, 6)},
-        {"indices": torch.zeros(6, 3).byte()},
-        {"pieces": 1, "shorter": torch.zeros(6, 4), "indices": torch.zeros(6, 4).byte()},
-        {"pieces": 256, "longer": torch.zeros(6, 512)},
-        {"inner": 0},
-        {"inner": 5},
-        {"longer": torch.zeros(6, 8)[:, ::2]},
-        {"shorter": torch.zeros(6, 4)[:, ::2]},
-        {"indices": torch.zeros(6, 4).byte()[:, ::2]},
+    x, grad, indices = torch.zeros(6, 4), torch.zeros(6, 2), torch.zeros(6, 2).byte()
+    forward(x)
+    ops.maxout_backward(grad, indices, 2, 1)
+    for call in (
+        lambda: forward(x.int()),
+        lambda: forward(x, 3),
+        lambda: forward(x, 1),
+        lambda: forward(torch.zeros(6, 512), 256),
+        lambda: forward(x, dim=2),
+        lambda: forward(torch.tensor(0.0)),
+        lambda: ops.maxout_backward(grad.int(), indices, 2, 1),
+        lambda: ops.maxout_backward(grad, indices.short(), 2, 1),
+        lambda: ops.maxout_backward(grad, indices[:3], 2, 1),
+        lambda: ops.maxout_backward(grad, indices, 256, 1),
+        lambda: ops.maxout_backward(grad, indices, 2, -3),
     ):
         with pytest.raises(RuntimeError, match="fastact::maxout"):
-            call(**bad)
+            call()

@@ -15,7 +15,7 @@ SCRIPT = """
 import torch
 from cases import DEFAULTS, run_kernels
 from stub_gpu import StubDriver, driver
-from fastact import triton as kernels
+from fastact.triton.ops import KERNELS
 from fastact.triton import launch
 
 started = []
@@ -36,7 +36,7 @@ for launch._compiled in (Forgetful(), kept := {}, kept):
             x = torch.zeros(64, 64, dtype=torch.bfloat16)
             flat, wide = torch.zeros(4100), torch.zeros(64, 136)
             for x in (flat, flat[2:], flat[4:], x, x.t(), x.chunk(2)[1], wide[:, :64], wide[:, :128].chunk(2, -1)[1]):
-                run_kernels(case, kernels, x, case.torch(x))
+                run_kernels(case, KERNELS.__getitem__, x, case.torch(x))
     seen.append(list(started))
     started.clear()
 assert len(seen[0]) > 40 and len({hash for hash, *_ in seen[0]}) > 10

@@ -44,8 +44,8 @@ def test_saved_bytes(case: Case, dtype: torch.dtype, device: str, on: str) -> No
         learned = case.learned(input)
         saved = saved_tensors(case.fastact, input, *learned)
         expected = {
-            "bits": (n + 7) // 8 + (8 if case.activation.random else 0),  # the seed
-            "bytes": n,
+            "mask": (n + 7) // 8 + (8 if case.activation.random else 0),  # the seed
+            "indices": n,
             "output": n * input.element_size(),
             "input": input.nbytes,
         }

@@ -42,10 +42,10 @@ def record_launches(call: Callable[[], Any]) -> list:
 
 
 def launches_at(case: Case, dtype: torch.dtype, shape: tuple[int, ...]) -> list:
-    from fastact import triton as kernels
+    from fastact.triton.ops import KERNELS
 
     x = torch.zeros(case.shape(*shape), dtype=dtype)
-    return record_launches(lambda: run_kernels(case, kernels, x, case.torch(x)))
+    return record_launches(lambda: run_kernels(case, KERNELS.__getitem__, x, case.torch(x)))
 
 
 @pytest.mark.parametrize(("case", "dtype", "capability"), EVERYWHERE)
@@ -119,12 +119,12 @@ def test_a_broken_budget_is_found(device: str) -> None:
 def test_row_strided_views_are_read_wide(case: Case, dtype: torch.dtype, device: str) -> None:
     from sass import Code, elements_per_thread
 
-    from fastact import triton as kernels
+    from fastact.triton.ops import KERNELS
 
     x = torch.zeros(64, 2 * 128, dtype=dtype).chunk(2, dim=-1)[0]
     seed = (torch.zeros((), dtype=torch.int64),) if case.activation.random else ()
     parameters = (*seed, *(case.sample[name] for name in case.activation.parameters))
-    (launch,) = record_launches(lambda: kernels.forward(case.activation, x, parameters, False, False))
+    (launch,) = record_launches(lambda: KERNELS[case.activation.name](x, *parameters))
     code = Code.of(launch, 90).names
     assert code["LDG.E.128"] == code["STG.E.128"] == elements_per_thread(launch) * x.element_size() // 16
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import fastact
 import fastact.functional as F
-from fastact import always_kernels, path
 from fastact.accuracy import ulp
 
 NAMES = ("softmin", "softmax", "log_softmax")
@@ -275,56 +274,6 @@ def test_softmax2d_refuses_what_torchs_does(shape: tuple[int, ...], on: str) -> 
             library.Softmax2d()(torch.ones(shape, device=on))
         messages.append(str(error.value))
     assert messages[0] == messages[1]
-
-
-def name_of_node(output: Tensor) -> str:
-    """Asked while the output lives: a node in Python is gone with it."""
-    return output.grad_fn.name()
-
-
-def test_small_rows_are_torchs_unless_asked(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "_always_kernels", 0)
-    x = torch.randn(2, 3, device=on, requires_grad=True)
-    assert name_of_node(F.softmax(x, 1)) == "SoftmaxBackward0"
-    with always_kernels():
-        assert name_of_node(F.softmax(x, 1)) == "SoftmaxBackward"
-
-
-@pytest.mark.only("cpu")
-@pytest.mark.parametrize(
-    ("name", "shape", "dim", "kernel"),
-    [
-        ("softmax", (256, 1024), 1, True),
-        ("softmax", (8, 32, 1024), 1, False),
-        ("softmax", (128, 1024, 2), 1, True),
-        ("softmin", (8, 32, 1024), 1, True),
-        ("log_softmax", (256, 1024), -1, True),
-        ("log_softmax", (8192, 32), -1, False),
-        ("log_softmax", (32768, 8), -1, True),
-        ("log_softmax", (1 << 18,), 0, True),
-    ],
-)
-def test_rows_that_are_torchs(
-    name: str, shape: tuple[int, ...], dim: int, kernel: bool, on: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(path, "_always_kernels", 0)
-    monkeypatch.setitem(path.CROSSOVER[False][False], name, (1, 1))
-    x = torch.randn(shape, device=on, requires_grad=True)
-    node = name_of_node(getattr(F, name)(x, dim))
-    assert node.endswith("SoftmaxBackward" if name != "softmin" else "SoftminBackward") == kernel
-    with always_kernels():
-        assert name_of_node(getattr(F, name)(x, dim)).endswith(("SoftmaxBackward", "SoftminBackward"))
-
-
-@pytest.mark.only("cpu")
-@pytest.mark.parametrize("name", NAMES)
-def test_any_rows_are_ours_where_tensors_are_large(name: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "_always_kernels", 0)
-    monkeypatch.setitem(path.CROSSOVER[False][False], name, (1, 1))
-    monkeypatch.setattr(path, "_ANY_ROWS", 640)
-    for shape, dim in (((2, 32, 10), 1), ((32, 20), -1), ((), 0)):
-        node = name_of_node(getattr(F, name)(torch.ones(shape, requires_grad=True), dim))
-        assert node == f"{fastact.catalogue.ACTIVATIONS[name].module}Backward", shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -29,18 +29,18 @@ def shapes(case: Case) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_calls_launch_what_was_compiled(case: Case, dtype: torch.dtype, device: str) -> None:
-    from fastact import triton as kernels
     from fastact import warmup
     from fastact.triton.launch import recording
+    from fastact.triton.ops import KERNELS
 
     compiled = {launch.kind for launch in warmup.launches(case.activation, dtype)}
     with recording() as launches:
         for shape in shapes(case):
             x = torch.zeros(case.shape(*shape), dtype=dtype)
-            run_kernels(case, kernels, x, case.torch(x))
+            run_kernels(case, KERNELS.__getitem__, x, case.torch(x))
         if case.activation.kind == "pointwise":
             x = torch.zeros(64, 3 * 128, dtype=dtype).chunk(3, dim=-1)[1]
-            run_kernels(case, kernels, x, case.torch(x).contiguous())
+            run_kernels(case, KERNELS.__getitem__, x, case.torch(x).contiguous())
     missing = {launch.kind for launch in launches} - compiled
     assert launches
     assert not missing

@@ -7,9 +7,7 @@ through tensors, and `launch` compiles and starts it.
 
 import os
 
-from ..path import interpreting
+from ..dispatch import interpreting
 
 if interpreting():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton decorates the kernels
-
-from .by_kind import *  # noqa: F403

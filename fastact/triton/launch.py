@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.compiler import ASTSource, CompiledKernel
 
-from ..path import KernelUnavailable, NotLoaded, interpreting
+from ..dispatch import KernelUnavailable, NotLoaded, interpreting
 
 COMPUTE_TYPE = {
     torch.float32: tl.float32,

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..catalogue import ACTIVATIONS, Activation
 from ..composites import value_and_gate
-from ..path import KernelUnavailable, NotLoaded, fall_back
+from ..dispatch import KernelUnavailable, NotLoaded, fall_back
 from . import gated, lowp, maxout, programs, softmax
 from .elementwise import Program, run
 
@@ -52,7 +52,7 @@ def _program(row: Activation, part: str, dtype: torch.dtype) -> Program:
         function = programs.random_forward if row.random else programs.forward
         mask = (part,) * (part == "mask")
         return Program(name, function, find("forward", *("keep" for _ in mask)), tile + seed, tile + mask)
-    if row.saved == "bits":
+    if row.saved == "mask":
         function = programs.random_mask_backward if row.random else programs.mask_backward
         return Program(name, function, find("dropped", "kept"), ("tile", "mask", *seed), tile)
     if formulas := find("gradient"):
@@ -80,14 +80,14 @@ def _elementwise(row: Activation) -> _Ops:
         return run(_program(row, "mask", input.dtype), (input, *rest), (input,))[0]
 
     def backward(grad: Tensor, saved: Tensor, *rest: Any) -> Tensor | tuple[Tensor, ...]:
-        grad_input = torch.empty_like(grad if row.saved == "bits" else saved)
+        grad_input = torch.empty_like(grad if row.saved == "mask" else saved)
         sums = run(_program(row, "backward", grad.dtype), (grad, saved, *rest), (grad_input,))
         return (grad_input, *map(_gradient_of, rest, sums)) if sums else grad_input
 
     yield from ((row.name, forward), (f"{row.name}_backward", backward))
     if row.kind == "pointwise":
         yield f"{row.name}_", forward_
-    if row.saved == "bits":
+    if row.saved == "mask":
         yield from ((f"{row.name}_mask", mask), (f"{row.name}_mask_", mask_))
 
 
@@ -136,7 +136,7 @@ def _bias_program(row: Activation, part: str, dtype: torch.dtype, tiles: int = 1
         if row.saved == "output":
             formulas = alone.formulas + _program(row, "forward", dtype).formulas
             alone = alone._replace(function=programs.recomputed_backward, formulas=formulas)
-        bias = () if row.saved == "bits" else ("channel",)
+        bias = () if row.saved == "mask" else ("channel",)
         function, inputs, outputs = programs.bias_backward, alone.inputs + bias, ("tile", "sum")
     return Program(f"bias_{alone.name}", function, (alone.function, *alone.formulas), inputs, outputs)
 
@@ -151,17 +151,18 @@ def _biased(row: Activation) -> _Ops:
 
     def backward(grad: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         program = _bias_program(row, "backward", grad.dtype)
-        if row.saved == "bits":
-            grad_input, channels = torch.empty_like(grad), grad.size(1) if grad.dim() > 1 else 1
-            (sums,) = run(program, (grad, saved, *rest), (grad_input,), channels)
-            return grad_input, sums.to(grad.dtype).view(-1)
-        grad_input = torch.empty_like(saved)
-        (sums,) = run(program, (grad, saved, *rest), (grad_input,))
-        return grad_input, _gradient_of(rest[0], sums)
+        bias, *scalars = rest
+        if row.saved == "mask":
+            grad_input = torch.empty_like(grad)
+            (sums,) = run(program, (grad, saved, *scalars), (grad_input,), bias.numel())
+        else:
+            grad_input = torch.empty_like(saved)
+            (sums,) = run(program, (grad, saved, bias, *scalars), (grad_input,))
+        return grad_input, _gradient_of(bias, sums)
 
     yield f"bias_{row.name}", lambda *arguments: forward("forward", *arguments)[0]
     yield f"bias_{row.name}_backward", backward
-    if row.saved == "bits":
+    if row.saved == "mask":
         yield f"bias_{row.name}_mask", partial(forward, "mask")
 
 
@@ -196,6 +197,9 @@ KERNELS: dict[str, Callable] = dict(_kernels())
 
 
 def _implementation(op: str, kernel: Callable) -> Callable:
+    if not op.endswith("_backward"):  # whose caller has torch's ops to fall back on
+        return kernel
+
     def implementation(*arguments: Any) -> Any:
         try:
             return kernel(*arguments)
@@ -204,16 +208,14 @@ def _implementation(op: str, kernel: Callable) -> Callable:
         except KernelUnavailable as error:
             fall_back(error)
         there = tree_map_only(Tensor, Tensor.cpu, arguments)
-        result = _on_cpu(op, there)
-        if op.endswith("_"):
-            arguments[0].copy_(there[0])
-        return tree_map_only(Tensor, lambda x: x.to(arguments[0].device), result)
+        return tree_map_only(Tensor, lambda x: x.to(arguments[0].device), cpp_kernel(op)(*there))
 
     return implementation
 
 
 IMPLEMENTATIONS = {op: _implementation(op, kernel) for op, kernel in KERNELS.items()}
-"""The same; where a kernel cannot be compiled or launched, with the C++ kernel on the CPU in its place."""
+"""The same. Where a kernel of backward cannot be compiled or launched, the C++ kernels on the CPU take its place: what
+is saved is for kernels to read, and the gradient must not be lost."""
 
 _registered: list[torch.library.Library] = []  # for as long as the process lives
 _replaced: dict[str, Any] = {}
@@ -232,7 +234,8 @@ def register(key: str) -> None:
     _registered.append(library)
 
 
-def _on_cpu(op: str, arguments: tuple) -> Any:
+def cpp_kernel(op: str) -> Callable:
+    """The op's kernel on the CPU, also where it has been replaced."""
     if op in _replaced:
-        return _replaced[op].call_boxed(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *arguments)
-    return getattr(torch.ops.fastact, op).default(*arguments)
+        return partial(_replaced[op].call_boxed, torch._C.DispatchKeySet(torch._C.DispatchKey.CPU))
+    return getattr(torch.ops.fastact, op).default

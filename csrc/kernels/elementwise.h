@@ -1,0 +1,604 @@
+// One loop for all ops that work element by element. A program says how it reads and writes its operands and what it
+// makes of a step of each; the blocks choose the program for an op of the table (spec/ops.h).
+#pragma once
+
+#include <utility>
+
+#include "activations/exponentials.h"
+#include "activations/gated.h"
+#include "activations/lowp.h"
+#include "activations/lut8_tables.h"
+#include "activations/periodic.h"
+#include "activations/rectifiers.h"
+#include "activations/self_gated.h"
+#include "activations/shrinkage.h"
+#include "activations/sigmoids.h"
+#include "activations/softplus.h"
+#include "kernels/bitmask.h"
+#include "kernels/loop.h"
+#include "kernels/philox.h"
+#include "simd/lowp_types.h"
+
+namespace fastact {
+namespace {
+
+// The formula for numbers that are kept as S.
+template <template <class> class Formula, class S>
+struct Choice {
+  using type = Formula<S>;
+};
+template <template <class> class Formula>
+struct Choice<Formula, Float16> : Narrow<Formula> {};
+template <template <class> class Formula>
+struct Choice<Formula, BFloat16> : Narrow<Formula> {};
+template <template <class> class Formula, class S>
+using FormulaFor = typename Choice<Formula, S>::type;
+
+// Calls body with the formula or, if it has a cheaper one for these parameters, with that.
+template <class F, class Body>
+inline auto specialise(const F& formula, const Body& body, int) -> decltype(formula.specialised(body)) {
+  formula.specialised(body);
+}
+template <class F, class Body>
+inline void specialise(const F& formula, const Body& body, long) {
+  body(formula);
+}
+
+// What the table says of a formula: which data member each of its operands goes to.
+struct NoMember {
+  static constexpr int count = 0;
+  template <class F>
+  static void set_scalar(F&, const double*, int&) {}
+  template <class F, class T>
+  static void set_weight(F&, const T* const*, int&, int64_t) {}
+};
+// Scalars come as doubles and are rounded to the compute type once, as torch does (but for its shrinkages, which round
+// lambd to 16 bits).
+template <auto member>
+struct ScalarMember : NoMember {
+  static constexpr int count = 1;
+  template <class F>
+  static void set_scalar(F& formula, const double* scalars, int& index) {
+    formula.*member = static_cast<std::remove_reference_t<decltype(formula.*member)>>(scalars[index++]);
+  }
+};
+template <auto member>
+struct WeightMember : NoMember {
+  static constexpr int count = 1;
+  template <class F, class T>
+  static void set_weight(F& formula, const T* const* weights, int& index, int64_t i) {
+    formula.*member = weights[index++][i];
+  }
+};
+template <class... Each>
+struct Members {};
+
+template <template <class> class Formula>
+struct Table;
+#define FASTACT_NO_MEMBER(name) NoMember
+#define FASTACT_WEIGHT(name) WeightMember<&F::name>
+#define FASTACT_SCALAR(name) ScalarMember<&F::name>
+#define FASTACT_TABLE(Formula, name, saved, ...)      \
+  template <>                                         \
+  struct Table<Formula> {                             \
+    static constexpr const Op& op = kOps[k##Formula]; \
+    template <class F>                                \
+    using MembersOf = Members<__VA_ARGS__>;           \
+  };
+FASTACT_ELEMENTWISE(FASTACT_TABLE, FASTACT_NO_MEMBER, FASTACT_NO_MEMBER, FASTACT_WEIGHT, FASTACT_SCALAR)
+#undef FASTACT_NO_MEMBER
+#undef FASTACT_WEIGHT
+#undef FASTACT_SCALAR
+#undef FASTACT_TABLE
+
+// The formula with its scalars; its weights are still 0.
+template <class F, class T, class... Each>
+inline F make_formula(Members<Each...>, const Call& call) {
+  constexpr int count = (Each::count + ... + 0);
+  static_assert(count == 0 ? __is_empty(F) : sizeof(F) == count * sizeof(T),
+                "spec/ops.h must name every data member of the formula, as a scalar or as a channelwise operand");
+  F formula{};
+  int index = 0;
+  (Each::set_scalar(formula, call.scalars, index), ...);
+  return formula;
+}
+
+// The formula with the weights of element i.
+template <class F, class T, class... Each>
+inline F with_weights(F formula, Members<Each...>, const T* const* weights, int64_t i) {
+  int index = 0;
+  (Each::set_weight(formula, weights, index, i), ...);
+  return formula;
+}
+
+// Asks for the lines that a later step will write, `ahead` bytes further on, or for none. What is read comes ahead of
+// time by itself, but a store waits for its line from L2 while the few hundred instructions that the processor holds
+// fill up: with bits to pack, ReLU of 65,536 floats took 10.4 us without this and 8.1 with it, for 1 KiB as for 2.
+// Asking for what is read too gained nothing. Were it inlined in part, GCC 12 would find that the rest has no effect.
+template <class S>
+[[gnu::always_inline]] inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
+  if (__builtin_expect(ahead == 0, 1)) return;
+  auto* line = static_cast<const char*>(data) + step * sizeof(S) + ahead;
+  for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
+}
+
+// Whether no number of a step has a minus sign. Most steps show one among four of their numbers.
+template <class T>
+inline bool none_negative(const T* x) {
+  using Int = typename ExpConstants<T>::Int;
+  Int some = bit_cast<Int>(x[0]) | bit_cast<Int>(x[16]) | bit_cast<Int>(x[32]) | bit_cast<Int>(x[48]), any = 0;
+  if (__builtin_expect(some < 0, 1)) return false;
+  FASTACT_FOR_EACH_IN_STEP(i) any |= bit_cast<Int>(x[i]);
+  return any >= 0;
+}
+
+// Calls body(i, f(x[i])) with a formula for positive numbers, if there is one and no number of the step is negative.
+template <class F, class T, class Body>
+inline auto run_positive(const F& formula, const T* x, const Body& body, int) -> decltype(formula.positive(*x), true) {
+  if (!none_negative(x)) return false;
+  FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.positive(x[i]));
+  return true;
+}
+template <class F, class T, class Body>
+inline bool run_positive(const F&, const T*, const Body&, long) {
+  return false;
+}
+
+// Calls body(i, f(x[i])) for each element of a step. Numbers beyond a table have a formula, whatever stands beside
+// them: where all of a step lie there, the table is not read; else the formula is evaluated for the sixteen around
+// each.
+constexpr int64_t kPart = 16;
+template <class F, class T, class Body>
+inline void for_each_value(const F& formula, const T* x, const Body& body) {
+  if constexpr (in_pieces<F>) {
+    using Table = Pieces<F>;
+    if constexpr (Table::one_sided) {
+      if (__builtin_expect(all_beyond<Table>(x), 0)) {
+        FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.beyond_pieces(x[i]));
+        return;
+      }
+    }
+    alignas(64) T high[kStep], low[kStep];
+    read_pieces<Table>(x, high, low);
+    const auto value = [&](int64_t i) {
+      if constexpr (Table::split)
+        return formula.from_pieces(x[i], high[i], low[i]);
+      else
+        return formula.from_pieces(x[i], high[i]);
+    };
+    if constexpr (Table::one_sided) {
+      if (__builtin_expect(any_beyond<Table, kStep>(x), 0)) {
+        alignas(64) T beyond[kStep] = {};
+        for (int64_t part = 0; part < kStep; part += kPart) {
+          if (any_beyond<Table, kPart>(x + part))
+            FASTACT_VECTORIZE for (int64_t i = part; i < part + kPart; ++i) beyond[i] = formula.beyond_pieces(x[i]);
+        }
+        FASTACT_FOR_EACH_IN_STEP(i)
+        body(i, (Table::mirrored ? -x[i] : x[i]) < Table::least ? beyond[i] : value(i));
+        return;
+      }
+    }
+    FASTACT_FOR_EACH_IN_STEP(i) body(i, value(i));
+  } else if (!run_positive(formula, x, body, 0)) {
+    FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.forward(x[i]));
+  }
+}
+
+// How a step of an operand is read or written: what programs get of it, and where 16-bit numbers are widened. Buffers
+// are apart from pointers, or GCC would keep either in memory.
+struct NoBuffer {};
+template <class S>
+struct ReadTile {
+  using Buffer = Widened<S>;
+  static const Compute<S>* open(const void* data, int64_t at, Buffer& buffer) { return read(data, at, buffer); }
+};
+template <class S>
+struct WriteTile {
+  using Buffer = Widened<S>;
+  static Compute<S>* open(void* data, int64_t at, Buffer& buffer) { return results(data, at, buffer); }
+  static void close(void* data, int64_t at, const Buffer& buffer) { finish(buffer, data, at); }
+};
+template <class S>
+struct StepMask {
+  uint64_t bits;
+  // Flags in the order that S is widened in.
+  template <class Flag>
+  void unpack(Flag* flags) const {
+    if constexpr (std::is_same_v<S, UnorderedBFloat16>) {
+      fastact::unpack<2>(bits, flags);
+      fastact::unpack<2>(bits >> 1, flags + kStep / 2);
+    } else {
+      fastact::unpack(bits, flags);
+    }
+  }
+};
+template <class S>
+struct ReadMask {
+  using Buffer = NoBuffer;
+  static StepMask<S> open(const void* data, int64_t at, Buffer&) {
+    StepMask<S> mask;
+    __builtin_memcpy(&mask.bits, static_cast<const uint8_t*>(data) + at / 8, sizeof(mask.bits));
+    return mask;
+  }
+};
+struct WriteMask {
+  using Buffer = NoBuffer;
+  static uint8_t* open(void* data, int64_t at, Buffer&) { return static_cast<uint8_t*>(data) + at / 8; }
+  static void close(void*, int64_t, const Buffer&) {}
+};
+// Numbers in compute type: weights, one for each element, or terms of a sum.
+template <class T>
+struct ReadWide {
+  using Buffer = NoBuffer;
+  static const T* open(const void* data, int64_t at, Buffer&) { return static_cast<const T*>(data) + at; }
+};
+template <class T>
+struct WriteWide {
+  using Buffer = NoBuffer;
+  static T* open(void* data, int64_t at, Buffer&) { return static_cast<T*>(data) + at; }
+  static void close(void*, int64_t, const Buffer&) {}
+};
+
+template <class... Each>
+struct Operands {};
+template <class, class T>
+using Given = T;
+
+template <class Program, class... In, class... Out>
+inline void run_step(const Program& program, int64_t at, Operands<In...>, Operands<Out...>,
+                     Given<In, const void*>... inputs, Given<Out, void*>... outputs,
+                     typename In::Buffer&&... in_buffers, typename Out::Buffer&&... out_buffers) {
+  program.step(at, In::open(inputs, at, in_buffers)..., Out::open(outputs, at, out_buffers)...);
+  (Out::close(outputs, at, out_buffers), ...);
+}
+
+template <class Program, class... In, class... Out, size_t... i, size_t... o>
+inline void run_steps(const Program& program, Operands<In...> in, std::index_sequence<i...>, Operands<Out...> out,
+                      std::index_sequence<o...>, const void* const* inputs, void* const* outputs, int64_t n,
+                      const Call& call) {
+  const void* const from[] = {inputs[i]...};
+  void* const to[] = {outputs[o]...};
+  const int64_t prefetch = call.prefetch;
+  for (int64_t at = 0; at < n; at += kStep) {
+    if constexpr (Program::prefetches) prefetch_to_write<typename Program::Stored>(to[0], at, prefetch);
+    run_step(program, at, in, out, from[i]..., to[o]..., typename In::Buffer{}..., typename Out::Buffer{}...);
+  }
+}
+
+template <class... In, class... Out, class Program>
+inline void run_steps(const Program& program, Operands<In...> in, Operands<Out...> out, const void* const* inputs,
+                      void* const* outputs, int64_t n, const Call& call) {
+  run_steps(program, in, std::index_sequence_for<In...>(), out, std::index_sequence_for<Out...>(), inputs, outputs, n,
+            call);
+}
+
+// y = f(x)
+template <class F, class S>
+struct Forward {
+  static constexpr bool prefetches = true;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>>;
+  using Writes = Operands<WriteTile<S>>;
+  F formula;
+
+  void step(int64_t, const T* x, T* y) const {
+    for_each_value(formula, x, [=](int64_t i, T value) { y[i] = value; });
+  }
+};
+
+// The random numbers of a block. They are drawn for its steps at once: one step's wait for themselves.
+struct Uniforms {
+  uint64_t seed;
+  int64_t first, n;
+  float* u;  // room for kBlock
+
+  const float* at(int64_t step) const {
+    if (step % kBlock == 0) uniforms(seed, first + step, u, n - step < kBlock ? n - step : kBlock);
+    return u + step % kBlock;
+  }
+};
+
+// y = f(x, u)
+template <class F, class S>
+struct RandomForward : Forward<F, S> {
+  using T = Compute<S>;
+  Uniforms uniforms;
+
+  void step(int64_t at, const T* x, T* y) const {
+    const float* u = uniforms.at(at);
+    FASTACT_FOR_EACH_IN_STEP(i) y[i] = this->formula.forward(x[i], u[i]);
+  }
+};
+
+// The same, with the mask.
+template <class Program>
+struct WithMask {
+  static constexpr bool prefetches = true;
+  using Stored = typename Program::Stored;
+  using T = Compute<Stored>;
+  using Reads = typename Program::Reads;
+  using Writes = Operands<WriteTile<Stored>, WriteMask>;
+  Program program;
+
+  void step(int64_t at, const T* x, T* y, uint8_t* mask) const {
+    write_mask(program.formula, x, mask);  // before y, which may be x
+    program.step(at, x, y);
+  }
+};
+
+template <class Formula, class T>
+inline auto gradient(const Formula& formula, T grad, T saved, int) -> decltype(formula.gradient(grad, saved)) {
+  return formula.gradient(grad, saved);
+}
+template <class Formula, class T>
+inline T gradient(const Formula& formula, T grad, T saved, long) {
+  return grad * formula.derivative(saved);
+}
+
+// One of two numbers by a flag. Without AVX-512, compilers would branch on it.
+template <class T>
+inline T either(Flag<T> flag, T set, T unset) {
+  return bit_cast<T>((bit_cast<Flag<T>>(set) & flag) | (bit_cast<Flag<T>>(unset) & ~flag));
+}
+
+// grad_input = grad f'(saved), where saved is the output or the input.
+template <class F, class S>
+struct Backward {
+  static constexpr bool prefetches = true;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadTile<S>>;
+  using Writes = Operands<WriteTile<S>>;
+  F formula;
+
+  void step(int64_t, const T* grad, const T* saved, T* grad_input) const {
+    if constexpr (in_pieces<Derivative<F>>)
+      for_each_value(Derivative<F>{formula}, saved, [=](int64_t i, T slope) { grad_input[i] = grad[i] * slope; });
+    else
+      FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
+  }
+};
+
+// One of two gradients, by the mask.
+template <class F, class S>
+struct MaskedBackward {
+  static constexpr bool prefetches = true;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadMask<S>>;
+  using Writes = Operands<WriteTile<S>>;
+  F formula;
+
+  template <class Dropped>
+  void select(const T* grad, StepMask<S> mask, T* grad_input, const Dropped& dropped) const {
+    alignas(64) Flag<T> flags[kStep];
+    mask.unpack(flags);
+    FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = either(flags[i], formula.kept(grad[i]), dropped(i));
+  }
+  void step(int64_t, const T* grad, StepMask<S> mask, T* grad_input) const {
+    select(grad, mask, grad_input, [=](int64_t i) { return formula.dropped(grad[i]); });
+  }
+};
+
+template <class F, class S>
+struct RandomBackward : MaskedBackward<F, S> {
+  using T = Compute<S>;
+  Uniforms uniforms;
+
+  void step(int64_t at, const T* grad, StepMask<S> mask, T* grad_input) const {
+    const float* u = uniforms.at(at);
+    this->select(grad, mask, grad_input, [=](int64_t i) { return this->formula.dropped(grad[i], u[i]); });
+  }
+};
+
+// The gradient passes or does not, as its 16 bits are.
+struct PassBackward {
+  static constexpr bool prefetches = true;
+  using Stored = int16_t;
+  using Reads = Operands<ReadTile<int16_t>, ReadMask<int16_t>>;
+  using Writes = Operands<WriteTile<int16_t>>;
+
+  void step(int64_t, const int16_t* grad, StepMask<int16_t> mask, int16_t* grad_input) const {
+    alignas(64) int16_t flags[kStep];
+    mask.unpack(flags);
+    FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = grad[i] & flags[i];
+  }
+};
+
+template <size_t, class T>
+using Each = T;
+
+// y = f(x), with weights for each element: those numbered k; or, where `k` is empty, those that the formula holds.
+template <class F, class S, class Members, class Weights, class Write = WriteTile<S>>
+struct ChannelwiseForward;
+template <class F, class S, class Members, size_t... k, class Write>
+struct ChannelwiseForward<F, S, Members, std::index_sequence<k...>, Write> {
+  static constexpr bool prefetches = true;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadWide<Each<k, T>>...>;
+  using Writes = Operands<Write>;
+  F formula;
+
+  F at(int64_t i, Each<k, const T*>... weights) const {
+    const T* const each[] = {weights..., nullptr};
+    return sizeof...(k) == 0 ? formula : with_weights(formula, Members(), each, i);
+  }
+  void step(int64_t, const T* x, Each<k, const T*>... weights, T* y) const {
+    FASTACT_FOR_EACH_IN_STEP(i) y[i] = at(i, weights...).forward(x[i]);
+  }
+};
+
+// The gradient of x, and the terms of those of the weights, numbered `term`.
+template <class F, class S, class Members, class Weights, class Terms>
+struct ChannelwiseBackward;
+template <class F, class S, class Members, size_t... k, size_t... term>
+struct ChannelwiseBackward<F, S, Members, std::index_sequence<k...>, std::index_sequence<term...>> {
+  static constexpr bool prefetches = false;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadTile<S>, ReadWide<Each<k, T>>...>;
+  using Writes = Operands<WriteTile<S>, WriteWide<Each<term, T>>...>;
+  ChannelwiseForward<F, S, Members, std::index_sequence<k...>> formula;
+
+  void step(int64_t, const T* grad, const T* x, Each<k, const T*>... weights, T* grad_input,
+            Each<term, T*>... terms) const {
+    FASTACT_FOR_EACH_IN_STEP(i) {
+      const auto gradients = formula.at(i, weights...).with_gradients(grad[i], x[i]);
+      grad_input[i] = gradients.input;
+      ((terms[i] = gradients.weights[term]), ...);
+    }
+  }
+};
+
+// value * f(gate)
+template <class F, class S>
+struct GatedForward {
+  static constexpr bool prefetches = false;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadTile<S>>;
+  using Writes = Operands<WriteTile<S>>;
+  F formula;
+
+  void step(int64_t, const T* value, const T* gate, T* out) const {
+    for_each_value(formula.f, gate, [=](int64_t i, T gated) { out[i] = value[i] * gated; });
+  }
+};
+
+template <class F, class S>
+struct GatedBackward {
+  static constexpr bool prefetches = false;
+  using Stored = S;
+  using T = Compute<S>;
+  using Reads = Operands<ReadTile<S>, ReadTile<S>, ReadTile<S>>;
+  using Writes = Operands<WriteTile<S>, WriteTile<S>>;
+  F formula;
+
+  void step(int64_t, const T* grad, const T* value, const T* gate, T* grad_value, T* grad_gate) const {
+    using Slope = Derivative<std::remove_const_t<decltype(F::f)>>;
+    alignas(64) T slopes[kStep];
+    if constexpr (in_pieces<Slope>)
+      for_each_value(Slope{formula.f}, gate, [&](int64_t i, T slope) { slopes[i] = slope; });
+    for_each_value(formula.f, gate, [&](int64_t i, T gated) {
+      T product = grad[i] * value[i];
+      if constexpr (in_pieces<Slope>)
+        product *= slopes[i];
+      else
+        product = formula.gradient(product, gate[i]);
+      grad_value[i] = grad[i] * gated;
+      grad_gate[i] = product;
+    });
+  }
+};
+
+// A block function's arguments, for a program to run with.
+struct Arguments {
+  const void* const* inputs;
+  void* const* outputs;
+  int64_t n;
+  const Call& call;
+
+  template <class Program>
+  void run(const Program& program) const {
+    run_steps(program, typename Program::Reads(), typename Program::Writes(), inputs, outputs, n, call);
+  }
+};
+
+// Calls body(formula, numbers of weights) with a formula that holds the weights, or with the numbers of those to be
+// read for each element. The weights follow `tiles` other inputs.
+template <class Members, class F, class T, size_t... k, class Body>
+inline void with_each_weight(const F& formula, const Arguments& arguments, int tiles, std::index_sequence<k...> numbers,
+                             const Body& body) {
+  if (arguments.call.per_element) {
+    body(formula, numbers);
+  } else {
+    const T* const weights[] = {static_cast<const T*>(arguments.inputs[tiles + k])...};
+    body(with_weights(formula, Members(), weights, 0), std::index_sequence<>());
+  }
+}
+
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void forward(const void* const* inputs, void* const* outputs, int64_t n, int64_t first,
+                             const Call& call) {
+  using F = FormulaFor<Formula, S>;
+  using T = Compute<S>;
+  using Members = typename Table<Formula>::template MembersOf<F>;
+  constexpr const Op& op = Table<Formula>::op;
+  constexpr int weights = op.count(Kind::kChannel);
+  const Arguments arguments{inputs, outputs, n, call};
+  const auto formula = make_formula<F, T>(Members(), call);
+  if constexpr (derives<GatedUnit, F>) {
+    arguments.run(GatedForward<F, Unordered<S>>{formula});
+  } else if constexpr (weights > 0) {
+    with_each_weight<Members, F, T>(formula, arguments, 1, std::make_index_sequence<weights>(),
+                                    [&](const F& formula, auto numbers) {
+                                      arguments.run(ChannelwiseForward<F, S, Members, decltype(numbers)>{formula});
+                                    });
+  } else if constexpr (derives<Random, F>) {
+    alignas(64) float u[kBlock];
+    const RandomForward<F, S> program{{formula}, {call.seed, first, n, u}};
+    if (outputs[1])
+      arguments.run(WithMask<RandomForward<F, S>>{program});
+    else
+      arguments.run(program);
+  } else {
+    specialise(
+        formula,
+        [&](const auto& formula) {
+          using Chosen = std::decay_t<decltype(formula)>;
+          if constexpr (op.saved == Saved::kMask)
+            if (outputs[1]) return arguments.run(WithMask<Forward<Chosen, S>>{{formula}});
+          arguments.run(Forward<Chosen, Unordered<S>>{formula});
+        },
+        0);
+  }
+}
+
+template <template <class> class Formula, class S>
+FASTACT_FLATTEN void backward(const void* const* inputs, void* const* outputs, int64_t n, int64_t first,
+                              const Call& call) {
+  using F = FormulaFor<Formula, S>;
+  using T = Compute<S>;
+  using Members = typename Table<Formula>::template MembersOf<F>;
+  constexpr const Op& op = Table<Formula>::op;
+  constexpr int weights = op.count(Kind::kChannel);
+  static_assert(op.saved == (derives<SavesMask, F>     ? Saved::kMask
+                             : derives<SavesOutput, F> ? Saved::kOutput
+                                                       : Saved::kInputs),
+                "spec/ops.h must say of the formula what its base class says is saved");
+  static_assert(op.is_random() == derives<Random, F>,
+                "spec/ops.h must give a seed to random formulas, and to no other");
+  static_assert(op.count(Kind::kTile) == (derives<GatedUnit, F> ? 2 : 1),
+                "spec/ops.h must give two tiles to a gated unit, and one to any other formula");
+  const Arguments arguments{inputs, outputs, n, call};
+  const auto formula = make_formula<F, T>(Members(), call);
+  if constexpr (derives<GatedUnit, F>) {
+    arguments.run(GatedBackward<F, Unordered<S>>{formula});
+  } else if constexpr (weights > 0) {
+    using Terms = std::make_index_sequence<weights>;
+    with_each_weight<Members, F, T>(formula, arguments, 2, Terms(), [&](const F& formula, auto numbers) {
+      arguments.run(ChannelwiseBackward<F, S, Members, decltype(numbers), Terms>{{formula}});
+    });
+  } else if constexpr (derives<Random, F>) {
+    alignas(64) float u[kBlock];
+    arguments.run(RandomBackward<F, S>{{formula}, {call.seed, first, n, u}});
+  } else if constexpr (derives<PassOrDrop<T>, F> && is_16_bit<S>) {
+    arguments.run(PassBackward());
+  } else {
+    specialise(
+        formula,
+        [&](const auto& formula) {
+          using Chosen = std::decay_t<decltype(formula)>;
+          if constexpr (op.saved == Saved::kMask)
+            arguments.run(MaskedBackward<Chosen, Unordered<S>>{formula});
+          else
+            arguments.run(Backward<Chosen, Unordered<S>>{formula});
+        },
+        0);
+  }
+}
+
+}  // namespace
+}  // namespace fastact

@@ -1,0 +1,141 @@
+// Softmax of rows that lie across memory: panels of kLanes columns, a row or a part of one in each.
+#pragma once
+
+#include "activations/softmax.h"
+#include "kernels/loop.h"
+
+#define FASTACT_FOR_EACH(i, n) \
+  for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
+
+namespace fastact {
+namespace {
+
+// The elements of one step of a panel.
+template <class T>
+inline T* step_of(Panel panel, int64_t step) {
+  return static_cast<T*>(panel.data) + step * panel.stride;
+}
+
+// Combines the lanes of each row into its first one. By halving: sums are accurate, and no result waits for many
+// others.
+template <class T, class Combine>
+inline void fold(T* lanes, Lanes in_use, const Combine& combine) {
+  for (int64_t groups = in_use.count / in_use.period; groups > 1; groups = (groups + 1) / 2) {
+    int64_t half = (groups + 1) / 2 * in_use.period, others = groups * in_use.period - half;
+    for (int64_t i = 0; i < others; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
+  }
+}
+inline void fold_sums(double* sums, Lanes in_use) {
+  fold(sums, in_use, [](double a, double b) { return a + b; });
+}
+
+// Gives every lane what the first of its row has.
+template <class T>
+inline void repeat(const T* rows, Lanes in_use, T* lanes) {
+  for (int64_t i = 0; i < in_use.period; ++i)
+    for (int64_t lane = i; lane < kLanes; lane += in_use.period) lanes[lane] = rows[i];
+}
+
+template <template <class> class Formula, class T>
+void softmax_peaks(Panel x_, int64_t steps, Lanes in_use, bool first, void* peaks_) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<T*>(peaks_);
+  alignas(64) T largest[kLanes];
+  // From -infinity all differences would be NaN until a number is met.
+  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? -largest_number<T> : peaks[i];
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* x = step_of<const T>(x_, step);
+    FASTACT_FOR_EACH(i, kLanes) largest[i] = at_least(largest[i], formula.oriented(x[i]));
+  }
+  fold(largest, in_use, [](T a, T b) { return at_least(a, b); });
+  repeat(largest, in_use, peaks);
+}
+
+template <template <class> class Formula, class T>
+void softmax_exponentials(Panel x_, int64_t steps, const void* peaks_, Panel e_, bool first, double* sums) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<const T*>(peaks_);
+  constexpr int64_t count = (Formula<T>::log ? 2 : 1) * kLanes;
+  alignas(64) double total[count];
+  FASTACT_FOR_EACH(i, count) total[i] = first ? 0 : sums[i];
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* x = step_of<const T>(x_, step);
+    T* e = step_of<T>(e_, step);
+    FASTACT_FOR_EACH(i, kLanes) {
+      T oriented = formula.oriented(x[i]), exponential = raised_exp(oriented, peaks[i]);
+      if constexpr (Formula<T>::log) {
+        total[i] += oriented == peaks[i] ? T(0) : exponential;
+        total[kLanes + i] += oriented == peaks[i] ? T(kRaised) : T(0);
+      } else {
+        e[i] = exponential;
+        total[i] += exponential;
+      }
+    }
+  }
+  FASTACT_FOR_EACH(i, count) sums[i] = total[i];
+}
+
+template <template <class> class Formula, class T>
+void softmax_finish(double* sums, const void* peaks_, Lanes in_use, void* high_, void* low_) {
+  const Formula<T> formula;
+  auto* peaks = static_cast<const T*>(peaks_);
+  T high[kLanes], low[kLanes];
+  fold_sums(sums, in_use);
+  if (Formula<T>::log) fold_sums(sums + kLanes, in_use);
+  for (int64_t i = 0; i < in_use.period; ++i)
+    formula.finish({sums[i], Formula<T>::log ? sums[kLanes + i] : 0}, peaks[i], high[i], low[i]);
+  repeat(high, in_use, static_cast<T*>(high_));
+  repeat(low, in_use, static_cast<T*>(low_));
+}
+
+template <template <class> class Formula, class T>
+void softmax_write(Panel source_, int64_t steps, const void* high_, const void* low_, Panel y_) {
+  const Formula<T> formula;
+  auto *high = static_cast<const T*>(high_), *low = static_cast<const T*>(low_);
+  for (int64_t step = 0; step < steps; ++step) {
+    const T* source = step_of<const T>(source_, step);
+    T* y = step_of<T>(y_, step);
+    FASTACT_FOR_EACH(i, kLanes) y[i] = formula.forward(source[i], high[i], low[i]);
+  }
+}
+
+template <template <class> class Formula, class T>
+void softmax_terms(Panel grad_, Panel y_, int64_t steps, bool first, double* sums) {
+  const Formula<T> formula;
+  constexpr int64_t few = 8;  // the steps after which the sums in T are moved to those in double
+  alignas(64) double total[kLanes];
+  FASTACT_FOR_EACH(i, kLanes) total[i] = first ? 0 : sums[i];
+  for (int64_t begin = 0; begin < steps; begin += few) {
+    alignas(64) T partial[kLanes] = {};
+    for (int64_t step = begin; step < steps && step < begin + few; ++step) {
+      const T *grad = step_of<const T>(grad_, step), *y = step_of<const T>(y_, step);
+      FASTACT_FOR_EACH(i, kLanes) partial[i] += formula.term(grad[i], y[i]);
+    }
+    FASTACT_FOR_EACH(i, kLanes) total[i] += partial[i];
+  }
+  FASTACT_FOR_EACH(i, kLanes) sums[i] = total[i];
+}
+
+template <class T>
+void softmax_finish_terms(double* sums, Lanes in_use, void* rounded_) {
+  T rounded[kLanes];
+  fold_sums(sums, in_use);
+  for (int64_t i = 0; i < in_use.period; ++i) rounded[i] = static_cast<T>(sums[i]);
+  repeat(rounded, in_use, static_cast<T*>(rounded_));
+}
+
+template <template <class> class Formula, class T>
+void softmax_gradient(Panel grad_, Panel y_, int64_t steps, const void* sums_, Panel grad_input_) {
+  const Formula<T> formula;
+  auto* sums = static_cast<const T*>(sums_);
+  for (int64_t step = 0; step < steps; ++step) {
+    const T *grad = step_of<const T>(grad_, step), *y = step_of<const T>(y_, step);
+    T* grad_input = step_of<T>(grad_input_, step);
+    FASTACT_FOR_EACH(i, kLanes) grad_input[i] = formula.gradient(grad[i], y[i], sums[i]);
+  }
+}
+
+#undef FASTACT_FOR_EACH
+
+}  // namespace
+}  // namespace fastact

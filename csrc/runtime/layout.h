@@ -1,0 +1,168 @@
+// How the tensors of an op are walked in step: one plan for any number of them.
+#pragma once
+
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "runtime/dispatch.h"
+#include "runtime/memory.h"
+#include "runtime/parallel.h"
+
+namespace fastact {
+
+// A tensor as the blocks see it: rows of consecutive elements.
+struct Strided {
+  char* data;
+  int64_t row_stride;  // in elements
+  ScalarType type;
+
+  int64_t element_size() const { return is_16_bit(type) ? 2 : type == ScalarType::Double ? 8 : 4; }
+  char* at(int64_t row, int64_t column) const { return data + (row * row_stride + column) * element_size(); }
+};
+
+// The length of a tensor's consecutive runs and the one distance between them, or nothing, with its dimensions in this
+// order, from the outermost to the innermost.
+struct Rows {
+  int64_t columns, stride;
+};
+inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<int64_t>& order) {
+  auto sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t columns = 1, rows = 1, stride = 0;
+  for (auto place = order.rbegin(); place != order.rend(); ++place) {
+    int64_t i = *place;
+    if (sizes[i] == 1) continue;
+    if (rows == 1 && strides[i] == columns) {
+      columns *= sizes[i];
+    } else if (rows == 1) {
+      rows = sizes[i], stride = strides[i];
+    } else if (strides[i] == stride * rows) {
+      rows *= sizes[i];
+    } else {
+      return std::nullopt;
+    }
+  }
+  // Short or ragged rows would leave the block functions little but tails, and bits that share a byte.
+  if (rows > 1 && (columns < kStep || columns % 8 != 0 || stride < columns)) return std::nullopt;
+  return Rows{columns, rows > 1 ? stride : columns};
+}
+
+// Inputs and outputs of equal sizes and one dtype, walked in step in the first output's order in memory, where they
+// lie. What cannot be walked so is replaced by a dense tensor, and `finish` fills the outputs that were.
+struct Plan {
+  static constexpr size_t kMostTensors = 1 + 2 * most(Kind::kTile);  // a backward's
+
+  Shape shape{0, 0};
+  size_t input_count, output_count;
+  Strided strided[kMostTensors];  // inputs, then outputs
+
+  Plan(std::vector<Tensor> inputs_and_outputs, size_t outputs)
+      : input_count(inputs_and_outputs.size() - outputs),
+        output_count(outputs),
+        tensors_(std::move(inputs_and_outputs)),
+        type_(tensors_[0].scalar_type()) {
+    const Tensor& leader = tensors_[input_count];
+    int64_t numel = leader.numel();
+    if (numel == 0) return;
+    bool flat = is_dense(leader);
+    for (const Tensor& tensor : tensors_) flat = flat && same_layout(tensor, leader);
+    if (flat) {
+      shape = {1, numel};
+      for (size_t i = 0; i < tensors_.size(); ++i) place(i, numel);
+    } else {
+      plan_rows(numel);
+    }
+  }
+  Plan(const Plan&) = delete;
+
+  ScalarType type() const { return type_; }
+  const Strided& input(size_t i) const { return strided[i]; }
+  const Strided& output(size_t i) const { return strided[input_count + i]; }
+
+  void finish() {
+    for (auto& [output, dense] : replaced_) torch::stable::copy_(output, dense);
+  }
+
+ private:
+  void place(size_t i, int64_t stride) { strided[i] = {static_cast<char*>(tensors_[i].data_ptr()), stride, type_}; }
+
+  void plan_rows(int64_t numel) {
+    const Tensor leader = tensors_[input_count];
+    std::vector<int64_t> order(leader.dim());
+    std::iota(order.begin(), order.end(), 0);
+    auto strides = leader.strides();
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
+    int64_t columns = numel;
+    std::vector<std::optional<Rows>> rows;
+    for (const Tensor& tensor : tensors_) {
+      rows.push_back(row_strided(tensor, order));
+      if (rows.back()) columns = std::min(columns, rows.back()->columns);
+    }
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (!rows[i] || (rows[i]->columns != columns && rows[i]->columns != numel)) {
+        Tensor dense = i < input_count ? dense_copy(tensors_[i], leader) : new_dense(leader);
+        if (i >= input_count) replaced_.emplace_back(tensors_[i], dense);
+        tensors_[i] = dense;
+        rows[i] = Rows{numel, numel};
+      }
+      place(i, rows[i]->columns == columns ? rows[i]->stride : columns);
+    }
+    shape = {numel / columns, columns};
+  }
+
+  std::vector<Tensor> tensors_;  // keeps copies alive
+  ScalarType type_;
+  std::vector<std::pair<Tensor, Tensor>> replaced_;
+};
+
+inline int64_t round_up(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
+
+// A block of n elements, rounded up to kStep: the tensor's own memory where that will do, else a buffer.
+inline const void* load(const Strided& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
+  const char* source = operand.at(row, column);
+  int64_t padded = round_up(n), size = operand.element_size();
+  if (n == padded) return source;
+  std::memcpy(buffer, source, n * size);
+  std::memset(static_cast<char*>(buffer) + n * size, 0, (padded - n) * size);
+  return buffer;
+}
+
+inline void* destination(const Strided& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
+  return n % kStep != 0 ? buffer : operand.at(row, column);
+}
+
+inline void store(const Strided& operand, int64_t row, int64_t column, int64_t n, const void* buffer) {
+  char* target = operand.at(row, column);
+  if (buffer != target) std::memcpy(target, buffer, n * operand.element_size());
+}
+
+// n consecutive elements of a tensor in compute type, rounded up to kStep: where they lie, or in the buffer.
+inline const void* load_wide(const Strided& operand, int64_t column, int64_t n, void* buffer) {
+  if (!is_16_bit(operand.type)) return load(operand, 0, column, n, buffer);
+  auto widen = instruction_set().widen[half_index(operand.type)];
+  auto* to = static_cast<float*>(buffer);
+  uint16_t tail[kStep];
+  int64_t whole = n / kStep * kStep;
+  widen(operand.at(0, column), to, whole);
+  if (n != whole) widen(load(operand, 0, column + whole, n - whole, tail), to + whole, kStep);
+  return buffer;
+}
+inline void store_narrow(const Strided& operand, int64_t column, int64_t n, const void* buffer) {
+  if (!is_16_bit(operand.type)) return store(operand, 0, column, n, buffer);
+  auto narrow = instruction_set().narrow[half_index(operand.type)];
+  auto* from = static_cast<const float*>(buffer);
+  uint16_t tail[kStep];
+  int64_t whole = n / kStep * kStep;
+  narrow(from, operand.at(0, column), whole);
+  if (n == whole) return;
+  narrow(from + whole, tail, kStep);
+  store(operand, 0, column + whole, n - whole, tail);
+}
+
+// A buffer for a ragged end of any dtype.
+struct alignas(64) Buffer {
+  char bytes[kStep * 8];
+};
+
+}  // namespace fastact

@@ -1,0 +1,267 @@
+"""Which calls run fastact's ops, and which are torch's. Decided here, and beside tensors' layouts nowhere else.
+
+A call is fastact's whenever the input is a plain tensor of a floating dtype in eager mode and torch accepts its
+arguments: whatever its size. So what is saved for backward, the node in the graph, the random numbers and the errors
+are the same for one element and for a billion. From here on torch's dispatcher chooses (`fastact.ops`).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+
+DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_HALVES = frozenset((torch.float16, torch.bfloat16))
+_TYPES = frozenset((Tensor, Parameter))
+# Looked up once: each of these in its module takes 0.02 us of every call.
+_tracing_state = torch._C._get_tracing_state
+_open_modes = torch._C._len_torch_dispatch_stack
+_FITS_ALL = torch.finfo(torch.float16).max
+_LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) for dtype in DTYPES}
+"""Of scalar arguments, by the input's dtype: torch refuses larger ones, NaN and infinity, here and there."""
+
+
+def always_kernels() -> AbstractContextManager[None]:
+    """Do nothing: fastact's ops run at every size.
+
+    Until version 0.2 small tensors took torch's path, and this switched that off. So did the environment variable
+    `FASTACT_ALWAYS_KERNELS`, which means nothing any more.
+    """
+    return nullcontext()
+
+
+def takes(input: Tensor) -> bool:
+    """Whether fastact's op takes this input; if not, the caller hands over to torch's function.
+
+    Compilation, export and tracing see torch's functions, so that their graphs are the stock ones: Inductor fuses those
+    with their neighbours. Tensor subclasses and other dtypes are torch's too, and so is what is no tensor at all:
+    whatever fails there fails here with the same error. Layouts, devices, function transforms and modes are looked at
+    by the ops (`csrc/autograd.cpp`, `fastact/ops.py`).
+    """
+    if is_compiling():
+        return False
+    return (
+        type(input) in _TYPES
+        and input.dtype in DTYPES
+        and _tracing_state() is None
+        and (_open_modes() == 0 or not makes_graph())
+    )
+
+
+def makes_graph() -> bool:
+    """Whether a mode is on that makes a graph of the ops it sees."""
+    mode = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(key) is not None for key in (mode.FAKE, mode.PROXY, mode.FUNCTIONAL))
+
+
+def takes_all(input: Tensor, *others: Tensor) -> bool:
+    """The same for a call with weights or a gate beside the input."""
+    return takes(input) and all(type(other) in _TYPES and other.device == input.device for other in others)
+
+
+def _is_moderate(divisor: float) -> bool:
+    """Whether products of it or its inverse with exponentials stay within float32's range."""
+    return 2.0**-60 <= abs(divisor) <= 2.0**60
+
+
+_CONDITIONS: dict[str, Callable[..., bool]] = {
+    "rrelu": lambda lower, upper: lower <= upper,
+    "hardtanh": lambda min_val, max_val: min_val <= max_val,
+    "elu": lambda alpha: alpha >= 0,  # or the derivative does not follow from the output
+    "celu": lambda alpha: alpha > 0 and _is_moderate(alpha),
+    "hardshrink": lambda lambd: lambd >= 0,
+    "softshrink": lambda lambd: lambd >= 0,
+    "softplus": lambda beta, threshold: _is_moderate(beta),
+}
+"""Of the scalars that an op takes; the others are torch's to compute with or to refuse."""
+
+
+def accepts(name: str, input: Tensor, *scalars: float) -> bool:
+    """Whether the op takes these scalar arguments: numbers in the range of the input's dtype, on its conditions."""
+    for number in scalars:
+        if not (type(number) is float and -_FITS_ALL <= number <= _FITS_ALL) and not _fits(number, input.dtype):
+            return False
+    condition = _CONDITIONS.get(name)
+    return condition is None or condition(*scalars)
+
+
+def _fits(number: Any, dtype: torch.dtype) -> bool:
+    """Whether it is a Python or NumPy number in the dtype's range."""
+    largest = _LARGEST[dtype]
+    if type(number) is int:
+        return abs(number) <= min(largest, 2**63 - 1)
+    if type(number) is not float and (not isinstance(number, Real) or type(number).__module__ != "numpy"):
+        return False
+    return abs(float(number)) <= largest
+
+
+@lru_cache(256)
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """The number of the dtype next to this one."""
+    return torch.tensor(number, dtype=torch.float64, device="cpu").to(dtype).item()
+
+
+# By autocast on a GPU, where torch computes softplus, softmax, powers and expm1 in float32. On the CPU none is.
+_WIDENED = frozenset(["squared_relu", "star_relu", "xielu", "softplus", "snake", "softmin", "softmax", "log_softmax"])
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype of what torch's autocast converts, where it is on for the input's device."""
+    device = input.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _autocast_widens(name: str, input: Tensor) -> bool:
+    return input.is_cuda and name in _WIDENED and torch.is_autocast_enabled("cuda")
+
+
+def as_autocast(name: str, input: Tensor) -> Tensor:
+    """The input as torch's autocast, where it is on, has it for this activation: 16-bit ones widened to float32, which
+    the result then has too, or as it is."""
+    if type(input) in _TYPES and _autocast_widens(name, input) and input.dtype in _HALVES:
+        return input.float()
+    return input
+
+
+def keeps_dtype(input: Tensor, *weights: Tensor) -> bool:
+    """Whether the result has the 16-bit input's dtype although a weight is in float32. So it is under autocast on the
+    CPU: the parameters stay in float32 there, and torch, which widens no activation, has it so for PReLU."""
+    return (
+        isinstance(input, Tensor)
+        and input.dtype in _HALVES
+        and input.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and all(isinstance(weight, Tensor) for weight in weights)
+        and any(weight.dtype == torch.float32 for weight in weights)
+    )
+
+
+def weights_fit(input: Tensor, *weights: Tensor) -> bool:
+    """Whether each weight holds one number, or one per channel (dimension 1), in the input's dtype or, where the result
+    keeps that, in float32."""
+    return all(
+        (weight.dtype == input.dtype or (weight.dtype == torch.float32 and keeps_dtype(input, weight)))
+        and weight.layout is torch.strided
+        and weight.dim() <= 1
+        and weight.is_contiguous()
+        and (weight.numel() == 1 or (input.dim() >= 2 and weight.numel() == input.size(1)))
+        for weight in weights
+    )
+
+
+def softmax_dtype(name: str, input: Tensor, dim: int | None, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The dtype of a softmax along `dim`, as torch and its autocast have it; nothing where torch must see the call."""
+    dims = max(1, input.dim())
+    if type(dim) is not int or not -dims <= dim < dims:
+        return None
+    autocast = _autocast_widens(name, input)
+    if dtype is None:
+        return torch.float32 if autocast and input.dtype != torch.float64 else input.dtype
+    return dtype if dtype in DTYPES and not autocast else None
+
+
+def softmax_input(input: Tensor, dtype: torch.dtype) -> Tensor:
+    """The input in the result's dtype, unless that is float32 and it has 16 bits: kernels widen those as they read."""
+    return input if input.dtype == dtype or (dtype == torch.float32 and input.dtype in _HALVES) else input.to(dtype)
+
+
+def divides(input: Tensor, dim: int, parts: int) -> bool:
+    """Whether the input can be cut along `dim` into so many parts of one size."""
+    if type(dim) is not int or type(parts) is not int or parts < 2 or input.is_nested:
+        return False
+    return -input.dim() <= dim < input.dim() and input.size(dim) % parts == 0
+
+
+def is_like(other: Tensor, input: Tensor) -> bool:
+    """Whether two tensors have one shape and dtype."""
+    return not (input.is_nested or other.is_nested) and other.dtype == input.dtype and other.shape == input.shape
+
+
+def takes_gated(input: Tensor, gate: Tensor | None, dim: int) -> bool:
+    """Whether fastact's op takes a gated unit of value and gate, or of one tensor whose halves along `dim` they are."""
+    if gate is None:
+        return takes(input) and divides(input, dim, 2)
+    return takes_all(input, gate) and is_like(gate, input)
+
+
+# Tests send CPU tensors down the GPU path, in Triton's interpreter: the same layouts, grids and tails.
+_interpret = os.environ.get("FASTACT_INTERPRET", "0") not in ("", "0")
+
+
+def interpreting() -> bool:
+    """Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
+    return _interpret
+
+
+@cache
+def triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def runs_on_gpu_kernels(input: Tensor) -> bool:
+    """Whether the Triton kernels run on the tensor's device."""
+    return (input.is_cuda and triton_is_installed()) or (_interpret and input.is_cpu)
+
+
+class KernelUnavailable(RuntimeError):
+    """A GPU kernel cannot be compiled or launched, for good."""
+
+    def __init__(self, device: torch.device, why: str, cause: Exception) -> None:
+        lines = str(cause).strip().splitlines() or [""]
+        super().__init__(
+            f"fastact runs torch's ops on {device} from now on, since {why}: {type(cause).__name__}: {lines[0]}"
+        )
+        self.device = device
+
+
+class NotLoaded(KernelUnavailable):
+    """For now: CUDA loads no kernel while a graph is captured."""
+
+    def __init__(self, kernel: str) -> None:
+        RuntimeError.__init__(
+            self,
+            f"fastact's kernel ({kernel}) has not run yet, and CUDA loads none while a graph is captured: run the step "
+            "once before the capture. Torch's op is captured in its place, where that is possible.",
+        )
+
+
+_without_kernels: set[torch.device] = set()
+
+
+def fall_back(error: KernelUnavailable) -> None:
+    """Say why torch's op runs in place of a kernel; from now on, unless it is for now."""
+    if not isinstance(error, NotLoaded):
+        _without_kernels.add(error.device)
+    _warn_once(str(error))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=6)
+
+
+def guarded(op: Callable[..., Any], decomposition: Callable[..., Any]) -> Callable[..., Any]:
+    """The op or, on a device whose kernels cannot run, torch's ops in its place."""
+
+    def call(input: Tensor, *arguments: Any) -> Any:
+        if input.device not in _without_kernels:
+            try:
+                return op(input, *arguments)
+            except KernelUnavailable as error:
+                fall_back(error)
+        return decomposition(input, *arguments)
+
+    return call

@@ -1,0 +1,235 @@
+"""The ops of torch.ops.fastact: the one seam between Python and the kernels of every device.
+
+The C++ library defines the ops and implements them on the CPU; `fastact.triton` implements the same ones for CUDA. This
+file adds what has no kernel: output shapes (the Meta implementations, which fake tensors use too) and decompositions
+into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms, tracing). Where
+the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import shapes
+from .catalogue import ACTIVATIONS, Activation
+from .composites import per_channel, value_and_gate
+from .dispatch import guarded, interpreting, triton_is_installed
+from .nodes import nodes_library
+
+torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
+
+
+def _load_nodes(library: Path) -> str:
+    """Why autograd nodes are in Python; nothing where those in C++ run."""
+    if os.environ.get("FASTACT_NODES") == "python":
+        return "FASTACT_NODES=python asks for them"
+    if not library.exists():
+        return f"no library for torch {torch.__version__}; a build beside it makes one, or says why not"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:  # a build of this torch that lacks something
+        reason = f"those in C++ failed to load: {error.__cause__ or error}"
+        warnings.warn(f"fastact uses slower autograd nodes, in Python: {reason}", stacklevel=2)
+        return reason
+    return ""
+
+
+WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
+HAS_NODES = not WHY_NO_NODES
+"""Whether autograd nodes are in C++: those are for one release of torch."""
+
+
+def instruction_set() -> str:
+    """The instruction set whose kernels this process runs: "baseline", "avx2" or "avx512"."""
+    return torch.ops.fastact.cpu_capability().lower()
+
+
+def maker() -> str:
+    """Who made this CPU: "intel", "amd" or, for others, ""."""
+    return torch.ops.fastact.cpu_maker()
+
+
+class Op(NamedTuple):
+    """A differentiable op. Its arguments are tensors, a seed if it is random, and scalars."""
+
+    name: str
+    activation: Activation
+    tensors: int
+    """How many inputs may have a gradient."""
+    packed: bool = False
+    """Whether a gated unit's value and gate are halves of one input."""
+    biased: bool = False
+    """Whether it is act(input + bias) + residual; the residual may be None."""
+
+    @property
+    def saving(self) -> str:
+        """The op that returns what backward needs as well, where that is no input or output."""
+        return self.name + {"mask": "_mask", "indices": "_indices"}.get(self.saves, "")
+
+    @property
+    def saves(self) -> str:
+        """What backward reads. From a sum with a residual the activation's output is not to be had."""
+        return "input" if self.biased and self.activation.saved == "output" else self.activation.saved
+
+    @property
+    def in_place(self) -> bool:
+        return self.activation.kind == "pointwise" and not self.biased
+
+
+def _ops() -> list[Op]:
+    found = []
+    for row in ACTIVATIONS.values():
+        found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.learned)))
+        if row.kind == "gated":
+            found.append(Op(f"{row.name}_packed", row, 1, packed=True))
+        if row.kind == "pointwise" and not row.random:
+            found.append(Op(f"bias_{row.name}", row, 3, biased=True))
+    return found
+
+
+OPS = {op.name: op for op in _ops()}
+BIASED = {op.activation.name: op for op in OPS.values() if op.biased}
+"""The ops of an activation between a bias and a residual, by the activation's name."""
+
+
+def overload(name: str) -> torch._ops.OpOverload:
+    """The op of this name."""
+    return getattr(torch.ops.fastact, name).default
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """One number from torch's generator for the device, where it stays: so `torch.manual_seed`, recomputation under
+    checkpointing and replay of CUDA graphs all give what they should."""
+    return torch.empty((), dtype=torch.int64, device=device).random_()
+
+
+# Decompositions into torch's ops.
+
+
+def reference(op: Op, inputs: Sequence[Any], scalars: tuple) -> Tensor:
+    """What the op computes, by torch's ops."""
+    activation = op.activation
+    if op.biased:
+        input, bias, *residual = inputs
+        output = reference(OPS[activation.name], (input + per_channel(bias, input),), scalars)
+        return output if not residual or residual[0] is None else output + residual[0]
+    if activation.kind == "softmax":
+        dim, dtype = scalars
+        return activation.reference(*inputs, dim=dim, dtype=dtype)
+    if activation.name == "glu" and (not op.packed or scalars[1]):  # which torch has of one tensor, the gate last
+        value, gate = value_and_gate(inputs[0], dim=scalars[0], gate_first=True) if op.packed else inputs
+        return value * gate.sigmoid()
+    names = (*activation.parameters, "dim", "gate_first")
+    named = dict(zip(names, scalars[: 1 if activation.name == "glu" else None], strict=False))
+    return activation.reference(*inputs, **named, **activation.keywords)
+
+
+def decomposition(op: Op) -> Callable[..., Tensor]:
+    """The op as a function of torch's ops."""
+    tensors, random = op.tensors, op.activation.random
+
+    def decomposed(*arguments: Any) -> Tensor:
+        if arguments[0].is_cuda and _load_gpu_kernels():
+            return overload(op.name)(*arguments)
+        return reference(op, arguments[:tensors], arguments[tensors + random :])
+
+    return decomposed
+
+
+def decomposition_in_place(op: Op) -> Callable[..., None]:
+    """The same, written into the input."""
+    tensors, random = op.tensors, op.activation.random
+
+    def decomposed(input: Tensor, *arguments: Any) -> None:
+        if input.is_cuda and _load_gpu_kernels():
+            return overload(f"{op.name}_")(input, *arguments)
+        scalars = dict(zip(op.activation.parameters, arguments[random:], strict=True))
+        if op.activation.inplace:
+            op.activation.reference(input, **scalars, **op.activation.keywords, inplace=True)
+        else:
+            input.copy_(reference(op, (input, *arguments[: tensors - 1]), arguments[tensors - 1 + random :]))
+        return None
+
+    return decomposed
+
+
+library = torch.library.Library("fastact", "IMPL")
+
+
+def _shapes(op: Op) -> shapes.Forms:
+    kind, saves_mask = op.activation.kind, op.saves == "mask"
+    if kind == "softmax":
+        return shapes.softmax(op.name)
+    if kind == "maxout":
+        return shapes.maxout(op.name)
+    if op.packed:
+        return shapes.packed(op.name)
+    if op.biased:
+        return shapes.biased(op.name, saves_mask)
+    return shapes.pointwise(op.name, saves_mask) if op.in_place else shapes.of_several(op.name, op.tensors)
+
+
+def _register() -> None:
+    for op in OPS.values():
+        for name, shape in _shapes(op).items():
+            library.impl(name, shape, "Meta")
+        library.impl(op.name, decomposition(op), "CompositeExplicitAutograd")
+        if op.in_place:
+            library.impl(f"{op.name}_", decomposition_in_place(op), "CompositeExplicitAutograd")
+
+
+_register()
+
+_gpu_kernels_asked_for = False
+
+
+def _load_gpu_kernels() -> bool:
+    """Register the Triton kernels at the first call with a CUDA tensor: importing Triton takes a second. Returns
+    whether this was the first call and they are there now."""
+    global _gpu_kernels_asked_for
+    if _gpu_kernels_asked_for or not triton_is_installed():
+        return False
+    _gpu_kernels_asked_for = True
+    from .triton.ops import register
+
+    register("CUDA")
+    return True
+
+
+if interpreting():
+    from .triton.ops import register
+
+    register("CPU")
+
+
+def _in_place(op: Callable[..., None]) -> Callable[..., Tensor]:
+    def call(input: Tensor, *arguments: Any) -> Tensor:
+        op(input, *arguments)
+        return input
+
+    return call
+
+
+def _calls() -> SimpleNamespace:
+    # `_op` is the op's own entry in C++; OpOverload's __call__ takes 0.3 us of Python to reach it.
+    calls = {}
+    may_fail = interpreting() or torch.version.cuda is not None or torch.version.hip is not None
+    for op in OPS.values():
+        call = overload(op.name)._op
+        calls[op.name] = guarded(call, decomposition(op)) if may_fail else call
+        if op.in_place:
+            call = overload(f"{op.name}_")._op
+            calls[f"{op.name}_"] = _in_place(guarded(call, decomposition_in_place(op)) if may_fail else call)
+    return SimpleNamespace(**calls)
+
+
+run = _calls()
+"""The ops as functions; those in place return their input."""

@@ -1,0 +1,79 @@
+"""Every op of torch.ops.fastact by torch's own rules for custom ops, and with shapes that agree with its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import DEFAULTS, Case
+from torch import Tensor
+from torch.library import opcheck
+
+from fastact.ops import OPS, Op, overload
+
+DEFAULT = {case.activation.name: case for case in DEFAULTS}
+
+
+def arguments(op: Op, input: Tensor, case: Case) -> list[Any]:
+    """The op's inputs, its seed and its scalars."""
+    inputs = [input, *case.learned(input)]
+    if op.packed:
+        return [input, -1, False]
+    if op.activation.kind == "gated":
+        return list(input.chunk(2, -1))
+    if op.activation.kind == "softmax":
+        return [input, -1, input.dtype]
+    if op.activation.kind == "maxout":
+        return [input, *case.parameters, -1]
+    return [*inputs, *([torch.tensor(5)] if op.activation.random else []), *case.parameters]
+
+
+def calls(op: Op, input: Tensor) -> dict[str, tuple]:
+    """Each of the op's forms with arguments: itself, what nodes call forward and backward, and in place."""
+    case = DEFAULT[op.activation.name]
+    given = arguments(op, input, case)
+    inputs, rest = given[: op.tensors], given[op.tensors :]
+    forms = {op.name: tuple(given), op.saving: tuple(given)}
+    if op.in_place:
+        forms |= {f"{name}_": (input.clone(), *given[1:]) for name in (op.name, op.saving)}
+    result = overload(op.saving)(*given)
+    output, *extra = result if isinstance(result, tuple) else (result,)
+    saved = extra or ([output] if op.activation.saved == "output" else inputs)
+    return {**forms, f"{op.name}_backward": (torch.randn_like(output), *saved, *rest)}
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_opcheck(op: Op, device: str) -> None:
+    case = DEFAULT[op.activation.name]
+    for input in (case.randn(4, 12), case.randn(2, 3, 4).transpose(0, 1), case.randn(5, 6, dtype=torch.bfloat16)):
+        for name, given in calls(op, input).items():
+            opcheck(overload(name), given)
+    leaf = case.randn(4, 12).requires_grad_()
+    inputs = [x.detach().requires_grad_() if i < op.tensors else x for i, x in enumerate(arguments(op, leaf, case))]
+    opcheck(overload(op.name), tuple(inputs))
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """Where `to` would make the strides those of a dense tensor."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_shapes_agree_with_results(op: Op, device: str, on: str) -> None:
+    """Sizes, strides and dtypes of meta tensors, in whatever order the dimensions lie."""
+    case = DEFAULT[op.activation.name]
+    for layout in case.layouts():
+        input = case.input(layout, torch.float32, on)
+        if not input.is_contiguous() and case.activation.random:
+            continue
+        for name, given in calls(op, input).items():
+            results = overload(name)(*given)
+            meta = overload(name)(*(on_meta(x) if isinstance(x, Tensor) else x for x in given))
+            pairs = [(results, meta)] if isinstance(results, Tensor) else zip(results or (), meta or (), strict=True)
+            for result, shape in pairs:
+                assert result.shape == shape.shape
+                assert result.dtype == shape.dtype
+                if result.numel() > 1:
+                    assert result.stride() == shape.stride(), (layout, name)

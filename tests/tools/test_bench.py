@@ -1,0 +1,323 @@
+"""The benchmark's arithmetic, on figures made by hand, and one row really measured. Nothing here asserts a speed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from itertools import pairwise, permutations
+from pathlib import Path
+from typing import Any
+
+import environment
+import exhaustive
+import instructions
+import measure
+import networks
+import page_faults
+import pytest
+import report
+import run
+import torch
+
+import fastact
+from fastact import accuracy, ops
+from fastact.catalogue import ACTIVATIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dict[str, Any]:
+    info = {
+        "activation": activation,
+        "level": "op",
+        "direction": "backward",
+        "passes": "",
+        "dtype": "float32",
+        "numel": 1000,
+        "layout": "contiguous",
+        "threads": 1,
+        "moved_bytes": 12000,
+        "saved_bytes": 125,
+        "peak_bytes": None,
+        "peers": [
+            {
+                "peer": "aten.x",
+                "seconds": peer,
+                "ratio_quartiles": [0.9 * peer / ours, 1.1 * peer / ours],
+                "saved_bytes": 4000,
+                "peak_bytes": None,
+            }
+        ],
+        "limits": {"copy": {"seconds": 1e-6, "bytes": 8000}, "stream": {"seconds": 2e-6, "bytes": 12000}},
+    }
+    return {"extra_info": info | changes, "stats": {"median": ours, "rounds": 7}}
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return {
+        "machine_info": {
+            "device": "cpu",
+            "hardware": {"cpu": "Some(R) CPU @ 2GHz", "cores": 2, "threads": 2, "instruction_set": "avx2"},
+            "versions": {"python": "3.11", "torch": "2.13", "triton": None, "fastact": "0.1"},
+            "date": "2026-01-02 03:04 UTC",
+            "commit": None,
+            "load_average_before": 0.0,
+        },
+        "benchmarks": [
+            _benchmark("tanh", ours=3e-6, peer=6e-6),
+            _benchmark("relu", ours=4e-6, peer=3e-6),
+            _benchmark("elu", ours=4e-6, peer=1e-6),
+            _benchmark("elu", ours=2e-6, peer=8e-6, level="module", direction="both", threads=2, numel=1 << 20),
+        ],
+        "missing": [{"row": "rrelu", "why": "out of time"}],
+    }
+
+
+def test_figures(raw: dict[str, Any]) -> None:
+    summary = report.summarise(raw)
+    row = summary["rows"][0]
+    assert (row["ns"], row["peer_ns"], row["ratio"]) == pytest.approx((3000, 6000, 2))
+    # 12,000 bytes in 3 µs are 4 GB/s; the copy ran at 8 GB/s, two reads and a write at 6.
+    assert row["fraction_of_copy"] == pytest.approx(0.5)
+    assert row["fraction_of_stream"] == pytest.approx(4 / 6)
+    assert row["saved_bytes_per_element"] == pytest.approx(0.125)
+    assert row["peer_saved_bytes_per_element"] == pytest.approx(4)
+    assert summary["environment"]["copy_gb_per_s"]["4000 bytes, 1 threads"] == pytest.approx(8)
+
+
+def test_losses_come_first(raw: dict[str, Any]) -> None:
+    summary = report.summarise(raw)
+    assert [row["activation"] for row in report.losses(summary["rows"])] == ["elu", "relu"]
+    text = report.report(summary)
+    assert text.index("## Where fastact loses") < text.index("**0.25**") < text.index("**0.75**")
+    assert text.index("**0.75**") < text.index("## By activation") < text.index("## All rows")
+    assert "`rrelu`: out of time" in text
+    names = [line.split(" | ")[0].strip("| ") for line in report.short_table(summary).splitlines()[2:]]
+    assert names == ["*geometric mean*", "elu", "relu", "tanh"]
+    mean = report.short_table(summary).splitlines()[2].split(" | ")
+    assert mean[1:3] == ["**0.72**", "4.00"]  # of 2, 0.75 and 0.25; of ELU's module alone
+
+
+def test_instructions_stand_beside_the_times(raw: dict[str, Any]) -> None:
+    counted = [{"activation": "tanh", "direction": "backward", "instructions_per_element": {"avx2": 1.25, "avx512": 9}}]
+    summary = report.summarise(raw)
+    report.add_instructions(summary, counted)
+    rows = {row["activation"]: row for row in summary["rows"]}
+    assert (rows["tanh"]["instructions_per_element"], rows["relu"]["instructions_per_element"]) == (1.25, None)
+    assert "| 1.25 |" in report.report(summary)
+
+
+def test_how_threads_scale(raw: dict[str, Any]) -> None:
+    assert "## Threads" not in report.report(report.summarise(raw))
+    raw["benchmarks"].append(
+        _benchmark("elu", ours=3e-6, peer=1e-5, level="module", direction="both", threads=1, numel=1 << 20)
+    )
+    lines = report.report(report.summarise(raw)).partition("## Threads")[2].splitlines()
+    assert lines[6] == "| elu | 1.50 | 1.25 |"
+
+
+def test_page_faults() -> None:
+    calls = {name: {"ms": 1.25, "page_faults": 16384} for name in page_faults.CALLS}
+    text = page_faults.report(dict.fromkeys(page_faults.SETTINGS, calls), environment.environment("cpu"))
+    assert "| as it is | nothing | 1.2 ms, 16,384 faults |" in text
+    assert "| huge pages, by glibc | `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` |" in text
+
+
+def test_instructions_are_counted_in_the_inner_loop() -> None:
+    code = [
+        "push %rbp", "mov %rsp,%rbp", "vmovaps %ymm1,-0x20(%rbp)", "vmulps %ymm0,%ymm0,%ymm1",
+        "vmovups %ymm1,(%rdi)", "add $0x20,%rdi", "jne 3", "cmp %rax,%rdi", "jne 1",
+    ]  # fmt: skip
+    assert instructions.per_element(list(enumerate(code))) == 4 / 8
+    looked_up = [
+        *code,
+        "vpermps %ymm2,%ymm3,%ymm1", "vmovups %ymm1,(%rdi)", "vmovups %ymm1,0x20(%rdi)", "jne 9",
+    ]  # fmt: skip
+    assert instructions.per_element(list(enumerate(looked_up))) == 4 / 16  # beyond the table takes longer
+
+
+def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment.write_result(tmp_path, "summary", report.summarise(raw))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nformer figures\n{report.END}\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--readme", str(readme)])
+    report.main()
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "former" not in text
+    assert report.short_table(report.summarise(raw)) in text
+    assert (tmp_path / "roofline.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "summary.json").read_text()) == report.summarise(raw)
+
+    older = tmp_path / "older"
+    older.mkdir()
+    info = raw["machine_info"] | {"date": "2001-01-01 00:00 UTC"}
+    environment.write_result(older, "summary", report.summarise(raw | {"machine_info": info}))
+    monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--readme", str(readme)])
+    report.main()
+    latest, _, folded = readme.read_text().partition("<details>")
+    assert report.short_table(report.summarise(raw)) in latest
+    assert "2001-01-01" in folded
+    assert "2001-01-01" not in latest
+
+
+def test_committed_tables_are_those_of_the_committed_summaries() -> None:
+    folders = [path.parent for path in environment.RESULTS.glob("*/summary.json")]
+    summaries = {folder: report.load(folder) for folder in folders}
+    for folder, summary in summaries.items():
+        assert (folder / "report.md").read_text() == report.report(summary), "run bench/report.py"
+    readme = (ROOT / "README.md").read_text()
+    assert report.replace_block(readme, report.readme_tables(summaries.values())) == readme, "run bench/report.py"
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_contenders_follow_each_other_equally_often(count: int) -> None:
+    orders = measure.balanced_orders(count)
+    followers = Counter(pair for order in orders for pair in pairwise(order))
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert set(followers) == set(permutations(range(count), 2))
+    assert len(set(followers.values())) <= 1
+    firsts = Counter(order[0] for order in orders)
+    assert len(firsts) == count
+    assert len(set(firsts.values())) == 1
+
+
+def test_contenders_take_turns() -> None:
+    order = []
+
+    def meter(name: str, seconds: float) -> measure.Meter:
+        return lambda: order.append(name) or seconds
+
+    race = measure.Race({"a": meter("a", 1.0), "b": meter("b", 3.0)}, seconds=0).run()
+    assert order == ["a", "b", *["a", "b", "b", "a"] * 3]
+    assert race.rounds == 6 >= measure.FEWEST_ROUNDS
+    assert race.ratio("b", to="a") == 3
+    assert race.ratio_quartiles("b", to="a") == [3, 3]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_cases_come_from_the_catalogue(name: str) -> None:
+    """The op of fastact and the op of torch that a row compares compute the same, in both directions."""
+    activation = ACTIVATIONS[name]
+    case = measure.Case(activation, torch.float32, 2048)
+    assert case.output.numel() == 2048
+    if not activation.random:
+        torch.testing.assert_close(case.module(case.input), case.output)
+    for direction in ("forward", "backward") if activation.pointwise else ():
+        ours, moved = case.raw_op(direction, keep_mask=False)
+        assert moved >= case.input.nbytes + case.output.nbytes
+        theirs = case.aten_op(direction).call
+        if not activation.random:
+            results = [x if isinstance(x, torch.Tensor) else x[0] for x in (ours(), theirs())]
+            torch.testing.assert_close(*results)
+    assert case.saved(case.module).total <= case.saved(case.stock).total
+
+
+def tables_written(text: str) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__package__": "fastact"}
+    exec(text, scope)
+    return scope
+
+
+def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run.py", "--quick", "--seconds=0.01", f"--out={tmp_path}", "-k", "leaky_relu-op-forward-float32"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setenv("PYTHONPATH", str(Path(fastact.__file__).parents[1]))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark would measure nothing
+    assert run.main() == 0
+    (folder,) = tmp_path.iterdir()
+    (row,) = json.loads((folder / "summary.json").read_text())["rows"]
+    assert (row["activation"], row["direction"], row["peer"]) == ("leaky_relu", "forward", "aten.leaky_relu")
+    assert row["rounds"] >= measure.FEWEST_ROUNDS
+    assert row["ns"] > 0
+    assert row["ratio"] == pytest.approx(row["peer_ns"] / row["ns"])
+    assert "| leaky_relu |" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXXFLAGS", "-O0")  # compiles in a third of the time
+        return exhaustive.build(tmp_path_factory.mktemp("exhaustive"))
+
+
+# Around 1, where tails begin, and the last finite numbers, infinity and NaN.
+PATTERNS = [(0x3F800000, 0x3F802000), (0xC1900000, 0xC1902000), (0x7F7FF000, 0x7F801000)]
+
+
+# Two truths in float64, each to a few tens of its ULPs, in float32's.
+TRUTHS_APART = 64 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=[hex(first) for first, _ in PATTERNS])
+@pytest.mark.parametrize("name", ["hardsigmoid", "gelu", "softplus", "elu", "celu", "star_relu", "xielu", "geglu"])
+def test_exhaustive_errors_are_those_of_the_tests(program: Path, name: str, patterns: tuple[int, int]) -> None:
+    activation = ACTIVATIONS[name]
+    rows = exhaustive.of_formula(program, name, patterns)
+    x = accuracy.bit_patterns(torch.float32, *patterns)
+    expected = accuracy.measure(activation, accuracy.samples(activation)[0], x)
+    for row, each in zip(rows, expected, strict=True):
+        assert (row["direction"], row["bound"], row["sample"]) == (each.direction, each.bound, each.sample)
+        assert row["errors"][ops.instruction_set()] == pytest.approx(each.error, abs=TRUTHS_APART)
+        assert row["error_of_truth"] < TRUTHS_APART
+
+
+def test_exhaustive_errors_of_slices(program: Path) -> None:
+    first, middle, last = 0x3F800000, 0x3F801000, 0x3F803000
+    whole, *slices = (
+        exhaustive.of_formula(program, "gelu", each) for each in [(first, last), (first, middle), (middle, last)]
+    )
+    assert exhaustive.merge(slices) == whole
+    for row in slices[1]:
+        row["held"] = False
+    assert not any(row["held"] for row in exhaustive.merge(slices))
+
+
+def test_exhaustive_errors_and_their_table(program: Path) -> None:
+    found = {
+        "relu": exhaustive.of_torch("relu", PATTERNS[2]),
+        "silu": exhaustive.of_formula(program, "silu", PATTERNS[0]),
+    }
+    found["silu"][0]["errors"][ops.instruction_set()] = 7.0
+    found["silu"][0]["held"] = False
+    where = environment.environment("cpu")
+    text = exhaustive.report({name: {"environment": where, "rows": rows} for name, rows in found.items()})
+    (line,) = [line for line in text.splitlines() if line.startswith("| silu() | forward")]
+    assert "| 7.000 |" in line
+    assert "| 2 ulp (!) |" in line
+    assert text.endswith("in: relu() forward, relu() derivative.\n")
+
+
+def test_results_say_what_the_libraries_were_held_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    free = environment.environment("cpu")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    held = environment.environment("cpu")
+    assert held["hardware"]["held_to"] == "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2"
+    assert "held_to" not in free["hardware"]
+    instructions = ops.instruction_set()
+    assert environment.name_of(held) == environment.name_of(free).replace(instructions, f"held to {instructions}")
+
+
+def test_memory_of_networks() -> None:
+    """Kernels that save bits or a gated unit's input alone show in a whole network; ReLU in place saves bits on top."""
+    saved = {}
+    rows: list[dict[str, Any]] = []
+    for network in networks.networks(scale=64):
+        ours, theirs = networks.measure(network, "cpu")
+        rows += ours, theirs
+        saved[network.name] = (ours["saved_bytes"], theirs["saved_bytes"])
+        assert (ours["library"], theirs["library"]) == ("fastact", "torch")
+    hidden = 4 * 128 * 256 * 4  # four layers' activations
+    ours, theirs = saved["MLP, LeakyReLU"]
+    assert theirs - ours == hidden - hidden // 32
+    assert saved["MLP, GELU"][0] == saved["MLP, GELU"][1]
+    assert saved["MLP, SwiGLU"][0] < saved["MLP, SwiGLU"][1]
+    ours, theirs = saved["ResNet-50, ReLU in place"]
+    assert theirs < ours < theirs * 33 / 32
+    assert "not measured" in networks.report(rows)

@@ -1,0 +1,127 @@
+"""setup.py, as far as it decides something, and what is said where the nodes in C++ are missing."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+import torch
+from setuptools.errors import CompileError
+
+from fastact import info, ops
+from fastact.nodes import nodes_library
+
+ROOT = Path(__file__).parents[2]
+ERROR = "csrc/autograd/nodes.cpp:5:10: fatal error: torch/csrc/autograd/saved_variable.h: No such file or directory"
+
+
+@pytest.fixture
+def setup(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py defines."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    return runpy.run_path("setup.py")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("#if !defined(_MSC_VER) && __cplusplus < 201703L\n#error C++17 or later", "-std=c++17"),  # 2.11
+        ("#if !defined(_MSC_VER) && __cplusplus < 202002L\n#error C++20 or later", "-std=c++20"),  # 2.14
+        ("#include <ATen/Context.h>", "-std=c++20"),
+    ],
+)
+def test_nodes_are_compiled_as_torchs_headers_ask(setup, tmp_path, header, expected):
+    (tmp_path / "ATen").mkdir()
+    (tmp_path / "ATen/ATen.h").write_text(header)
+    assert setup["standard_of"](tmp_path) == expected
+
+
+def test_the_installed_headers_name_a_standard(setup):
+    include = Path(torch.__file__).parent / "include"
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    assert setup["standard_of"](include) == ("-std=c++20" if version >= (2, 14) else "-std=c++17")
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("2.13.0", "libfastact_autograd-2.13.0.so"),
+        ("2.13.0+cpu", "libfastact_autograd-2.13.0.so"),
+        ("2.13.0+cu130", "libfastact_autograd-2.13.0.so"),
+        ("2.15.0.dev20261128+cpu", "libfastact_autograd-2.15.0.dev20261128.so"),
+        ("2.14.0a0+git4c2b1f0", "libfastact_autograd-2.14.0a0-git4c2b1f0.so"),
+        ("2.14.0a0", "libfastact_autograd-2.14.0a0.so"),
+    ],
+)
+def test_nodes_are_named_after_a_release(version, expected):
+    assert nodes_library(version) == expected
+
+
+def test_setup_makes_the_library_that_is_looked_for(setup):
+    build = setup["BuildLibraries"](setuptools.Distribution())
+    build.build_lib = "lib"
+    for path in (
+        build.get_ext_fullpath(f"fastact.{setup['NODES']}"),
+        build.get_ext_filename(f"lib.fastact.{setup['NODES']}"),
+    ):
+        assert path == f"lib/fastact/{nodes_library(torch.__version__)}"
+        assert "+" not in path
+
+
+def failing(setup, message: str) -> setuptools.Command:
+    build = setup["BuildLibraries"](setuptools.Distribution())
+
+    def build_library(ext):
+        raise CompileError(setup["first_error"](message))
+
+    build.build_library = build_library
+    return build
+
+
+def test_a_build_without_nodes_says_so_once(setup, capfd):
+    message = f"In file included from csrc/autograd/nodes.cpp:1:\n{ERROR}\n    5 | #include\ncompilation terminated.\n"
+    failing(setup, message).build_extension(setuptools.Extension("fastact.nodes", [], optional=True))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("fastact: ")
+    assert torch.__version__ in line
+    assert line.endswith(ERROR)
+
+
+def test_a_build_without_kernels_fails(setup):
+    with pytest.raises(CompileError, match=r"the C\+\+ build failed: c.cpp:1: error: no"):
+        failing(setup, "c.cpp:1: error: no").build_extension(setuptools.Extension("fastact.libfastact", []))
+
+
+@pytest.mark.parametrize("message", ["c++: killed\n", ""])
+def test_a_compiler_that_names_no_error(setup, message):
+    assert setup["first_error"](message) == (message.strip() or "no message")
+
+
+def autograd_line(monkeypatch: pytest.MonkeyPatch, why_no_nodes: str) -> str:
+    monkeypatch.setattr(ops, "WHY_NO_NODES", why_no_nodes)
+    monkeypatch.setattr(ops, "HAS_NODES", not why_no_nodes)
+    (line,) = (line for line in info.report().splitlines() if line.startswith("Autograd"))
+    return " ".join(line.split()[1:])
+
+
+def test_info_says_that_nodes_are_in_cpp(monkeypatch):
+    assert autograd_line(monkeypatch, "") == "nodes in C++ on the CPU"
+
+
+def test_info_says_that_the_library_of_nodes_is_missing(monkeypatch, tmp_path):
+    line = autograd_line(monkeypatch, ops._load_nodes(tmp_path / "none.so"))
+    assert line.startswith(f"nodes in Python (no library for torch {torch.__version__};")
+
+
+def test_info_says_why_the_library_of_nodes_does_not_load(monkeypatch, tmp_path):
+    library = tmp_path / "libfastact_autograd-2.13.0.so"
+    library.write_text("no library" * 100)
+    with pytest.warns(UserWarning, match="slower autograd nodes, in Python: .*invalid ELF header") as warnings:
+        reason = ops._load_nodes(library)
+    assert len(warnings) == 1
+    line = autograd_line(monkeypatch, reason)
+    assert line == f"nodes in Python (those in C++ failed to load: {library}: invalid ELF header)"

@@ -1,0 +1,132 @@
+"""`python -m fastact`, end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fastact import accuracy, info, ops, validate
+from fastact.__main__ import main
+from fastact.catalogue import ACTIVATIONS
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fastact", *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(validate, "_RANDOM_INPUTS", 1 << 12)
+    monkeypatch.setattr(validate, "_NUMEL", {"cpu": 1 << 12, "cuda": 1 << 12})
+
+
+def test_info():
+    result = run("info")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert torch.__version__ in rows["torch"]
+    assert ops.instruction_set() in rows["CPU"]
+    assert set(ACTIVATIONS) <= set(rows)
+
+
+def test_info_without_triton(monkeypatch):
+    monkeypatch.setattr(info, "triton_is_installed", lambda: False)
+    rows = {line.split()[0]: line.split() for line in info.report().splitlines() if line}
+    assert rows["Triton"] == ["Triton", "not", "installed"]
+    assert "torch" in rows["relu"]
+
+
+def test_info_and_validate_import_nothing_heavy():
+    code = "import sys, {}; print(sorted({{'triton', 'matplotlib', 'tqdm', 'numpy'}} & set(sys.modules)))"
+    loaded = [
+        subprocess.check_output([sys.executable, "-c", code.format(name)], text=True)
+        for name in ("torch", "fastact.__main__")
+    ]
+    assert loaded[0] == loaded[1]
+
+
+def test_validate(tmp_path):
+    file = tmp_path / "results.json"
+    result = run("validate", "--activations", "leaky_relu", "softsign", "--json", str(file))
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line.split()[:2] for line in result.stdout.splitlines()[2:6]]
+    assert rows == [[name, way] for name in ("leaky_relu", "softsign") for way in ("forward", "derivative")]
+    results = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert len(results["accuracy"]) == 2 * 2 * 3
+    assert all(row["held"] for row in results["accuracy"])
+    assert all(row["ratio"] > 0 and row["fraction_of_copy"] > 0 for row in results["throughput"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_validate_fails_where_a_bound_is_broken(monkeypatch, capsys):
+    arguments = ["validate", "--activations", "relu", "softsign"]
+    assert main(arguments) == 0
+    assert "OUT OF BOUNDS" not in capsys.readouterr().out
+    monkeypatch.setattr(accuracy, "ROUNDED_ULPS", 0.1)
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "! 0.50 of 0.1 ulp" in out
+    assert out.count("OUT OF BOUNDS: softsign") == 4  # forward and derivative of two 16-bit types
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_loss_of_speed_is_shown_and_does_not_fail(monkeypatch, capsys):
+    right = validate.throughput
+
+    def slow(*arguments):
+        return tuple(replace(row, seconds=2 * row.torch_seconds) for row in right(*arguments))
+
+    monkeypatch.setattr(validate, "throughput", slow)
+    assert main(["validate", "--activations", "relu"]) == 0
+    assert capsys.readouterr().out.count("0.50 (loss)") == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_progress_without_tqdm(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        assert main(["validate", "--activations", "relu"]) == 0
+        shown = capsys.readouterr().err
+        assert shown.endswith("4 of 4, 0 s left  \n") if terminal else shown == ""
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [
+        ("relu", 4 + 4 + 1 / 8, 4 + 1 / 8 + 4),  # x, y, the bits; grad, the bits, grad_input
+        ("sigmoid", 4 + 4, 4 + 4 + 4),
+        ("silu", 4 + 4, 4 + 4 + 4),
+        ("swiglu", 8 + 4, 4 + 8 + 8),  # of each output two inputs, and two gradients
+        ("maxout", 8 + 4 + 1, 4 + 1 + 8),
+    ],
+)
+def test_bytes_moved_for_each_output(name, forward, backward, monkeypatch):
+    monkeypatch.setattr(validate, "_seconds", lambda call, device: 1.0)
+    moved = [each.bytes_per_element for each in validate.throughput(ACTIVATIONS[name], "cpu")]
+    assert moved == [forward, backward]
+
+
+def test_exhaustive_inputs_are_all_of_float32():
+    activation = ACTIVATIONS["tanh"]
+    chunks = list(validate.inputs(activation, {}, torch.float32, exhaustive=True))
+    ends = [chunk.args[1:] for chunk in chunks]
+    assert ends[0][0] == 0
+    assert ends[-1][1] == 1 << 32
+    assert all(stop == start for (_, stop), (start, _) in pairwise(ends))
+    assert chunks[0]()[1].item() == 2.0**-149
+    assert chunks[-1]().view(torch.int32)[-1].item() == -1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_validate_says_where_there_is_no_gpu():
+    result = run("validate", "--device", "cuda")
+    assert result.returncode == 2
+    assert "torch sees no GPU" in result.stderr
