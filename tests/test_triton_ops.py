@@ -124,11 +124,11 @@ REGISTERED = """
 import warnings
 warnings.simplefilter("error", UserWarning)
 import torch
+import fastact
 from fastact.triton import launch, ops
 
 x = torch.randn(6, 40)
-expected = torch.ops.fastact.relu(x)
-ops.register("CPU")
+expected, mask = ops.cpp_kernel("relu_mask")(x)
 names = []
 start = launch._start_anew
 
@@ -141,8 +141,9 @@ assert torch.equal(torch.ops.fastact.relu(x), expected)
 y = x.clone()
 torch.ops.fastact.relu_(y)
 assert torch.equal(y, expected)
+gradient = torch.ops.fastact.relu_backward(x, mask)
 torch.ops.fastact.softmax(x, -1, torch.float32)
-assert names == ["fastact_relu_forward", "fastact_relu_forward", "fastact_softmax_forward"]
+assert names == [f"fastact_{name}" for name in ("relu_forward", "relu_forward", "relu_backward", "softmax_forward")]
 
 def fail(launch, key):
     raise RuntimeError("Failed to find C compiler.")
@@ -151,17 +152,14 @@ launch._start_anew = fail
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     for _ in range(2):
-        assert torch.equal(torch.ops.fastact.relu(x), expected)
-        y = x.clone()
-        torch.ops.fastact.relu_(y)
-        assert torch.equal(y, expected)
+        assert torch.equal(torch.ops.fastact.relu_backward(x, mask), gradient)
 assert ["from now on" in str(each.message) for each in said] == [True], said
 """
 
 
 @pytest.mark.only("interpret")
 def test_registered_for_the_cpu(device: str) -> None:
-    """In the place of the C++ kernels, which still run where Triton's cannot."""
+    """In the place of the C++ kernels, which still run backward where Triton's cannot."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", REGISTERED], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
