@@ -90,8 +90,8 @@ def errors_by_instruction_set(
     """By instruction set; the largest difference between two of them; input, result and truth of the largest error."""
     arguments = rounded(activation, sample)
     numbers = unit(activation, sample, direction) | {
-        "scalars": [arguments[name] for name in activation.parameters],
-        "weights": [arguments[name] for name in activation.learned],
+        "scalars": [arguments[name] for name in activation.scalars],
+        "weights": [arguments[name] for name in activation.weights],
         "first": patterns[:1],
         "last": patterns[1:],
     }

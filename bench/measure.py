@@ -220,7 +220,7 @@ class Case:
         """fastact's op, and the bytes that it must move."""
         row = self.activation
         values: dict[str, Any] = {"seed": torch.tensor(1), "grad": self.grad, **self.sample}
-        values |= {name: getattr(self.module, name).detach() for name in row.learned}
+        values |= {name: getattr(self.module, name).detach() for name in row.weights}
         values["input"] = self.input.detach()
         name = f"{row.name}_mask" if keep_mask or (row.saved == "mask" and direction == "backward") else row.name
         forward = _bound(getattr(torch.ops.fastact, name).default, values)
@@ -237,7 +237,7 @@ class Case:
         """ATen's op for the same; where ATen has no single one, torch's function or its autograd."""
         inputs = [
             self.input,
-            *(getattr(self.module, name).detach().requires_grad_() for name in self.activation.learned),
+            *(getattr(self.module, name).detach().requires_grad_() for name in self.activation.weights),
         ]
         if direction == "forward":
             detached = [x.detach() for x in inputs]

@@ -71,7 +71,7 @@ def cuda_rows(quick: bool) -> Iterator[Row]:
             if direction != "both" or name not in compiled:
                 yield Row(name, "module", direction, "bfloat16", large["bfloat16"])
     # What a call costs the host depends on its arguments and on what is saved, not on the formula.
-    for name in _one_of_each(lambda row: (row.kind, row.saved, len(row.parameters), row.random)):
+    for name in _one_of_each(lambda row: (row.kind, row.saved, len(row.scalars), row.random)):
         for passes in ("forward", "both"):
             for numel in (1 << 10,) if quick else (1 << 10, 1 << 15, 1 << 20):
                 yield Row(name, "module", "host", "float32", numel, passes=passes)

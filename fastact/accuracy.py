@@ -230,9 +230,9 @@ def is_exact(activation: Activation) -> bool:
 
 def samples(activation: Activation) -> tuple[dict[str, Any], ...]:
     """The catalogue's arguments to try, with a low and a high value of what is learned."""
-    if not activation.learned:
+    if not activation.weights:
         return activation.samples
-    return tuple({**sample, **activation.learned_values(end)} for sample in activation.samples for end in (0, 1))
+    return tuple({**sample, **activation.weight_values(end)} for sample in activation.samples for end in (0, 1))
 
 
 # Inputs
@@ -370,7 +370,7 @@ def bind(
 ) -> Callable[[Tensor], Tensor]:
     """The activation's function, here or in torch, of one variable."""
     arguments = {
-        name: torch.tensor([value], dtype=input.dtype, device=input.device) if name in activation.learned else value
+        name: torch.tensor([value], dtype=input.dtype, device=input.device) if name in activation.weights else value
         for name, value in sample.items()
     }
     return partial(of_one_variable(activation, function), **arguments, **activation.keywords)
@@ -414,7 +414,7 @@ def _formula_truth(
 ) -> tuple[_Judged, _Judged]:
     reference, dtype = REFERENCES[activation.name], input.dtype
     parameters = {
-        name: torch.tensor(value, dtype=dtype if name in activation.learned else torch.float32).item()
+        name: torch.tensor(value, dtype=dtype if name in activation.weights else torch.float32).item()
         for name, value in sample.items()
     }
     x = input.double()

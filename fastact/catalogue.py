@@ -38,7 +38,7 @@ class Activation:
     paper: str
     reference: Callable[..., Tensor]
     """torch's function of the same arguments: the torch path, and the truth that tests compare with."""
-    parameters: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
     """The op's scalar arguments in order, under torch's names."""
     samples: tuple[dict[str, Any], ...] = ({},)
     """Arguments that tests and benchmarks run it with; the first is the default."""
@@ -51,10 +51,11 @@ class Activation:
     random: bool = False
     """Whether a random number is drawn for each element."""
     kind: str = "pointwise"
-    """Which loops run it: "pointwise"; "learned", pointwise with learned tensors; "gated", a product of one half of the
+    """Which loops run it: "pointwise"; "channelwise", pointwise with weights; "gated", a product of one half of the
     input along `dim` and a function of the other; "maxout"; "softmax", along `dim`."""
-    learned: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The learned tensors, which follow the input: name, and the range that tests draw from."""
+    weights: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The learned tensors, which follow the input and hold one number, or one per channel: name, and the range that tests
+    draw from."""
     derivative_from_output: Callable[..., Tensor] | None = None
     """Where the output is saved: the derivative as torch ops on it, for double backward."""
     gradient_from_output: Callable[[Tensor, Tensor, int], Tensor] | None = None
@@ -71,9 +72,9 @@ class Activation:
     namesakes: bool = False
     """Whether torch's module and function of these names are something else."""
 
-    def learned_values(self, end: int) -> dict[str, float]:
+    def weight_values(self, end: int) -> dict[str, float]:
         """One end, 0 or 1, of the learned tensors' ranges."""
-        return {name: values[end] for name, values in self.learned.items()}
+        return {name: values[end] for name, values in self.weights.items()}
 
     @property
     def function(self) -> str:
@@ -114,7 +115,7 @@ class Activation:
     @property
     def pointwise(self) -> bool:
         """Whether each output element belongs to one of the input."""
-        return self.kind in ("pointwise", "learned")
+        return self.kind in ("pointwise", "channelwise")
 
     @property
     def divisor(self) -> int:
@@ -177,7 +178,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "giving it up.",
             paper="Maas, Hannun & Ng 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models",
             reference=F.leaky_relu,
-            parameters=("negative_slope",),
+            scalars=("negative_slope",),
             samples=({"negative_slope": 0.01}, {"negative_slope": 0.3}, {"negative_slope": -0.5}),
             kinks=_zero,
             inplace=True,
@@ -196,8 +197,8 @@ ACTIVATIONS: dict[str, Activation] = {
             paper="He et al. 2015, Delving Deep into Rectifiers",
             reference=F.prelu,
             kinks=_zero,
-            kind="learned",
-            learned={"weight": (-0.5, 1.5)},
+            kind="channelwise",
+            weights={"weight": (-0.5, 1.5)},
         ),
         Activation(
             name="rrelu",
@@ -212,7 +213,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "other strong regularisation.",
             paper="Xu et al. 2015, Empirical Evaluation of Rectified Activations in Convolutional Network",
             reference=F.rrelu,
-            parameters=("lower", "upper"),
+            scalars=("lower", "upper"),
             samples=({"lower": 1 / 8, "upper": 1 / 3}, {"lower": 0.2, "upper": 0.2}),
             kinks=_zero,
             inplace=True,
@@ -231,7 +232,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "does the same with a bias that is learned.",
             paper="Nair & Hinton 2010, Rectified Linear Units Improve Restricted Boltzmann Machines (threshold 0)",
             reference=F.threshold,
-            parameters=("threshold", "value"),
+            scalars=("threshold", "value"),
             samples=({"threshold": 0.0, "value": 0.0}, {"threshold": 0.75, "value": -2.5}),
             kinks=lambda threshold, value: (threshold,),
             inplace=True,
@@ -248,7 +249,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "weights. Beyond the bounds no gradient passes at all; elsewhere take Tanh or ReLU.",
             paper="Collobert 2004, Large Scale Machine Learning",
             reference=F.hardtanh,
-            parameters=("min_val", "max_val"),
+            scalars=("min_val", "max_val"),
             samples=({"min_val": -1.0, "max_val": 1.0}, {"min_val": -0.25, "max_val": 3.5}),
             kinks=lambda min_val, max_val: (min_val, max_val),
             inplace=True,
@@ -287,7 +288,7 @@ ACTIVATIONS: dict[str, Activation] = {
             module="StarReLU",
             family="rectifiers",
             saved="input",
-            kind="learned",
+            kind="channelwise",
             formula="scale max(0, x)^2 + bias, both learned",
             derivative="2 scale max(0, x); by scale: max(0, x)^2; by bias: 1",
             why_saved="The derivatives need the input; torch's ops save two tensors.",
@@ -296,7 +297,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "expect less beside one.",
             paper="Yu et al. 2024, MetaFormer Baselines for Vision",
             reference=composites.star_relu,
-            learned={"scale": (0.5, 1.5), "bias": (-0.5, 0.25)},
+            weights={"scale": (0.5, 1.5), "bias": (-0.5, 0.25)},
         ),
         Activation(
             name="elu",
@@ -310,7 +311,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "exponential, and its left tail saturates: some gradient is lost where ReLU would lose all.",
             paper="Clevert, Unterthiner & Hochreiter 2016, Fast and Accurate Deep Network Learning by ELUs",
             reference=F.elu,
-            parameters=("alpha",),
+            scalars=("alpha",),
             samples=({"alpha": 1.0}, {"alpha": 1.7}, {"alpha": 0.0}),
             kinks=lambda alpha: () if alpha == 1 else (0.0,),
             inplace=True,
@@ -348,7 +349,7 @@ ACTIVATIONS: dict[str, Activation] = {
             use="ELU for alpha other than 1, without the jump of the derivative at 0. With alpha = 1 it is ELU.",
             paper="Barron 2017, Continuously Differentiable Exponential Linear Units",
             reference=F.celu,
-            parameters=("alpha",),
+            scalars=("alpha",),
             samples=({"alpha": 1.0}, {"alpha": 1.7}, {"alpha": 0.25}),
             inplace=True,
             derivative_from_output=lambda y, alpha: torch.where(
@@ -360,7 +361,7 @@ ACTIVATIONS: dict[str, Activation] = {
             module="XIELU",
             family="exponentials",
             saved="input",
-            kind="learned",
+            kind="channelwise",
             formula="alpha_p x^2 + beta x if x > 0, alpha_n (exp(x) - 1 - x) + beta x else; alphas learned",
             derivative="2 alpha_p x + beta if x > 0, alpha_n (exp(x) - 1) + beta else; by alphas: x^2, exp(x) - 1 - x",
             why_saved="The derivatives need the input; torch's ops save four tensors and a mask.",
@@ -369,9 +370,9 @@ ACTIVATIONS: dict[str, Activation] = {
             "beside its paper's.",
             paper="Huang & Schlag 2024, Deriving Activation Functions Using Integration",
             reference=composites.xielu,
-            parameters=("beta",),
+            scalars=("beta",),
             samples=({"beta": 0.5},),
-            learned={"alpha_p": (0.3, 1.5), "alpha_n": (0.8, 2.0)},
+            weights={"alpha_p": (0.3, 1.5), "alpha_n": (0.8, 2.0)},
         ),
         Activation(
             name="sigmoid",
@@ -534,7 +535,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "for hidden layers of ordinary networks.",
             paper="Donoho & Johnstone 1994, Ideal Spatial Adaptation by Wavelet Shrinkage",
             reference=F.hardshrink,
-            parameters=("lambd",),
+            scalars=("lambd",),
             samples=({"lambd": 0.5}, {"lambd": 0.75}, {"lambd": 0.0}),
             kinks=lambda lambd: (-lambd, lambd),
         ),
@@ -550,7 +551,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "not for hidden layers of ordinary networks.",
             paper="Donoho 1995, De-noising by Soft-Thresholding",
             reference=F.softshrink,
-            parameters=("lambd",),
+            scalars=("lambd",),
             samples=({"lambd": 0.5}, {"lambd": 0.75}, {"lambd": 0.0}),
             kinks=lambda lambd: (-lambd, lambd),
         ),
@@ -579,7 +580,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "Glorot, Bordes & Bengio 2011 found the hard zeros of ReLU to do as well or better.",
             paper="Dugas et al. 2001, Incorporating Second-Order Functional Knowledge for Better Option Pricing",
             reference=F.softplus,
-            parameters=("beta", "threshold"),
+            scalars=("beta", "threshold"),
             samples=(
                 {"beta": 1.0, "threshold": 20.0},
                 {"beta": 2.5, "threshold": 1.25},
@@ -606,7 +607,7 @@ ACTIVATIONS: dict[str, Activation] = {
             module="Snake",
             family="periodic",
             saved="input",
-            kind="learned",
+            kind="channelwise",
             formula="x + sin(alpha x)^2 / alpha, alpha learned",
             derivative="1 + sin(2 alpha x); by alpha: x sin(2 alpha x) / alpha - sin(alpha x)^2 / alpha^2",
             why_saved="The derivatives need the input; torch's ops save four tensors.",
@@ -614,7 +615,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "period (Ziyin et al. 2020). Not for data without one: it costs a sine.",
             paper="Liu, Hartwig & Ueda 2020, Neural Networks Fail to Learn Periodic Functions and How to Fix It",
             reference=composites.snake,
-            learned={"alpha": (0.5, 3.0)},
+            weights={"alpha": (0.5, 3.0)},
         ),
         Activation(
             name="softmin",
@@ -767,7 +768,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "function, for `pieces` times the parameters. It never saturates.",
             paper="Goodfellow et al. 2013, Maxout Networks",
             reference=composites.maxout,
-            parameters=("pieces",),
+            scalars=("pieces",),
             samples=({"pieces": 2}, {"pieces": 3}),
             kinks=_zero,
             kind="maxout",
@@ -783,8 +784,8 @@ class Composite(nn.Module):
     arguments: dict[str, Any]
 
     def forward(self, input: Tensor) -> Tensor:
-        learned = (getattr(self, name) for name in self.activation.learned)
-        return self.activation.reference(input, *learned, **self.arguments)
+        weights = (getattr(self, name) for name in self.activation.weights)
+        return self.activation.reference(input, *weights, **self.arguments)
 
 
 def torch_module(activation: Activation, ours: nn.Module, **arguments: Any) -> nn.Module:
@@ -805,11 +806,11 @@ def of_one_variable(activation: Activation, function: Callable[..., Tensor]) -> 
     if activation.pointwise:
         return function
 
-    def curve(x: Tensor, *learned: Tensor, **arguments: Any) -> Tensor:
+    def curve(x: Tensor, *weights: Tensor, **arguments: Any) -> Tensor:
         if activation.kind == "gated":
             inputs = [torch.ones_like(x), x]
         else:
             inputs = [x, *[torch.zeros_like(x)] * (arguments.get("pieces", 2) - 1)]
-        return function(torch.stack(inputs), *learned, **{**arguments, "dim": 0})[0]
+        return function(torch.stack(inputs), *weights, **{**arguments, "dim": 0})[0]
 
     return curve

@@ -14,11 +14,11 @@ def squared_relu(input: Tensor) -> Tensor:
     return F.relu(input).square()
 
 
-def per_channel(learned: Tensor, input: Tensor) -> Tensor:
+def per_channel(weights: Tensor, input: Tensor) -> Tensor:
     """One number for all, or one for each channel of the input (dimension 1)."""
-    if learned.numel() == 1:
-        return learned.squeeze()
-    return learned.view([-1] + [1] * (input.dim() - 2))
+    if weights.numel() == 1:
+        return weights.squeeze()
+    return weights.view([-1] + [1] * (input.dim() - 2))
 
 
 def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -204,18 +204,18 @@ def _flat_intervals(activation: Activation, module: nn.Module) -> tuple[list[tup
     is not told. And whether to call it saturation."""
     if not activation.pointwise:
         return None, False
-    arguments = {name: getattr(module, name) for name in activation.parameters}
+    arguments = {name: getattr(module, name) for name in activation.scalars}
     kinks = activation.kinks(**arguments)
     with torch.inference_mode(False), torch.enable_grad():
         # Where a slope is learned, any but 1 shows on which side.
-        arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.learned.items()}
+        arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.weights.items()}
         grid = torch.linspace(-30, 30, 60001, dtype=torch.float64)
         edges = torch.cat((grid, torch.tensor(kinks, dtype=torch.float64))).unique()
         middles = ((edges[1:] + edges[:-1]) / 2).requires_grad_()
         output = activation.reference(middles, **arguments, **activation.options)
         (slopes,) = torch.autograd.grad(output.sum(), middles)
     two_lines = slopes.diff().count_nonzero() == 1
-    if activation.learned and not two_lines:
+    if activation.weights and not two_lines:
         return None, False
     flat = slopes != 1 if two_lines else slopes.abs() < 0.05 * slopes.abs().max().clamp(max=1)
     changes = (flat[1:] != flat[:-1]).nonzero().flatten() + 1

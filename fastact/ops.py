@@ -87,7 +87,7 @@ class Op(NamedTuple):
 def _ops() -> list[Op]:
     found = []
     for row in ACTIVATIONS.values():
-        found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.learned)))
+        found.append(Op(row.name, row, 2 if row.kind == "gated" else 1 + len(row.weights)))
         if row.kind == "gated":
             found.append(Op(f"{row.name}_packed", row, 1, packed=True))
         if row.kind == "pointwise" and not row.random:
@@ -127,7 +127,7 @@ def reference(op: Op, inputs: Sequence[Any], scalars: tuple) -> Tensor:
     if activation.name == "glu" and (not op.packed or scalars[1]):  # which torch has of one tensor, the gate last
         value, gate = value_and_gate(inputs[0], dim=scalars[0], gate_first=True) if op.packed else inputs
         return value * gate.sigmoid()
-    names = (*activation.parameters, "dim", "gate_first")
+    names = (*activation.scalars, "dim", "gate_first")
     named = dict(zip(names, scalars[: 1 if activation.name == "glu" else None], strict=False))
     return activation.reference(*inputs, **named, **activation.keywords)
 
@@ -151,7 +151,7 @@ def decomposition_in_place(op: Op) -> Callable[..., None]:
     def decomposed(input: Tensor, *arguments: Any) -> None:
         if input.is_cuda and _load_gpu_kernels():
             return overload(f"{op.name}_")(input, *arguments)
-        scalars = dict(zip(op.activation.parameters, arguments[random:], strict=True))
+        scalars = dict(zip(op.activation.scalars, arguments[random:], strict=True))
         if op.activation.inplace:
             op.activation.reference(input, **scalars, **op.activation.keywords, inplace=True)
         else:

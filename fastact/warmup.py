@@ -57,7 +57,7 @@ def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
         yield tensor(_ROWS, 128).chunk(2, -1)[0]
     if activation.kind == "gated":
         yield tensor(_ROWS, 128)
-    if activation.kind == "learned":
+    if activation.kind == "channelwise":
         yield tensor(_ROWS - 1)
         yield from (tensor(_ROWS, width) for width in _WIDTHS)
         yield from (tensor(16, 64, size, size) for size in _IMAGES)
@@ -68,13 +68,13 @@ def run(row: Activation, x: Tensor) -> None:
     from .triton.ops import KERNELS
 
     forward, backward = KERNELS[row.name], KERNELS[f"{row.name}_backward"]
-    scalars = tuple(row.samples[0][name] for name in row.parameters)
+    scalars = tuple(row.samples[0][name] for name in row.scalars)
     if row.kind == "softmax":
         for dtype in dict.fromkeys((x.dtype, torch.promote_types(x.dtype, torch.float32))):  # the other is autocast's
             y = forward(x, -1, dtype)
             backward(y, y, -1, x.dtype)
-    elif row.kind == "learned":
-        weights = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.learned]
+    elif row.kind == "channelwise":
+        weights = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.weights]
         backward(forward(x, *weights, *scalars), x, *weights, *scalars)
     elif row.kind == "gated":
         y = KERNELS[f"{row.name}_packed"](x, -1, False)

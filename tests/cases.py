@@ -68,8 +68,8 @@ TORCH_ERROR: dict[str, Callable[[Tensor], Tensor]] = {
     "glu": lambda x: torch.full_like(x, 0.75),
     "swiglu": _silu,
     "geglu_tanh": _gelu_tanh,
-    "snake": lambda x: ACTIVATIONS["snake"].learned["alpha"][1] * x.abs(),
-    "xielu": lambda x: torch.full_like(x, ACTIVATIONS["xielu"].learned["alpha_n"][1]),
+    "snake": lambda x: ACTIVATIONS["snake"].weights["alpha"][1] * x.abs(),
+    "xielu": lambda x: torch.full_like(x, ACTIVATIONS["xielu"].weights["alpha_n"][1]),
     "softmin": lambda x: _softmax(-x),
     "softmax": _softmax,
 }
@@ -121,9 +121,9 @@ class Case:
         return grad * torch.finfo(wide.dtype).eps * bound(wide).max().item()
 
     @property
-    def parameters(self) -> tuple[float, ...]:
+    def scalars(self) -> tuple[float, ...]:
         """The scalar arguments of the op."""
-        return tuple(self.sample[name] for name in self.activation.parameters)
+        return tuple(self.sample[name] for name in self.activation.scalars)
 
     @property
     def divisor(self) -> int:
@@ -150,22 +150,22 @@ class Case:
         shapes = {name: self.input(name, torch.float32, "cpu").shape for name in LAYOUTS}
         return [name for name, shape in shapes.items() if shape and shape[-1] % self.divisor == 0]
 
-    def learned(self, input: Tensor) -> tuple[Tensor, ...]:
+    def weights(self, input: Tensor) -> tuple[Tensor, ...]:
         """The learned tensors that go with this input."""
         count = input.shape[1] if self.per_channel and input.dim() > 1 else 1
         values = (
             torch.linspace(low, high, count + 1, dtype=torch.float64)[1:]
-            for low, high in self.activation.learned.values()
+            for low, high in self.activation.weights.values()
         )
         return tuple(each.to(input.dtype).to(input.device) for each in values)
 
-    def fastact(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
+    def fastact(self, input: Tensor, *weights: Tensor, **more: Any) -> Tensor:
         function = getattr(F, self.activation.function)
         keywords = {**self.sample, **self.activation.keywords, **more}
-        return function(input, *(learned or self.learned(input)), **keywords)
+        return function(input, *(weights or self.weights(input)), **keywords)
 
-    def torch(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
-        arguments = (input, *(learned or self.learned(input)))
+    def torch(self, input: Tensor, *weights: Tensor, **more: Any) -> Tensor:
+        arguments = (input, *(weights or self.weights(input)))
         keywords = {**self.sample, **self.activation.keywords, **more}
         try:
             return truth(self.activation, input.dtype)(*arguments, **keywords)
@@ -173,9 +173,9 @@ class Case:
             wide = (argument.float() for argument in arguments)
             return self.activation.reference(*wide, **keywords).to(input.dtype)
 
-    def stock(self, input: Tensor, *learned: Tensor, **more: Any) -> Tensor:
+    def stock(self, input: Tensor, *weights: Tensor, **more: Any) -> Tensor:
         """torch's own function, with whatever it lacks."""
-        arguments = (input, *(learned or self.learned(input)))
+        arguments = (input, *(weights or self.weights(input)))
         return self.activation.reference(*arguments, **self.sample, **self.activation.keywords, **more)
 
     def both(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -208,7 +208,7 @@ CASES = [
     Case(activation, sample, per_channel)
     for activation in ACTIVATIONS.values()
     for sample in activation.samples
-    for per_channel in ((False, True) if activation.learned else (False,))
+    for per_channel in ((False, True) if activation.weights else (False,))
 ]
 DETERMINISTIC = [case for case in CASES if case.deterministic]
 DEFAULTS = [next(case for case in CASES if case.activation is activation) for activation in ACTIVATIONS.values()]
@@ -217,7 +217,7 @@ DEFAULTS = [next(case for case in CASES if case.activation is activation) for ac
 
 def _loops(case: Case) -> tuple[Any, ...]:
     row = case.activation
-    return row.kind, row.saved, row.random, len(row.learned)
+    return row.kind, row.saved, row.random, len(row.weights)
 
 
 LOOPS = [case for i, case in enumerate(DEFAULTS) if _loops(case) not in map(_loops, DEFAULTS[:i])]
@@ -226,10 +226,10 @@ LOOPS = [case for i, case in enumerate(DEFAULTS) if _loops(case) not in map(_loo
 
 def run_kernels(case: Case, op: Callable[[str], Callable[..., Any]], x: Tensor, grad: Tensor) -> list[Tensor]:
     """Everything that the kernels give for an input and the output's gradient. `op` finds one by the op's name."""
-    row, scalars = case.activation, case.parameters
+    row, scalars = case.activation, case.scalars
     forward, backward = op(row.name), op(f"{row.name}_backward")
-    if row.kind == "learned":
-        weights = [tensor.clone() for tensor in case.learned(x)]  # aligned, as parameters are
+    if row.kind == "channelwise":
+        weights = [tensor.clone() for tensor in case.weights(x)]  # aligned, as parameters are
         return [forward(x, *weights, *scalars), *backward(grad, x, *weights, *scalars)]
     if row.kind == "softmax":
         y = forward(x, case.sample["dim"], x.dtype)

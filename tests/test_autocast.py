@@ -17,7 +17,7 @@ from fastact import dispatch
 
 HALVES = (torch.float16, torch.bfloat16)
 # Those whose learned tensors stay in float32: torch's autocast converts PReLU's.
-IN_FLOAT32 = [case for case in CASES if case.activation.learned and case.activation.name != "prelu"]
+IN_FLOAT32 = [case for case in CASES if case.activation.weights and case.activation.name != "prelu"]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def test_kernels_give_what_it_widens(case: Case, device: str, monkeypatch: pytes
     name = case.activation.name
     for dtype in HALVES:
         x = case.randn(4, 16, dtype=dtype)
-        y = case.fastact(x, *case.learned(x.float() if name in dispatch._WIDENED else x))
+        y = case.fastact(x, *case.weights(x.float() if name in dispatch._WIDENED else x))
         assert y.dtype == (torch.float32 if name in dispatch._WIDENED else dtype)
 
 
@@ -61,7 +61,7 @@ def test_autocast(case: Case, device: str, on: str) -> None:
     net = nn.Linear(input.size(1), input.size(1)).to(on)
     outputs = []
     for function in case.both():
-        weight = tuple(w.detach().requires_grad_() for w in case.learned(input))
+        weight = tuple(w.detach().requires_grad_() for w in case.weights(input))
         with torch.autocast(on, dtype=torch.bfloat16):
             for x in (input, net(input)):
                 if function == case.torch and on == "cpu" and case in IN_FLOAT32:
@@ -87,13 +87,13 @@ def test_autocast(case: Case, device: str, on: str) -> None:
 def test_learned_tensors_in_float32(case: Case, dtype: torch.dtype, nodes: str, device: str) -> None:
     """They and their gradients keep their digits, and the result the input's dtype; it is rounded once."""
     x = case.input("odd", dtype, "cpu").requires_grad_()
-    learned = tuple(w.requires_grad_() for w in case.learned(x.float()))
+    weights = tuple(w.requires_grad_() for w in case.weights(x.float()))
     grad = torch.randn(x.shape).to(dtype)
     with autocast_on("cpu"):
-        y = case.fastact(x, *learned)
-    found = y, *torch.autograd.grad(y, (x, *learned), grad)
-    assert [each.dtype for each in found] == [dtype, dtype] + [torch.float32] * len(learned)
-    wide = tuple(each.detach().double().requires_grad_() for each in (x, *learned))
+        y = case.fastact(x, *weights)
+    found = y, *torch.autograd.grad(y, (x, *weights), grad)
+    assert [each.dtype for each in found] == [dtype, dtype] + [torch.float32] * len(weights)
+    wide = tuple(each.detach().double().requires_grad_() for each in (x, *weights))
     exact = case.torch(*wide)
     expected = exact, *torch.autograd.grad(exact, wide, grad.double())
     half_an_ulp = torch.finfo(dtype).eps / 2 * 1.02
@@ -108,17 +108,17 @@ def test_learned_tensors_in_float32(case: Case, dtype: torch.dtype, nodes: str, 
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
 def test_saved_bytes_beside_learned_tensors_in_float32(case: Case, nodes: str, device: str) -> None:
     x = case.randn(8, 128, dtype=torch.bfloat16).requires_grad_()
-    learned = tuple(w.requires_grad_() for w in case.learned(x.float()))
+    weights = tuple(w.requires_grad_() for w in case.weights(x.float()))
     with autocast_on("cpu"):
-        assert total_bytes(saved_tensors(case.fastact, x, *learned)) == 2 * x.numel()
+        assert total_bytes(saved_tensors(case.fastact, x, *weights)) == 2 * x.numel()
 
 
 @pytest.mark.only("cpu", "interpret")
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
 def test_without_autocast_dtypes_are_torchs(case: Case, device: str) -> None:
     x = case.randn(8, 128, dtype=torch.bfloat16)
-    learned = case.learned(x.float())
-    assert case.fastact(x, *learned).dtype == case.stock(x, *learned).dtype
+    weights = case.weights(x.float())
+    assert case.fastact(x, *weights).dtype == case.stock(x, *weights).dtype
 
 
 @pytest.mark.only("cpu", "interpret")

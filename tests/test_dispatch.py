@@ -75,7 +75,7 @@ def test_profiler_shows_the_gpu_kernels(case: Case, device: str) -> None:
 @pytest.mark.parametrize("case", [c for c in DETERMINISTIC if not c.activation.random], ids=str)
 def test_function_transforms(case: Case, device: str, on: str) -> None:
     input = case.randn(3, 4, dtype=torch.float64, device=on)
-    weight = case.learned(input)
+    weight = case.weights(input)
 
     def ours(x: Tensor) -> Tensor:
         return case.fastact(x, *weight).square().sum()
@@ -138,7 +138,7 @@ class Logged(Tensor):
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
     values = case.randn(2, 4, device=on)
-    weight = case.learned(values)
+    weight = case.weights(values)
     for input in (
         values.as_subclass(Logged),
         torch.randn(values.shape, dtype=torch.complex64, device=on).conj().imag,  # negative bit
@@ -180,22 +180,22 @@ def assert_same_outcome(ours: Tensor | tuple, theirs: Tensor | tuple) -> None:
 @pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
 def test_unlike_inputs_are_torchs(case: Case, kernel_calls: list[str]) -> None:
     for input in unlike():
-        learned = case.learned(torch.empty(()))
-        assert_same_outcome(*(outcome(function, input, *learned) for function in (case.fastact, case.stock)))
+        weights = case.weights(torch.empty(()))
+        assert_same_outcome(*(outcome(function, input, *weights) for function in (case.fastact, case.stock)))
     assert kernel_calls == []
 
 
 @pytest.mark.only("cpu")
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.weights or c.activation.kind == "gated"], ids=str)
 def test_unlike_operands_are_torchs(case: Case, kernel_calls: list[str]) -> None:
     """Learned tensors and gates beside a plain input."""
     if case.activation.name == "glu":  # takes no gate of its own
         return
     input = torch.randn(2, 6)
-    learned = Case(case.activation, case.sample, per_channel=True).learned(input)
+    weights = Case(case.activation, case.sample, per_channel=True).weights(input)
     ones = [torch.ones(2, 6), torch.ones(6)]  # as a gate, as numbers per channel
     for operand in (*unlike(), *(x.as_subclass(Logged) for x in ones), *(torch._neg_view(x) for x in ones)):
-        operands = (operand, *learned[1:])
+        operands = (operand, *weights[1:])
         assert_same_outcome(*(outcome(function, input, *operands) for function in (case.fastact, case.stock)))
     assert kernel_calls == []
 
@@ -223,7 +223,7 @@ def test_function_modes_see_the_ops(case: Case, on: str) -> None:
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_traces_hold_torchs_ops(case: Case, on: str) -> None:
     input = case.randn(3, 4, device=on)
-    traced = torch.jit.trace(case.fastact, (input, *case.learned(input)), check_trace=False)
+    traced = torch.jit.trace(case.fastact, (input, *case.weights(input)), check_trace=False)
     assert "aten::" in str(traced.graph)
     assert "fastact::" not in str(traced.graph)
 
@@ -294,21 +294,21 @@ def test_errors_are_torchs(name: str, call, device: str, on: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.learned], ids=str)
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.weights], ids=str)
 def test_learned_tensors_that_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
     """Kernels read one number after another, of one dtype and dimension."""
     input = torch.randn(4, 3, 2, device=on)
-    good = Case(case.activation, case.sample, per_channel=True).learned(input)
+    good = Case(case.activation, case.sample, per_channel=True).weights(input)
     case.fastact(input, *good)
     assert len(kernel_calls) == 1
     for k in range(len(good)):
         apart = torch.stack((good[k], -good[k]), dim=1)[:, 0]
         for other in (apart, good[k].double()):
-            learned = [other if i == k else each for i, each in enumerate(good)]
+            weights = [other if i == k else each for i, each in enumerate(good)]
             outcomes = []
             for function in case.both():
                 try:
-                    outcomes.append(function(input, *learned))
+                    outcomes.append(function(input, *weights))
                 except RuntimeError as error:
                     outcomes.append(str(error))
             ours, theirs = outcomes
@@ -360,11 +360,11 @@ def test_import_is_light() -> None:
 def test_side_stream_and_graph_replay(case: Case, device: str) -> None:
     input = case.randn(10_000, device=device)
     grad = torch.randn(10_000, device=device)
-    learned = case.learned(input)  # before the capture, which a copy from the CPU would break
+    weights = case.weights(input)  # before the capture, which a copy from the CPU would break
 
     def step(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
-        y = case.fastact(x, *learned)
+        y = case.fastact(x, *weights)
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
     stream = torch.cuda.Stream()

@@ -23,7 +23,7 @@ SIZES = (0, 1, 7, 64, 1000, 4096, 6000, 8192, 70_000, 300_000)
 
 def describe(case: Case, input: Tensor, n: int) -> tuple:
     """What a call leaves: node, dtype of the output, and the dtype and bytes per element of each saved tensor."""
-    weights = case.learned(input)
+    weights = case.weights(input)
     kept = saved_tensors(case.fastact, input, *weights)
     output = case.fastact(input, *weights)
     saved = sorted((str(x.dtype), x.numel() if x.dim() == 0 else round(x.numel() / n, 1)) for x in kept.values())
@@ -219,7 +219,7 @@ def test_compiled_autograd_in_one_graph(case: Case, nodes: str, device: str) -> 
         pytest.skip("Dynamo breaks the graph at nodes in Python")
     torch._dynamo.reset()
     x = case.randn(8, 8).requires_grad_()
-    weights = tuple(w.requires_grad_() for w in case.learned(x))
+    weights = tuple(w.requires_grad_() for w in case.weights(x))
     expected = torch.autograd.grad(case.fastact(x, *weights).sum(), (x, *weights))
     y = case.fastact(x * 1, *weights)
     with compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):

@@ -41,7 +41,7 @@ def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arguments(case: Case, on: str) -> tuple[Tensor, ...]:
     x = case.randn(40, 6, device=on).t() if case.activation.pointwise else case.randn(6, 40, device=on)
-    return (x.requires_grad_(), *(w.requires_grad_() for w in case.learned(x)))
+    return (x.requires_grad_(), *(w.requires_grad_() for w in case.weights(x)))
 
 
 @pytest.mark.parametrize("case", [case for case in LOOPS if not case.activation.random], ids=str)
@@ -87,7 +87,7 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
     break_kernels("backward", monkeypatch)
     with pytest.warns(RuntimeWarning, match="C compiler"):
         found = torch.autograd.grad(y, inputs, grad)
-    few = case.terms(inputs[0], grad) if case.activation.learned else 2
+    few = case.terms(inputs[0], grad) if case.activation.weights else 2
     for a, b in zip(found, expected, strict=True):
         eps = torch.finfo(a.dtype).eps
         assert a.device == b.device

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.only("cuda")
 def step(case: Case, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Output and gradients."""
     x = x.detach().requires_grad_()
-    learned = tuple(w.requires_grad_() for w in case.learned(x))
-    y = case.fastact(x, *learned)
-    return y.detach(), *torch.autograd.grad(y, (x, *learned), grad)
+    weights = tuple(w.requires_grad_() for w in case.weights(x))
+    y = case.fastact(x, *weights)
+    return y.detach(), *torch.autograd.grad(y, (x, *weights), grad)
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)

@@ -37,7 +37,7 @@ def repeatable(case: Case):
 
 def arguments(case: Case, device: str) -> tuple[Tensor, ...]:
     input = away_from_kinks(case, device)
-    return (input, *(w.detach().requires_grad_() for w in case.learned(input)))
+    return (input, *(w.detach().requires_grad_() for w in case.weights(input)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -103,7 +103,7 @@ def test_gradients_of_other_kinds(nodes: str, device: str, on: str) -> None:
 def test_create_graph_changes_no_gradient(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
     shape = case.shape(91, 11)
     input = torch.linspace(-8, 8, math.prod(shape), dtype=torch.float64).view(shape).to(dtype).to(on).requires_grad_()
-    weight = tuple(w.detach().requires_grad_() for w in case.learned(input))
+    weight = tuple(w.detach().requires_grad_() for w in case.weights(input))
     grad = torch.linspace(3, -3, 1001, dtype=torch.float64).view(91, 11).to(dtype).to(on)
     output = case.fastact(input, *weight)
     plain, composed = (
@@ -130,28 +130,28 @@ def test_gradients_that_are_views_with_a_sign(case: Case, nodes: str, device: st
     assert not zero.any()
 
 
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.weights or c.activation.kind == "gated"], ids=str)
 def test_operands_that_are_views_with_a_sign(case: Case, nodes: str, device: str, on: str) -> None:
     """Beside the input: learned tensors and gates."""
     if case.activation.name == "glu":  # takes no gate of its own
         return
     input = torch.randn(4, 6, device=on)
-    for operand in case.learned(input) or (torch.randn_like(input),):
-        operands = [operand, *case.learned(input)[1:]]
+    for operand in case.weights(input) or (torch.randn_like(input),):
+        operands = [operand, *case.weights(input)[1:]]
         operands[0] = torch._neg_view(operand)
         expected = case.fastact(input, -operand, *operands[1:])
         torch.testing.assert_close(case.fastact(input, *operands), expected)
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.learned or c.activation.kind == "gated"], ids=str)
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if c.activation.weights or c.activation.kind == "gated"], ids=str)
 def test_gradients_only_where_needed(case: Case, create_graph: bool, nodes: str, device: str, on: str) -> None:
     """Of input and learned tensors, and of value and gate, any one may be the only one that asks for a gradient."""
     input = torch.randn(4, 6, dtype=torch.float64, device=on)
     if case.activation.kind == "gated":
         operands = (input,) if case.activation.name == "glu" else (input, torch.randn_like(input))
     else:
-        operands = (input, *case.learned(input))
+        operands = (input, *case.weights(input))
 
     def run(*needs: bool) -> tuple[Tensor, ...]:
         tensors = [x.detach().requires_grad_(need) for x, need in zip(operands, needs, strict=True)]

@@ -51,7 +51,7 @@ def test_triton_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: str
         theirs = run_kernels(case, KERNELS.__getitem__, case.input(layout, dtype, on), grad.to(on))
         for i, (got, expected) in enumerate(zip(theirs, ours, strict=True)):
             tolerance = TOLERANCE[dtype]
-            if case.activation.learned and i > 1:
+            if case.activation.weights and i > 1:
                 # A sum that may cancel: its error is relative to the size of its terms.
                 eps = torch.finfo(dtype).eps
                 tolerance = {"rtol": eps, "atol": eps * case.terms(x, grad)}

@@ -19,11 +19,11 @@ import fastact
 def saved_tensors(function, *arguments: Tensor) -> dict[int, Tensor]:
     """What the call saves, by storage, its learned arguments aside."""
     saved: dict[int, Tensor] = {}
-    learned = {w.untyped_storage().data_ptr() for w in arguments[1:]}
+    weights = {w.untyped_storage().data_ptr() for w in arguments[1:]}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage().data_ptr()
-        if storage not in learned:
+        if storage not in weights:
             saved[storage] = tensor
         return tensor
 
@@ -41,8 +41,8 @@ def total_bytes(saved: dict[int, Tensor]) -> int:
 def test_saved_bytes(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
     for n in (0, 1, 7, 8, 1001, 4096):
         input = case.randn(n, dtype=dtype, device=on).requires_grad_()
-        learned = case.learned(input)
-        saved = saved_tensors(case.fastact, input, *learned)
+        weights = case.weights(input)
+        saved = saved_tensors(case.fastact, input, *weights)
         expected = {
             "mask": (n + 7) // 8 + (8 if case.activation.random else 0),  # the seed
             "indices": n,
@@ -57,7 +57,7 @@ def test_saved_bytes(case: Case, dtype: torch.dtype, device: str, on: str) -> No
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_never_more_than_torch_but_for_one_bit(case: Case, device: str, on: str) -> None:
     input = case.randn(4, 2048, device=on).requires_grad_()
-    weight = case.learned(input)
+    weight = case.weights(input)
     ours = total_bytes(saved_tensors(case.fastact, input, *weight))
     theirs = total_bytes(saved_tensors(case.torch, input, *weight))
     assert ours <= theirs + input.numel() // 8
@@ -75,7 +75,7 @@ def test_saves_nothing_without_gradients(case: Case, device: str, on: str) -> No
 def test_hooks_on_saved_tensors_see_all_of_it(case: Case, device: str, on: str) -> None:
     """Offloading to the host, as users of saved_tensors_hooks do, gives the same gradients."""
     input = case.randn(1000, device=on).requires_grad_()
-    weight = tuple(w.requires_grad_() for w in case.learned(input))
+    weight = tuple(w.requires_grad_() for w in case.weights(input))
     torch.manual_seed(0)
     plain = torch.autograd.grad(case.fastact(input, *weight).sum(), (input, *weight))
     torch.manual_seed(0)
@@ -104,15 +104,15 @@ def bytes_left_by(use: Callable[[], object]) -> int:
 def test_graphs_are_freed(case: Case, nodes: str, device: str, on: str) -> None:
     """As soon as nothing refers to them, whether or not they were used."""
     input = case.randn(1000, device=on).requires_grad_()
-    learned = tuple(w.requires_grad_() for w in case.learned(input))
+    weights = tuple(w.requires_grad_() for w in case.weights(input))
 
     def use() -> None:
-        case.fastact(input, *learned)
+        case.fastact(input, *weights)
         if case.activation.inplace:
             case.fastact(input * 1, inplace=True)
         for create_graph in (False, True):
-            output = case.fastact(input, *learned)
-            torch.autograd.grad(output.sum(), (input, *learned), create_graph=create_graph)
+            output = case.fastact(input, *weights)
+            torch.autograd.grad(output.sum(), (input, *weights), create_graph=create_graph)
 
     assert bytes_left_by(use) == 0
 

@@ -176,7 +176,7 @@ def test_torchscript_and_tracing(name: str, keywords: dict, on: str, device: str
 
 
 # In composites of learned tensors, the tensors' sizes choose between branches.
-@pytest.mark.parametrize(("name", "keywords"), [m for m in MODULES if m in STOCK or not ROWS[m[0]].learned], ids=str)
+@pytest.mark.parametrize(("name", "keywords"), [m for m in MODULES if m in STOCK or not ROWS[m[0]].weights], ids=str)
 def test_symbolic_trace(name: str, keywords: dict) -> None:
     ours, theirs = (m.eval() for m in pair(name, keywords, "cpu"))
     try:

@@ -17,7 +17,7 @@ DEFAULT = {case.activation.name: case for case in DEFAULTS}
 
 def arguments(op: Op, input: Tensor, case: Case) -> list[Any]:
     """The op's inputs, its seed and its scalars."""
-    inputs = [input, *case.learned(input)]
+    inputs = [input, *case.weights(input)]
     if op.packed:
         return [input, -1, False]
     if op.activation.kind == "gated":
@@ -25,8 +25,8 @@ def arguments(op: Op, input: Tensor, case: Case) -> list[Any]:
     if op.activation.kind == "softmax":
         return [input, -1, input.dtype]
     if op.activation.kind == "maxout":
-        return [input, *case.parameters, -1]
-    return [*inputs, *([torch.tensor(5)] if op.activation.random else []), *case.parameters]
+        return [input, *case.scalars, -1]
+    return [*inputs, *([torch.tensor(5)] if op.activation.random else []), *case.scalars]
 
 
 def calls(op: Op, input: Tensor) -> dict[str, tuple]:

@@ -123,7 +123,7 @@ def test_row_strided_views_are_read_wide(case: Case, dtype: torch.dtype, device:
 
     x = torch.zeros(64, 2 * 128, dtype=dtype).chunk(2, dim=-1)[0]
     seed = (torch.zeros((), dtype=torch.int64),) if case.activation.random else ()
-    parameters = (*seed, *(case.sample[name] for name in case.activation.parameters))
+    parameters = (*seed, *(case.sample[name] for name in case.activation.scalars))
     (launch,) = record_launches(lambda: KERNELS[case.activation.name](x, *parameters))
     code = Code.of(launch, 90).names
     assert code["LDG.E.128"] == code["STG.E.128"] == elements_per_thread(launch) * x.element_size() // 16

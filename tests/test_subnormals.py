@@ -60,11 +60,11 @@ def subnormals(tensor: Tensor) -> Tensor:
 def run(case: Case, dtype: torch.dtype) -> list[Tensor]:
     """The output, and the gradients of everything that has one."""
     input = normal_numbers(math.prod(case.shape(90, 77)), dtype).view(case.shape(90, 77)).requires_grad_()
-    learned = [tensor.requires_grad_() for tensor in case.learned(input)]
+    weights = [tensor.requires_grad_() for tensor in case.weights(input)]
     torch.manual_seed(0)
-    output = case.fastact(input, *learned)
+    output = case.fastact(input, *weights)
     grad = normal_numbers(output.numel(), dtype, seed=1).view_as(output)
-    return [output.detach(), *torch.autograd.grad(output, (input, *learned), grad)]
+    return [output.detach(), *torch.autograd.grad(output, (input, *weights), grad)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -70,7 +70,7 @@ def test_bias_act(case: Case, layout: str, device: str, on: str) -> None:
 
 
 def check_bias(case: Case, input: Tensor, bias: Tensor, residual: Tensor | None, grad: Tensor) -> None:
-    ops, row, scalars = implementations(), case.activation, case.parameters
+    ops, row, scalars = implementations(), case.activation, case.scalars
     exact = [x.detach().double().requires_grad_() for x in (input, bias)]
     of_channel = exact[1].view(-1, *[1] * (input.dim() - 2)) if bias.numel() > 1 else exact[1]
     expected = truth(row, torch.float64)(exact[0] + of_channel, *scalars, **row.keywords)

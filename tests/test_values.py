@@ -48,7 +48,7 @@ def ramp(like: Tensor) -> Tensor:
 
 def gradients(case: Case, function, input: Tensor, grad: Tensor | None = None) -> tuple[Tensor, ...]:
     input = leaf(input)
-    weight = tuple(leaf(w) for w in case.learned(input))
+    weight = tuple(leaf(w) for w in case.weights(input))
     output = function(input, *weight)
     grad = ramp(output) if grad is None else grad
     return (output.detach(), *torch.autograd.grad(output, (input, *weight), grad.to(output.dtype)))
@@ -73,7 +73,7 @@ def test_matches_torch_in_every_layout(case: Case, dtype: torch.dtype, device: s
                     # rounded by eps / 4 at most; and the rounding of the result.
                     tolerance["atol"] = 2 * torch.finfo(dtype).eps * case.gradients_summed(ramp(input))
                 tolerance["atol"] += torch_error(case, dtype, input)
-            elif case.activation.learned:
+            elif case.activation.weights:
                 tolerance["atol"] = torch.finfo(dtype).eps * case.terms(input, ramp(input))
         if torch.empty_like(input).stride() == input.stride():  # dense: the order of dimensions is kept
             part = input[..., : ours[0].size(-1)] if input.dim() else input  # as large as the output
@@ -86,7 +86,7 @@ def test_without_gradients(case: Case, device: str, on: str) -> None:
     for layout in case.layouts():
         input = case.input(layout, torch.float32, on)
         with torch.no_grad():
-            got = case.fastact(leaf(input), *case.learned(input))
+            got = case.fastact(leaf(input), *case.weights(input))
         assert not got.requires_grad
         torch.testing.assert_close(got, case.torch(input.double()).float(), **TOLERANCE[torch.float32])
 
@@ -133,14 +133,14 @@ def test_arrangements_change_nothing(case: Case, device: str, on: str) -> None:
 
 @pytest.mark.parametrize("layout", ["odd", "channels_last", "transposed", "chunk"])
 @pytest.mark.parametrize("per_channel", [0, 1])
-@pytest.mark.parametrize("case", [c for c in DEFAULTS if len(c.activation.learned) == 2], ids=str)
+@pytest.mark.parametrize("case", [c for c in DEFAULTS if len(c.activation.weights) == 2], ids=str)
 def test_numbers_per_channel_beside_a_single_one(case: Case, per_channel: int, layout: str, on: str) -> None:
     input = case.input(layout, torch.float32, on)
-    spread = Case(case.activation, case.sample, per_channel=True).learned(input)
-    learned = [leaf(numbers if k == per_channel else numbers[:1]) for k, numbers in enumerate(spread)]
+    spread = Case(case.activation, case.sample, per_channel=True).weights(input)
+    weights = [leaf(numbers if k == per_channel else numbers[:1]) for k, numbers in enumerate(spread)]
     results = []
     for function, type in ((case.fastact, torch.float32), (case.torch, torch.float64)):
-        arguments = [leaf(x.to(type)) for x in (input, *learned)]
+        arguments = [leaf(x.to(type)) for x in (input, *weights)]
         output = function(*arguments)
         results.append((output.detach(), *torch.autograd.grad(output, arguments, ramp(output))))
     ours, theirs = results
@@ -155,7 +155,7 @@ def test_numbers_per_channel_beside_a_single_one(case: Case, per_channel: int, l
 def test_empty_in_any_layout(case: Case, device: str, on: str) -> None:
     for shape, order in (((0, 24), (0, 1)), ((96, 0), (1, 0)), ((3, 0, 5), (2, 0, 1))):
         input = leaf(torch.randn(shape, device=on).permute(order))
-        weight = tuple(leaf(w) for w in case.learned(input))
+        weight = tuple(leaf(w) for w in case.weights(input))
         output = case.fastact(input, *weight)
         for grad in (torch.ones((), device=on).expand(output.shape), torch.randn_like(output)):
             got = torch.autograd.grad(output, (input, *weight), grad, retain_graph=True)
@@ -170,7 +170,7 @@ def test_special_values(case: Case, dtype: torch.dtype, device: str, on: str) ->
     # As many as torch's vector code takes: its scalar code differs in the signs of zeros and at NaN.
     input = torch.tensor([*SPECIAL, *kinks, *[0.0] * 64][:64], dtype=torch.float64).to(dtype).to(on)
     if case.activation.name in REFERENCES:
-        limit = REFERENCES[case.activation.name].limit(**case.sample, **case.activation.learned_values(1))
+        limit = REFERENCES[case.activation.name].limit(**case.sample, **case.activation.weight_values(1))
         input = torch.where(input.isfinite() & (input.abs() > limit), 0, input)
     ones = torch.ones_like(input)
     our_curve, torchs_curve = case.curves()
@@ -400,7 +400,7 @@ def test_value_depends_on_neither_place_nor_size(case: Case, device: str, on: st
     if case.per_channel:
         numbers = numbers.view(n // 5, 5)
     curve, _ = case.curves()
-    weight = case.learned(numbers)
+    weight = case.weights(numbers)
     whole = curve(numbers, *weight)
     for start, end in ((1, n), (17, 81), (3, 4), (2047, 2049)):
         piece = curve(numbers[start:end], *weight)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.only("cpu")
 def shapes(case: Case) -> list[tuple[int, ...]]:
     if case.activation.kind == "softmax":
         return [(4096, 512), (1024, 1008)]
-    if case.activation.kind == "learned":
+    if case.activation.kind == "channelwise":
         return [(5000,), (8191,), (3, 8192)]
     return [(1,), (1000,), (4096,), (3, 4096), (2, 3, 64, 64)]
 

@@ -35,18 +35,18 @@ def _program(row: Activation, part: str, dtype: torch.dtype) -> Program:
         return tuple(formula for formula in found if formula is not None)
 
     name = f"{row.name}_{'backward' if part == 'backward' else 'forward'}"
-    tile, seed, weights = ("tile",), ("seed",) * row.random, ("channel",) * len(row.learned)
+    tile, seed, weights = ("tile",), ("seed",) * row.random, ("channel",) * len(row.weights)
     if row.kind == "gated":
         family, gate = gated.GATES[row.name]
         formulas = tuple(_formula(family, f"{gate}_{part}", dtype) for part in ("forward", "derivative"))
         if part == "forward":
             return Program(name, programs.gated_forward, formulas[:1], tile * 2, tile)
         return Program(name, programs.gated_backward, find("backward") or formulas, tile * 3, tile * 2)
-    if row.kind == "learned":
+    if row.kind == "channelwise":
         if part == "forward":
             return Program(name, programs.weighted_forward, find("forward"), tile + weights, tile)
-        formulas = find("grad_input", *(f"grad_{weight}" for weight in row.learned))
-        sums = ("sum",) * len(row.learned)
+        formulas = find("grad_input", *(f"grad_{weight}" for weight in row.weights))
+        sums = ("sum",) * len(row.weights)
         return Program(name, programs.weighted_backward, formulas, tile * 2 + weights, tile + sums)
     if part != "backward":
         function = programs.random_forward if row.random else programs.forward
@@ -178,7 +178,7 @@ def _maxout(row: Activation) -> _Ops:
 
 _OF_KIND = {
     "pointwise": _elementwise,
-    "learned": _elementwise,
+    "channelwise": _elementwise,
     "gated": _gated,
     "softmax": _softmax,
     "maxout": _maxout,

@@ -45,7 +45,7 @@ def _is_a_picture(path: Path) -> bool:
 
 def torchs_curve(row: Activation, x: torch.Tensor) -> torch.Tensor:
     arguments = {**row.samples[0], **row.options}
-    if row.learned:
+    if row.weights:
         return getattr(fastact, row.module)(**arguments).double()(x)
     return of_one_variable(row, truth(row, torch.float64))(x, **arguments)
 
