@@ -120,6 +120,26 @@ def test_maxout(dim: int, device: str, on: str) -> None:
         assert gradient.stride() == input.stride() or input.numel() == 0
 
 
+@pytest.mark.parametrize(("shape", "channels"), [((3, 5, 40), 5), ((70, 24), 24), ((5, 99), 1), ((301,), 1)])
+def test_any_number_of_operands(shape: tuple[int, ...], channels: int, device: str, on: str) -> None:
+    from formulas import three_of_each
+
+    from fastact.triton.elementwise import Program, run
+
+    kinds = ("tile",) * 3 + ("channel",) * 3
+    program = Program("three_of_each", three_of_each, (), kinds, ("tile", "sum", "sum", "sum"))
+    tiles = [torch.randn(shape, device=on) for _ in range(3)]
+    weights = [torch.randn(channels, device=on) for _ in range(3)]
+    output = torch.empty_like(tiles[0])
+    sums = run(program, (*tiles, *weights, 0.5, 2.0, -3.0), (output,))
+    of_channels = [weight.view(-1, *[1] * (len(shape) - 2)) if channels > 1 else weight for weight in weights]
+    expected = sum(x * weight * p for x, weight, p in zip(tiles, of_channels, (0.5, 2.0, -3.0), strict=True))
+    torch.testing.assert_close(output, expected)
+    for total, x in zip(sums, tiles, strict=True):
+        wanted = x.transpose(0, 1).flatten(1).sum(1) if channels > 1 else x.sum()
+        torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-4)
+
+
 REGISTERED = """
 import warnings
 warnings.simplefilter("error", UserWarning)
