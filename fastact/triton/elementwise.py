@@ -10,6 +10,7 @@ that its code is short and needs few registers.
 
 import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -287,6 +288,19 @@ def _span(inner: int, channels: int) -> str:
     return "one" if inner % 8 == 0 else "two" if inner > 8 else "any"
 
 
+def _fits(x: Tensor, kind: str, leader: Tensor) -> bool:
+    """Whether a kernel may read an input of this kind beside tensors like the leader."""
+    if kind == "tile":
+        return x.shape == leader.shape and x.dtype == leader.dtype
+    if kind == "channel":
+        known = x.dtype == leader.dtype or (leader.itemsize == 2 and x.dtype == torch.float32)
+        per_channel = x.dim() == 1 and leader.dim() > 1 and len(x) == leader.size(1) and x.is_contiguous()
+        return known and (x.numel() == 1 or per_channel)
+    if kind == "mask":
+        return x.dtype == torch.uint8 and x.numel() == (leader.numel() + 7) // 8 and x.is_contiguous()
+    return x.dtype == torch.int64 and x.numel() == 1
+
+
 def run(
     program: Program, arguments: Sequence[Any], outputs: Sequence[Tensor], channels: int | None = None
 ) -> tuple[Tensor, ...]:
@@ -297,15 +311,17 @@ def run(
     first output in memory, and so do the bits of masks lie."""
     leader = outputs[0]
     n, device = leader.numel(), leader.device
-    compute, block = COMPUTE_TYPE[leader.dtype], BLOCK_SIZE[leader.dtype]
     kinds = program.inputs
     tiles = kinds.count("tile")
     inputs, scalars = arguments[: len(kinds)], tuple(map(float, arguments[len(kinds) :]))
+    if leader.dtype not in BLOCK_SIZE or not all(map(_fits, inputs, kinds, repeat(leader))):
+        raise RuntimeError(f"fastact::{program.name}: expected tensors of one floating dtype and of sizes that fit")
     if "channel" in kinds:
         by_kind = zip(inputs, kinds, strict=True)
         kinds = tuple("number" if kind == "channel" and x.numel() == 1 else kind for x, kind in by_kind)
     if channels is None:
         channels = max([x.numel() for x, kind in zip(inputs, kinds, strict=True) if kind == "channel"], default=1)
+    compute, block = COMPUTE_TYPE[leader.dtype], BLOCK_SIZE[leader.dtype]
     sums = program.outputs.count("sum")
     matrix = _Matrix.of(leader, channels) if sums and channels > 1 else None
     walk = plan(inputs[:tiles], outputs, dense=matrix is not None)
