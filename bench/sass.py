@@ -33,8 +33,8 @@ from environment import RESULTS, environment, name_of
 from report import table
 from triton.backends.compiler import GPUTarget
 
-from fastact import warmup
 from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.tools import warmup
 from fastact.triton.launch import Launch, recording
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,9 @@ import torch
 
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
-from .info import report
-from .validate import validate
-from .warmup import default_processes, summary, warmup
+from .tools.info import report
+from .tools.validate import validate
+from .tools.warmup import default_processes, summary, warmup
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 

@@ -54,8 +54,8 @@ class Activation:
     """Which loops run it: "pointwise"; "channelwise", pointwise with weights; "gated", a product of one half of the
     input along `dim` and a function of the other; "maxout"; "softmax", along `dim`."""
     weights: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The learned tensors, of one number or one per channel, which follow the input: name, and the range that tests draw
-    from."""
+    """The learned tensors, of one number or one per channel, which follow the input: name, and the range that tests
+    draw from."""
     derivative_from_output: Callable[..., Tensor] | None = None
     """Where the output is saved: the derivative as torch ops on it, for double backward."""
     gradient_from_output: Callable[[Tensor, Tensor, int], Tensor] | None = None

@@ -67,7 +67,7 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
     each way through the loops, and accuracy with the default arguments, and on one of the 16-bit types."""
     from cases import LOOPS
 
-    from fastact.accuracy import samples
+    from fastact.tools.accuracy import samples
 
     if "case" in parameters and item.get_closest_marker("formula") is None:
         case = parameters["case"]

@@ -41,7 +41,7 @@ PARTS = {
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
-EXCLUDED_FILES = "fastact/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
+EXCLUDED_FILES = "fastact/tools/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
 EXCLUDED = {
     r"[gG]rain\b|_ANY_ROWS|_NEAR|_TORCHS_ROWS": "from which size on something pays",
     r"prefetch|distance|__builtin_expect": "tells the processor what comes",

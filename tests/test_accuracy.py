@@ -1,4 +1,4 @@
-"""Every activation within its bounds (`fastact.accuracy` states them), and the truth they are held against checked."""
+"""Every activation within its bounds, which `fastact.tools.accuracy` states, and checks of the truth itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ import mpmath
 import pytest
 import torch
 
-from fastact import accuracy, functional
-from fastact.accuracy import REFERENCES, bind, bit_patterns, evaluate, is_exact, measure, random_inputs, samples, ulp
+from fastact import functional
 from fastact.catalogue import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, of_one_variable
+from fastact.tools import accuracy
+from fastact.tools.accuracy import (
+    REFERENCES,
+    bind,
+    bit_patterns,
+    evaluate,
+    is_exact,
+    measure,
+    random_inputs,
+    samples,
+    ulp,
+)
 
 CASES = [
     pytest.param(activation, sample, id="-".join([activation.name, *map(str, sample.values())]))

@@ -32,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import functional
-from .catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
-from .dispatch import runs_on_gpu_kernels
+from .. import functional
+from ..catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
+from ..dispatch import runs_on_gpu_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, ops
-from .catalogue import ACTIVATIONS
-from .dispatch import triton_is_installed
+from .. import __version__, ops
+from ..catalogue import ACTIVATIONS
+from ..dispatch import triton_is_installed
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
