@@ -8,7 +8,7 @@ earlier runs measured of others, and from it accuracy.md. The exit status is 1 i
 Activations that are linear by parts are compared with torch, in the instruction set that this process runs. For the
 others the truth is fastact's own float64 kernels, and exhaustive.cpp compares the float32 kernels of all instruction
 sets with them: half a minute to five minutes for each direction on one core. The float64 kernels are held against the
-formulas of fastact/tools/accuracy.py, in the same units, at one input in 4,099. Softmax and its like, functions of rows,
+formulas of fastact/tools/accuracy.py, in the same units, at one input in 4,099. Softmax and its like, of whole rows,
 are left to the tests.
 """
 
