@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -36,16 +37,26 @@ def measured() -> dict[str, Choice]:
         return {}
 
 
+def cpu_model() -> str:
+    """As the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine() -> str:
     """All that a measurement depends on, but for other programs."""
-    return f"{torch.ops.fastact.cpu_name()}, {torch.ops.fastact.cpu_capability()}, torch {torch.__version__}"
+    return f"{cpu_model()}, {torch.ops.fastact.cpu_capability()}, torch {torch.__version__}"
 
 
 def choice() -> tuple[Choice, str]:
     """What holds on this machine, and where it comes from."""
-    found = measured().get(machine())
-    if found is not None:
-        return found, f"measured on this machine, {cache_file()}"
+    known = measured()
+    if known and machine() in known:
+        return known[machine()], f"measured on this machine, {cache_file()}"
     shipped = json.loads(Path(__file__).with_name("thresholds.json").read_text())
     vendor = torch.ops.fastact.cpu_vendor()
     name = vendor if vendor in shipped else "intel"

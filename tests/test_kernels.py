@@ -133,11 +133,11 @@ def test_unknown_capability_is_refused(device: str) -> None:
 
 @pytest.mark.only("cpu")
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not say who made the CPU")
-def test_maker_is_what_the_system_says(device: str) -> None:
-    makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+def test_vendor_is_what_the_system_says(device: str) -> None:
+    names = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     vendors = {value.strip() for key, _, value in lines if key.strip() == "vendor_id"} or {""}
-    assert {makers.get(vendor, "") for vendor in vendors} == {ops.maker()}
+    assert {names.get(vendor, "") for vendor in vendors} == {ops.vendor()}
 
 
 @pytest.mark.only("cpu")

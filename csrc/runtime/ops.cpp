@@ -29,6 +29,7 @@
 #include "runtime/elementwise.h"
 #include "runtime/maxout.h"
 #include "runtime/softmax.h"
+#include "runtime/torch_rows.h"
 #include "spec/schema.h"
 
 namespace fastact {
@@ -294,6 +295,10 @@ void softmax_forward(int which, StableIValue* stack) {
   check_dtype(input, kSoftmaxOps[which].name);
   check_widening(input.scalar_type(), type, kSoftmaxOps[which].name);
   int64_t dim = read_dim(stack[1], input, kSoftmaxOps[which].name);
+  if (torch_is_faster(which, input, dim, type)) {
+    stack[0] = from(torchs_softmax(which, input, dim));
+    return;
+  }
   if (!is_dense(input)) input = dense_copy(input, input);
   Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type);
   with_compute_type(input.scalar_type(), [&](auto number) {
@@ -311,6 +316,10 @@ void softmax_backward(int which, StableIValue* stack) {
   int64_t dim = read_dim(stack[2], grad, kSoftmaxOps[which].name);
   if (!is_dense(output)) output = dense_copy(output, output);
   if (!same_layout(grad, output)) grad = dense_copy(grad, output);
+  if (torch_is_faster(which, output, dim, type)) {
+    stack[0] = from(torchs_softmax_backward(which, grad, output, dim));
+    return;
+  }
   Tensor grad_input = new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type);
   with_compute_type(grad.scalar_type(), [&](auto number) {
     run_softmax_backward<decltype(number)>(which, around(output, dim), whole(grad), whole(output), whole(grad_input));
@@ -319,6 +328,7 @@ void softmax_backward(int which, StableIValue* stack) {
 }
 
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
+void set_rows_of_torch(StableIValue* stack, uint64_t, uint64_t) { rows_of_torch() = to<int64_t>(stack[0]); }
 void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_vendor())); }
 
 using Library = torch::stable::detail::StableLibrary;
@@ -355,6 +365,7 @@ void define(Library& library) {
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("cpu_capability() -> str");
   library.def("cpu_vendor() -> str");
+  library.def("set_rows_of_torch(int cells) -> ()");
 }
 
 template <class Form, int which>
@@ -415,4 +426,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
   library.impl("cpu_vendor", fastact::vendor);
+  library.impl("set_rows_of_torch", fastact::set_rows_of_torch);
 }
