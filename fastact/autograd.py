@@ -1,7 +1,7 @@
 """The autograd of every activation: what is saved, and which kernel runs.
 
 The `apply` functions are given a tensor that takes the kernel path (`fastact.path`). Where no gradient is needed
-they run the kernel alone; else, on the CPU, an op with a node of its own in C++ (csrc/autograd.cpp), or a
+they run the kernel alone; else, on the CPU, an op with a node of its own in C++ (csrc/autograd/nodes.cpp), or a
 `torch.autograd.Function`, one class per activation for the sake of a readable `grad_fn`.
 
 Backward runs the fused kernel. Where its own result must be differentiable (`create_graph=True`), or the incoming

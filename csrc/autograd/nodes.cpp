@@ -23,7 +23,7 @@ OperatorHandle find(const std::string& name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(("fastact::" + name).c_str(), "");
 }
 
-// An activation's ops; see library.cpp.
+// An activation's ops; see runtime/ops.cpp.
 struct Ops {
   std::string name, module;
   size_t tensors, parameters;  // that its ops take
