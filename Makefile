@@ -55,6 +55,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+	$(RUN) tests/headers.py
 
 # Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part dispatch --sample 12 --seed 1".
 mutants: .venv/built

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/flush_to_zero.h"
 #include "runtime/instruction_sets.h"
+#include "simd/flush_to_zero.h"
 
 namespace fastact {
 namespace {

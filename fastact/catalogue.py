@@ -26,7 +26,7 @@ class Activation:
     module: str
     """Of the module here and in `torch.nn`."""
     family: str
-    """The file of formulas: `csrc/<family>.h` and `fastact/triton/<family>.py`."""
+    """The file of formulas: `csrc/activations/<family>.h` and `fastact/triton/<family>.py`."""
     saved: str
     """What backward needs: "mask" (a bit per element), "indices" (a byte per output element), "output" or "input"."""
     formula: str

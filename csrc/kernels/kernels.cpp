@@ -15,9 +15,9 @@ namespace {
 template <template <class> class Formula, class T>
 constexpr SoftmaxBlocks softmax_blocks() {
   return {softmax_rows<Formula, T>,     softmax_rows_backward<Formula, T>,
-          softmax_peaks<Formula, T>,    softmax_exponentials<Formula, T>,
-          softmax_finish<Formula, T>,   softmax_write<Formula, T>,
-          softmax_terms<Formula, T>,    softmax_finish_terms<T>,
+          softmax_row_max<Formula, T>,  softmax_exponentials<Formula, T>,
+          softmax_finalize<Formula, T>, softmax_write<Formula, T>,
+          softmax_terms<Formula, T>,    softmax_finalize_terms<T>,
           softmax_gradient<Formula, T>, Formula<T>::log,
           Formula<T>{}.oriented(1) < 0};
 }
@@ -44,8 +44,8 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},
     {FASTACT_SOFTMAX(FASTACT_SOFTMAX_BLOCKS)},
-    {widen_block<Float16>, widen_block<BFloat16>},
-    {narrow_block<Float16>, narrow_block<BFloat16>},
+    {promote_block<Float16>, promote_block<BFloat16>},
+    {demote_block<Float16>, demote_block<BFloat16>},
 };
 
 }  // namespace fastact

@@ -1,13 +1,15 @@
-// f(input + bias) + residual by a chain of blocks on a part that stays in L1, so that no code is made for each f. The
-// sums and f are in compute type, and 16-bit results are rounded once.
+// f(input + bias) + residual as a chain of blocks on a part that stays in L1, so that no code is generated for each f.
+// Everything is computed in compute type; 16-bit outputs are rounded once.
 #pragma once
+
+#include <cstring>
 
 #include "runtime/dispatch.h"
 #include "runtime/dtype.h"
 
 namespace fastact {
 
-// Block functions of the same arguments as an op's own (kernels/block.h), of up to kBlock elements.
+// Each takes the arguments of the op's block function (kernels/block.h), for up to kBlock elements.
 template <class T>
 struct BiasForward {
   int which, type;
@@ -26,11 +28,11 @@ struct BiasForward {
     if (has_residual)
       set.add_residual[type](of_sum, outputs, n, first, call);
     else if constexpr (sizeof(T) == 4)
-      if (is_16_bit_index(type)) set.narrow[type - 2](sum, outputs[0], n);
+      if (is_16_bit_index(type)) set.demote[type - 2](sum, outputs[0], n);
   }
 };
 
-// Reads grad, and the mask or the input; writes the input's gradient, whose sums are the bias's.
+// Reads grad, and the mask or the input. Writes the input's gradient, whose sums are the bias's gradient.
 template <class T>
 struct BiasBackward {
   int which, type;
@@ -48,7 +50,7 @@ struct BiasBackward {
     if (kOps[which].saved == Saved::kOutput) set.forward[which][compute_type](operands + 1, of_saved, n, first, call);
     if constexpr (sizeof(T) == 4) {
       if (is_16_bit_index(type)) {
-        set.widen[type - 2](inputs[0], grad, n);
+        set.promote[type - 2](inputs[0], grad, n);
         operands[0] = grad;
       }
     }
@@ -56,7 +58,7 @@ struct BiasBackward {
     if (type == compute_type)
       std::memcpy(outputs[0], outputs[1], n * sizeof(T));
     else if constexpr (sizeof(T) == 4)
-      set.narrow[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
+      set.demote[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
   }
 };
 

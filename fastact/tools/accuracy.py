@@ -286,8 +286,8 @@ def flushed(result: Tensor, truth: Tensor, input: Tensor, difference: bool = Fal
     """Where a zero of the true value's sign (or +0, of a difference) is right: the value, or the input, is below the
     smallest normal number, or was rounded to below it.
 
-    The CPU's kernels flush such results (csrc/subnormals.h). float16's subnormal numbers are none in float32, where
-    they are computed: those are kept."""
+    The CPU's kernels flush such results (csrc/simd/flush_to_zero.h). float16's subnormal numbers are none in float32,
+    where they are computed: those are kept."""
     if result.dtype is torch.float16:
         return torch.zeros_like(result, dtype=torch.bool)
     smallest = torch.finfo(result.dtype).smallest_normal * (1 + DERIVATIVE_ULPS * torch.finfo(torch.float32).eps)
