@@ -85,6 +85,14 @@ def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _all_rows_are_ours() -> None:
+    """Or some softmax rows, by the machine's thresholds, would be torch compared with itself."""
+    from fastact import thresholds
+
+    thresholds.apply({})
+
+
 @pytest.fixture
 def nodes(pytestconfig: pytest.Config) -> str:
     """Asks for a test to run with both kinds of autograd nodes; this process has one, "C++" or "Python"."""
