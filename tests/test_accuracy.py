@@ -151,8 +151,7 @@ FORMULAS = {
     "softmax": lambda x, dim: 1 / (1 + mpmath.exp(-x)),
     "log_softmax": lambda x, dim: -mpmath.log1p(mpmath.exp(-x)),
 }
-FORMULAS["glu"], FORMULAS["swiglu"] = FORMULAS["sigmoid"], FORMULAS["silu"]
-FORMULAS["geglu"], FORMULAS["geglu_tanh"] = FORMULAS["gelu"], FORMULAS["gelu_tanh"]
+FORMULAS |= {unit: FORMULAS[gate] for unit, gate in accuracy.GATES.items()}
 
 # Subnormal, tiny, around 1, where float32 and 16-bit types saturate or underflow, huge; the kinks are added.
 MAGNITUDES = [1e-42, 1e-30, 1e-20, 2e-8, 1e-4, 0.1, 0.5, 1.0, 2.5, 5.5, 9.0, 17.0, 40.0, 87.5, 88.7, 103.9, 1e3, 3e38]

@@ -219,8 +219,14 @@ REFERENCES: dict[str, Reference] = {
         limit=lambda alpha: 2.0**15 / alpha,
     ),
 }
-for _unit, _gate in (("glu", "sigmoid"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh"), ("swiglu", "silu")):
-    REFERENCES[_unit] = REFERENCES[_gate]  # with a value of 1
+GATES = {
+    "glu": "sigmoid",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "swiglu": "silu",
+}
+"""Of gated units whose truth is their gate's, with a value of 1."""
+REFERENCES |= {unit: REFERENCES[gate] for unit, gate in GATES.items()}
 
 
 def is_exact(activation: Activation) -> bool:
