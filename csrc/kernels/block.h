@@ -87,6 +87,8 @@ struct InstructionSet {
   Block backward[kElementwiseCount][4];
   Block add_bias[4];      // tile, channelwise operand -> their sum in compute type
   Block add_residual[4];  // numbers in compute type, tile -> their sum as a tile
+  double (*sum[2])(const void* terms, int64_t n);
+  void (*add_each[2])(const void* terms, int64_t n, double* sums);  // one term to each sum
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
   SoftmaxBlocks softmax[kSoftmaxCount][2];

@@ -8,6 +8,7 @@
 #include "kernels/maxout.h"
 #include "kernels/softmax_rows.h"
 #include "kernels/softmax_strided.h"
+#include "kernels/sums.h"
 
 namespace fastact {
 namespace {
@@ -40,6 +41,8 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     {FASTACT_EACH_ELEMENTWISE(FASTACT_BACKWARD)},
     {add_bias<float>, add_bias<double>, add_bias<Float16>, add_bias<BFloat16>},
     {add_residual<float>, add_residual<double>, add_residual<Float16>, add_residual<BFloat16>},
+    {sum<float>, sum<double>},
+    {add_each<float>, add_each<double>},
     {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},

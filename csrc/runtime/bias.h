@@ -2,8 +2,6 @@
 // Everything is computed in compute type; 16-bit outputs are rounded once.
 #pragma once
 
-#include <cstring>
-
 #include "runtime/dispatch.h"
 #include "runtime/dtype.h"
 
@@ -32,12 +30,13 @@ struct BiasForward {
   }
 };
 
-// Reads grad, and the mask or the input. Writes the input's gradient, whose sums are the bias's gradient.
+// Reads grad, and the mask or the input. Writes the input's gradient, whose sums are the bias's gradient: in compute
+// type the two are one.
 template <class T>
 struct BiasBackward {
   int which, type;
 
-  void operator()(const void* const* inputs, void* const* outputs, int64_t n, int64_t first, const Call& call) const {
+  void operator()(const void* const* inputs, void** outputs, int64_t n, int64_t first, const Call& call) const {
     const InstructionSet& set = instruction_set();
     constexpr int compute_type = sizeof(T) == 8;
     alignas(64) T grad[kBlock], saved[kBlock];
@@ -54,11 +53,10 @@ struct BiasBackward {
         operands[0] = grad;
       }
     }
+    if (type == compute_type) outputs[1] = outputs[0];
     set.backward[which][compute_type](operands, outputs + 1, n, first, call);
-    if (type == compute_type)
-      std::memcpy(outputs[0], outputs[1], n * sizeof(T));
-    else if constexpr (sizeof(T) == 4)
-      set.demote[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
+    if constexpr (sizeof(T) == 4)
+      if (is_16_bit_index(type)) set.demote[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
   }
 };
 

@@ -41,19 +41,6 @@ void spread(const T* values, Channels channels, int64_t first, int64_t n, T* eac
   std::fill(each + n, each + round_up(n), T(1));
 }
 
-// Sums in sixteen lanes, to hide the latency of additions.
-template <class T>
-double sum(const T* terms, int64_t n) {
-  double lanes[16] = {};
-  int64_t whole = n / 16 * 16;
-  for (int64_t i = 0; i < whole; i += 16)
-    for (int64_t lane = 0; lane < 16; ++lane) lanes[lane] += terms[i + lane];
-  for (int64_t i = whole; i < n; ++i) lanes[i - whole] += terms[i];
-  double total = 0;
-  for (double lane : lanes) total += lane;
-  return total;
-}
-
 // The weights of a channelwise operand, in compute type.
 template <class T>
 struct Weights {
@@ -90,12 +77,14 @@ class ChannelSums {
 
   template <class T>
   void add(int64_t slice, const T* terms, int64_t first, int64_t n) {
+    const InstructionSet& set = instruction_set();
+    constexpr int compute_type = sizeof(T) == 8;
     double* sums = sums_.data() + slice * channels_.count;
     for_each_channel(channels_, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
       if (channels_.inner == 1) {
-        for (int64_t i = 0; i < length; ++i) sums[channel + i] += terms[offset + i];
+        set.add_each[compute_type](terms + offset, length, sums + channel);
       } else {
-        sums[channel] += sum(terms + offset, length);
+        sums[channel] += set.sum[compute_type](terms + offset, length);
       }
     });
   }

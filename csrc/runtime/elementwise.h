@@ -15,6 +15,7 @@ struct ElementwiseRun {
   const uint8_t* mask_read = nullptr;
   uint8_t* mask_written = nullptr;
   std::vector<Weights<T>> weights{};
+  bool reads_weights = true;
   std::vector<ChannelSums> sums{};
 
   void run() {
@@ -25,7 +26,8 @@ struct ElementwiseRun {
     // read anyway.
     static const int64_t distance = std::string_view(cpu_vendor()) == "intel" ? 2048 : 0;
     call.prefetch = first.data != written.data && written.row_stride == plan.shape.columns ? distance : 0;
-    call.per_element = std::any_of(weights.begin(), weights.end(), [](auto& each) { return each.channels.count > 1; });
+    call.per_element = reads_weights &&
+                       std::any_of(weights.begin(), weights.end(), [](auto& each) { return each.channels.count > 1; });
     if (sums.empty()) {
       for_each_block(plan.shape, call.per_element || !std::is_same_v<Function, Block> ? 1 : kAll,
                      [this](int64_t row, int64_t column, int64_t n, int64_t at) { run_block(row, column, n, at, 0); });
@@ -72,7 +74,8 @@ struct ElementwiseRun {
     block(inputs, outputs, padded, at, call);
     for (size_t i = 0; i < plan.output_count; ++i) store(plan.output(i), row, column, n, outputs[i]);
     if (mask_written && n != padded) std::memcpy(mask_written + at / 8, tail_mask, mask_bytes);
-    for (size_t k = 0; k < sums.size(); ++k) sums[k].add(slice, terms[k], at, n);
+    for (size_t k = 0; k < sums.size(); ++k)
+      sums[k].add(slice, static_cast<const T*>(outputs[plan.output_count + k]), at, n);
   }
 };
 

@@ -106,6 +106,7 @@ struct Plain {
   static Block backward(int which, const Plan& plan) {
     return instruction_set().backward[which][type_index(plan.type())];
   }
+  static bool backward_reads_weights(int) { return true; }
 };
 
 // Those with a bias: chains of blocks.
@@ -119,6 +120,7 @@ struct WithBias {
   static BiasBackward<T> backward(int which, const Plan& plan) {
     return {which, type_index(plan.type())};
   }
+  static bool backward_reads_weights(int which) { return kOps[which].saved != Saved::kMask; }
 };
 
 // Writes the output and, unless it is null, the mask.
@@ -164,6 +166,7 @@ std::vector<Tensor> run_backward(int which, const Arguments& arguments, std::vec
                                                                              arguments.call, plan};
     run.mask_read = mask;
     run.weights = arguments.weights<T>(Form::op(which), gradients[0]);
+    run.reads_weights = Form::backward_reads_weights(which);
     for (const Weights<T>& each : run.weights) run.sums.emplace_back(each.channels, run.slices(plan));
     run.run();
     for (size_t k = 0; k < run.sums.size(); ++k)
@@ -347,8 +350,8 @@ void op(StableIValue* stack, uint64_t, uint64_t) {
 void define_op(Library& library, const Op& op) {
   for (bool with_mask : {false, true}) {
     if (with_mask && op.saved != Saved::kMask) continue;
-    library.def(forward_schema(op, with_mask).c_str());
-    if (op.is_pointwise()) library.def(in_place_schema(op, with_mask).c_str());
+    library.def(forward_schema(op, false, with_mask).c_str());
+    if (op.is_pointwise()) library.def(forward_schema(op, true, with_mask).c_str());
   }
   library.def(backward_schema(op).c_str());
   for (bool backward : {false, true})
