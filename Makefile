@@ -1,4 +1,4 @@
-# make demo | test | bench | exhaustive | validate | docs | lint | mutants | sanitize | aarch64 | wheel-check
+# make demo | test | bench | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
 # | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench sass exhaustive validate lint mutants \
+.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench sass exhaustive validate lint coverage mutants \
   sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
@@ -53,11 +53,26 @@ docs: .venv/built
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+	$(RUN) tests/headers.py
 
-# Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part path --sample 12 --seed 1".
+# Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part dispatch --sample 12 --seed 1".
 mutants: .venv/built
 	nice $(RUN) tests/mutants.py $(ARGS)
+
+# Which lines of the package the suite runs, in Python (also through the GPU path, interpreted) and in C++ (on the CPU),
+# by file, the least covered first. Optimised less, so that fewer lines share their instructions.
+COVERED := --cov --cov-append --cov-report= -q -n 2 -p no:cacheprovider
+GCOVR := --filter csrc/ --merge-lines --sort uncovered-percent
+coverage: .venv/ready
+	rm -rf build/coverage && mkdir -p build/coverage/tree
+	git ls-files -z | xargs -0 cp --parents -t build/coverage/tree
+	cd build/coverage/tree && CXXFLAGS="--coverage -O1" ../../../$(RUN) setup.py -q build_ext --inplace
+	cd build/coverage/tree && PYTHONPATH=$$PWD ../../../$(RUN) -m pytest $(COVERED) --device cpu $(ARGS)
+	cd build/coverage/tree && PYTHONPATH=$$PWD ../../../$(RUN) -m pytest $(COVERED) --device interpret $(ARGS)
+	cd build/coverage/tree && ../../../$(RUN) -m coverage report | tee ../python.txt
+	cd build/coverage/tree && ../../../$(RUN) -m gcovr $(GCOVR) --txt ../cpp.txt && cat ../cpp.txt
 
 # The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer. Optimised less, they
 # compile in a fraction of the time.

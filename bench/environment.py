@@ -16,7 +16,7 @@ import torch
 
 import fastact
 from fastact import ops
-from fastact.info import cpu_model
+from fastact.thresholds import cpu_model
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/flush_to_zero.h"
 #include "runtime/instruction_sets.h"
+#include "simd/flush_to_zero.h"
 
 namespace fastact {
 namespace {
@@ -70,10 +70,10 @@ struct Function {
   }
 };
 
-// What errors are divided by; see fastact/accuracy.py, whose rules these numbers are.
+// What errors are divided by; see fastact/tools/accuracy.py, whose rules these numbers are.
 struct Unit {
   double absolute, least, term_at_0, term_at_1, limit, radius;
-  bool difference;  // see fastact/accuracy.py
+  bool difference;  // see fastact/tools/accuracy.py
   std::vector<double> points;
 
   explicit Unit(const Arguments& arguments)
@@ -108,7 +108,7 @@ struct Unit {
 };
 
 // Whether a zero is right because the true value or the input is below the smallest normal number, or was rounded to
-// below it; see `flushed` in fastact/accuracy.py.
+// below it; see `flushed` in fastact/tools/accuracy.py.
 bool is_flushed(double result, double truth, float x, bool difference) {
   constexpr double smallest = 0x1p-126 * (1 + 0x1p-21);
   bool right_sign = difference ? !std::signbit(result) : std::signbit(result) == std::signbit(truth);

@@ -8,8 +8,8 @@ earlier runs measured of others, and from it accuracy.md. The exit status is 1 i
 Activations that are linear by parts are compared with torch, in the instruction set that this process runs. For the
 others the truth is fastact's own float64 kernels, and exhaustive.cpp compares the float32 kernels of all instruction
 sets with them: half a minute to five minutes for each direction on one core. The float64 kernels are held against the
-formulas of fastact/accuracy.py, in the same units, at one input in 4,099. Softmax and its kin, which are functions of
-rows, are left to the tests.
+formulas of fastact/tools/accuracy.py, in the same units, at one input in 4,099. Softmax and its like, of whole rows,
+are left to the tests.
 """
 
 from __future__ import annotations
@@ -31,10 +31,21 @@ import torch
 from environment import RESULTS, environment, name_of, write_result
 from report import table
 
-from fastact import accuracy, functional, ops
-from fastact.accuracy import REFERENCES, Measurement, bind, bit_patterns, evaluate, is_exact, judge, measure, samples
+from fastact import functional, ops
 from fastact.catalogue import ACTIVATIONS, Activation
-from fastact.validate import largest_errors, progress_bar
+from fastact.tools import accuracy
+from fastact.tools.accuracy import (
+    REFERENCES,
+    Measurement,
+    bind,
+    bit_patterns,
+    evaluate,
+    is_exact,
+    judge,
+    measure,
+    samples,
+)
+from fastact.tools.validate import largest_errors, progress_bar
 
 ROOT = Path(__file__).parents[1]
 OUT = RESULTS / "accuracy"  # of any machine: no value depends on it
@@ -190,7 +201,7 @@ def report(results: dict[str, Any]) -> str:
         "",
         f"Made by `python bench/exhaustive.py`: {'; '.join(f'{machine}, {date}' for machine, date in runs)}. The "
         "versions and the commit of each activation's run stand in `accuracy.json`. Units and bounds are those of "
-        "`fastact/accuracy.py`; (!) is out of bounds, and what is nearest to its bound comes first. The truth is the "
+        "`fastact/tools/accuracy.py`; (!) is out of bounds, what is nearest to its bound comes first. The truth is the "
         f"float64 kernels, whose own largest error, in the same units, is {of_truth:.1g} at one input in "
         f"{_SPARSELY:,}. Empty where the machine lacks the instruction set. The last column: how far apart, in these "
         "units, two instruction sets' results are at most.",

@@ -73,7 +73,7 @@ def per_element(code: list[tuple[int, str]]) -> float | None:
 def counted(root: Path) -> list[dict[str, Any]]:
     """A row for each activation and direction, from the newest object files."""
     code = {}
-    tables = set(re.findall(r"Pieces<(Derivative<)?(?:Unit)?(\w+)<float>", TABLES.read_text()))
+    tables = set(re.findall(r"Lut8<(Derivative<)?(?:Unit)?(\w+)<float>", TABLES.read_text()))
     for name in INSTRUCTION_SETS:
         newest = max(root.glob(f"temp*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):

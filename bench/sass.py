@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from environment import RESULTS, environment, name_of
+from environment import RESULTS, environment, name_of, write_result
 from report import table
 from triton.backends.compiler import GPUTarget
 
-from fastact import warmup
 from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.tools import warmup
 from fastact.triton.launch import Launch, recording
 
 ROOT = Path(__file__).parents[1]
@@ -332,7 +332,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "report.md").write_text("\n\n".join(["# Instructions of the Triton kernels", head, *tables]) + "\n")
     result = {"environment": where, "rows": [row._asdict() for row in rows]}
-    (OUT / "sass.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(OUT, "sass", result)
     OVER_BUDGET.write_text(json.dumps(ceilings(rows), indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text(), rows))
     print(f"{len(rows)} kernels; of those tested {len(ceilings(rows)['kernels'])} above their budget. Written: {OUT}")

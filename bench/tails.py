@@ -22,8 +22,8 @@ from report import table
 from torch import nn
 
 import fastact
-from fastact.accuracy import is_exact
 from fastact.catalogue import ACTIVATIONS
+from fastact.tools.accuracy import is_exact
 
 NUMEL = 1 << 16
 NEAR = "values=-2,2"

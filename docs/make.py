@@ -130,7 +130,7 @@ def page_faults() -> str:
 def main() -> None:
     from train_digits import CHOICES, DEFAULT
 
-    from fastact import plot
+    from fastact.tools import plot
 
     README.write_text(with_block(README.read_text(), "activations", short_table()))
     PAGE.write_text(page())

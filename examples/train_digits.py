@@ -33,9 +33,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from tqdm import tqdm
 
 import fastact
-from fastact import plot
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.monitor import Monitor
+from fastact.tools import plot
 
 # The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.
 BATCH_SIZE = {"cpu": 128, "cuda": 512}

@@ -1,4 +1,4 @@
-"""`python -m fastact info`, `python -m fastact validate` and `python -m fastact warmup`."""
+"""`python -m fastact` with one of the commands info, validate, warmup and tune."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
-from .info import report
-from .validate import validate
-from .warmup import default_processes, summary, warmup
+from .tools.info import report, thresholds
+from .tools.tune import tune
+from .tools.validate import validate
+from .tools.warmup import default_processes, summary, warmup
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     warm.add_argument("--target", type=_capability, metavar="sm_NN", help="a compute capability, as sm_90 for an H200")
     warm.add_argument("--processes", type=int, default=default_processes(), help="default: %(default)s")
+    commands.add_parser(
+        "tune",
+        help="measure which softmax rows torch computes faster",
+        description="Races each kind of rows against torch's, forward and backward, in under a minute, and keeps the "
+        "result in the user's cache folder. It decides on arithmetic alone: what is saved and the node do not change.",
+    )
     for command in (check, warm):
         command.add_argument(
             "--activations",
@@ -66,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.command == "info":
         print(report())
+        return 0
+    if options.command == "tune":
+        tune()
+        print(thresholds())
         return 0
     if options.command == "warmup":
         if not triton_is_installed():

@@ -133,7 +133,7 @@ class _Node(Function):
         ctx.strides = []
         if op.saves in ("mask", "indices"):
             output, *saved = (inputs[0], result) if in_place else result
-            saved += inputs[1:2] if op.biased else ()
+            saved.extend(inputs[1:2] if op.biased else ())
             if op.saves == "mask" and not output.is_contiguous():
                 ctx.strides = output.stride()
         else:

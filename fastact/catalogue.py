@@ -26,7 +26,7 @@ class Activation:
     module: str
     """Of the module here and in `torch.nn`."""
     family: str
-    """The file of formulas: `csrc/<family>.h` and `fastact/triton/<family>.py`."""
+    """The file of formulas: `csrc/activations/<family>.h` and `fastact/triton/<family>.py`."""
     saved: str
     """What backward needs: "mask" (a bit per element), "indices" (a byte per output element), "output" or "input"."""
     formula: str
@@ -54,7 +54,7 @@ class Activation:
     """Which loops run it: "pointwise"; "channelwise", pointwise with weights; "gated", a product of one half of the
     input along `dim` and a function of the other; "maxout"; "softmax", along `dim`."""
     weights: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The learned tensors, which follow the input and hold one number, or one per channel: name, and the range that tests
+    """The learned tensors, of one number or one per channel, which follow the input: name, and the range that tests
     draw from."""
     derivative_from_output: Callable[..., Tensor] | None = None
     """Where the output is saved: the derivative as torch ops on it, for double backward."""

@@ -631,7 +631,7 @@ def bias_act(
         raise ValueError(f"bias_act: activation must be one of {', '.join(BIASED)}, got {activation!r}")
     scalars = tuple({**op.activation.samples[0], **arguments}.values())
     if len(scalars) != len(op.activation.scalars):
-        raise TypeError(f"bias_act: {activation} takes {op.activation.parameters}, got {tuple(arguments)}")
+        raise TypeError(f"bias_act: {activation} takes {op.activation.scalars}, got {tuple(arguments)}")
     if takes_all(input, bias) and weights_fit(input, bias) and accepts(activation, input, *scalars):
         if residual is None or (takes_all(input, residual) and is_like(residual, input)):
             return getattr(run, op.name)(input, bias, residual, *scalars)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import shapes
+from . import shapes, thresholds
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
 from .dispatch import guarded, interpreting, triton_is_installed
@@ -43,6 +43,7 @@ def _load_nodes(library: Path) -> str:
 
 
 WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
+thresholds.apply(thresholds.choice()[0])
 HAS_NODES = not WHY_NO_NODES
 """Whether autograd nodes are in C++: those are for one release of torch."""
 
@@ -52,9 +53,9 @@ def instruction_set() -> str:
     return torch.ops.fastact.cpu_capability().lower()
 
 
-def maker() -> str:
+def vendor() -> str:
     """Who made this CPU: "intel", "amd" or, for others, ""."""
-    return torch.ops.fastact.cpu_maker()
+    return torch.ops.fastact.cpu_vendor()
 
 
 class Op(NamedTuple):

@@ -52,7 +52,7 @@ void run(const InstructionSet& set, int type, const std::vector<T>& x) {
   auto show = [&](const std::string& name, const std::vector<T>& numbers) {
     if constexpr (sizeof(T) == 2) {
       std::vector<Compute> promoted(kCount);
-      set.widen[type - 2](numbers.data(), promoted.data(), kCount);
+      set.promote[type - 2](numbers.data(), promoted.data(), kCount);
       write(name.c_str(), promoted);
     } else {
       write(name.c_str(), numbers);
@@ -102,13 +102,13 @@ void run_softmax(const InstructionSet& set) {
       if (!std::isfinite(each)) each = 0;
     const Panel from = {x.data(), kLanes}, raised = {e.data(), kLanes}, to = {y.data(), kLanes};
     const Lanes lanes = {kLanes, kLanes};
-    blocks.peaks(from, steps, lanes, true, peaks.data());
+    blocks.row_max(from, steps, lanes, true, peaks.data());
     blocks.exponentials(from, steps, peaks.data(), raised, true, sums.data());
-    blocks.finish(sums.data(), peaks.data(), lanes, high.data(), low.data());
+    blocks.finalize(sums.data(), peaks.data(), lanes, high.data(), low.data());
     blocks.write(blocks.log ? from : raised, steps, high.data(), low.data(), to);
     write("softmax", y);
     blocks.terms(from, to, steps, true, sums.data());
-    blocks.finish_terms(sums.data(), lanes, low.data());
+    blocks.finalize_terms(sums.data(), lanes, low.data());
     blocks.gradient(from, to, steps, low.data(), raised);
     write("softmax backward", e);
     const int64_t columns = 100;  // no multiple of a vector's elements
@@ -125,7 +125,7 @@ void convert(const InstructionSet& set) {
   for (int type = 0; type < 2; ++type) {
     std::vector<float> wide(halves.size()), again(halves.size());
     std::vector<uint16_t> narrow(halves.size());
-    set.widen[type](halves.data(), wide.data(), halves.size());
+    set.promote[type](halves.data(), wide.data(), halves.size());
     write("widened", wide);
     // Between two neighbours, exactly half way, and on either side of that.
     for (uint32_t part : {0x1000u, 0xfffu, 0x1001u, 0x8000u, 0x7fffu, 0x8001u}) {
@@ -135,8 +135,8 @@ void convert(const InstructionSet& set) {
         bits = std::isfinite(wide[i]) ? bits | part : bits;
         std::memcpy(&again[i], &bits, 4);
       }
-      set.narrow[type](again.data(), narrow.data(), again.size());
-      set.widen[type](narrow.data(), again.data(), again.size());
+      set.demote[type](again.data(), narrow.data(), again.size());
+      set.promote[type](narrow.data(), again.data(), again.size());
       write("narrowed", again);
     }
   }
@@ -153,7 +153,7 @@ int main() {
   fastact::run(fastact::kBaseline, 1, fastact::inputs<double>());
   std::vector<uint16_t> halves(fastact::kCount);
   for (int type = 0; type < 2; ++type) {
-    fastact::kBaseline.narrow[type](fastact::inputs<float>().data(), halves.data(), fastact::kCount);
+    fastact::kBaseline.demote[type](fastact::inputs<float>().data(), halves.data(), fastact::kCount);
     fastact::run(fastact::kBaseline, 2 + type, halves);
   }
 }

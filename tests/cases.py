@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import fastact.functional as F
-from fastact.accuracy import REFERENCES
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
+from fastact.tools.accuracy import REFERENCES
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

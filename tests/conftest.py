@@ -67,7 +67,7 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
     each way through the loops, and accuracy with the default arguments, and on one of the 16-bit types."""
     from cases import LOOPS
 
-    from fastact.accuracy import samples
+    from fastact.tools.accuracy import samples
 
     if "case" in parameters and item.get_closest_marker("formula") is None:
         case = parameters["case"]
@@ -83,6 +83,14 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _all_rows_are_ours() -> None:
+    """Or some softmax rows, by the machine's thresholds, would be torch compared with itself."""
+    from fastact import thresholds
+
+    thresholds.apply({})
 
 
 @pytest.fixture

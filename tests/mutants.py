@@ -41,12 +41,13 @@ PARTS = {
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
-EXCLUDED_FILES = "fastact/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
+EXCLUDED_FILES = "fastact/tools/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
 EXCLUDED = {
     r"[gG]rain\b|_ANY_ROWS|_NEAR|_TORCHS_ROWS": "from which size on something pays",
     r"prefetch|distance|__builtin_expect": "tells the processor what comes",
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
-    r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |longest = |chains = |most = |rows_together": "work at a time",
+    r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |chains = |most = |rows_together": "work at a time",
+    r"(most_promoted|in_cache|part_size|steps_in_T) = ": "the same",
     r"warps|BLOCK_SIZE\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|^TAIL\b.*=|_compiled\b": "the size of programs",
     r"^\s*(#|template|using|typedef|namespace|static_assert|assert|import|from|@|class|struct|def)\b": "no code",
     r"% 16\b": "how wide the accesses of a GPU are",

@@ -13,7 +13,7 @@ from typing import Any
 from triton import knobs
 from triton.runtime import driver
 
-from fastact.warmup import Elsewhere
+from fastact.tools.warmup import Elsewhere
 
 
 class StubDriver(Elsewhere):

@@ -1,4 +1,4 @@
-"""Every activation within its bounds (`fastact.accuracy` states them), and the truth they are held against checked."""
+"""Every activation within its bounds, which `fastact.tools.accuracy` states, and checks of the truth itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ import mpmath
 import pytest
 import torch
 
-from fastact import accuracy, functional
-from fastact.accuracy import REFERENCES, bind, bit_patterns, evaluate, is_exact, measure, random_inputs, samples, ulp
+from fastact import functional
 from fastact.catalogue import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, of_one_variable
+from fastact.tools import accuracy
+from fastact.tools.accuracy import (
+    REFERENCES,
+    bind,
+    bit_patterns,
+    evaluate,
+    is_exact,
+    measure,
+    random_inputs,
+    samples,
+    ulp,
+)
 
 CASES = [
     pytest.param(activation, sample, id="-".join([activation.name, *map(str, sample.values())]))
@@ -140,8 +151,7 @@ FORMULAS = {
     "softmax": lambda x, dim: 1 / (1 + mpmath.exp(-x)),
     "log_softmax": lambda x, dim: -mpmath.log1p(mpmath.exp(-x)),
 }
-FORMULAS["glu"], FORMULAS["swiglu"] = FORMULAS["sigmoid"], FORMULAS["silu"]
-FORMULAS["geglu"], FORMULAS["geglu_tanh"] = FORMULAS["gelu"], FORMULAS["gelu_tanh"]
+FORMULAS |= {unit: FORMULAS[gate] for unit, gate in accuracy.GATES.items()}
 
 # Subnormal, tiny, around 1, where float32 and 16-bit types saturate or underflow, huge; the kinks are added.
 MAGNITUDES = [1e-42, 1e-30, 1e-20, 2e-8, 1e-4, 0.1, 0.5, 1.0, 2.5, 5.5, 9.0, 17.0, 40.0, 87.5, 88.7, 103.9, 1e3, 3e38]

@@ -15,6 +15,7 @@ import torch
 from cases import CASES, DTYPES, LOOPS, Case, run_kernels
 
 from fastact import ops
+from fastact.catalogue import ACTIVATIONS
 
 # In eps. The interpreter has no fused multiply-add before Triton 3.7, and hardware divides approximately: each side may
 # be some ULPs off, in float64 a derivative 4 (`test_accuracy`). 16-bit results differ where one side of the midpoint
@@ -133,11 +134,11 @@ def test_unknown_capability_is_refused(device: str) -> None:
 
 @pytest.mark.only("cpu")
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not say who made the CPU")
-def test_maker_is_what_the_system_says(device: str) -> None:
-    makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+def test_vendor_is_what_the_system_says(device: str) -> None:
+    names = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     vendors = {value.strip() for key, _, value in lines if key.strip() == "vendor_id"} or {""}
-    assert {makers.get(vendor, "") for vendor in vendors} == {ops.maker()}
+    assert {names.get(vendor, "") for vendor in vendors} == {ops.vendor()}
 
 
 @pytest.mark.only("cpu")
@@ -147,6 +148,18 @@ def test_lines_can_be_asked_for_early(device: str) -> None:
     library = Path(ops.__file__).with_name("libfastact.so")
     code = subprocess.run(["objdump", "-d", library], capture_output=True, text=True, check=True).stdout
     assert "prefetchw" in code
+
+
+@pytest.mark.only("cpu")
+def test_ops_take_what_the_catalogue_says(device: str) -> None:
+    """The table of ops in C++ and the catalogue agree on tensors, scalars and what is saved."""
+    for row in ACTIVATIONS.values():
+        if not row.pointwise:
+            continue
+        rest = [*["seed"] * row.random, *row.weights, *row.scalars]
+        for name, expected in ((row.name, ["input", *rest]), (f"{row.name}_backward", ["grad", row.saved, *rest])):
+            schema = getattr(torch.ops.fastact, name).default._schema
+            assert [argument.name for argument in schema.arguments] == expected
 
 
 @pytest.mark.only("cpu")

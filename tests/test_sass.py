@@ -8,16 +8,12 @@ Triton spill (tests/over_budget.json).
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import DEFAULTS, DTYPES, LOOPS, Case, run_kernels
-
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 pytestmark = pytest.mark.only("cpu")
 

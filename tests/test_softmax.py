@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastact
 import fastact.functional as F
-from fastact.accuracy import ulp
+from fastact.tools.accuracy import ulp
 
 NAMES = ("softmin", "softmax", "log_softmax")
 

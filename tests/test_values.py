@@ -10,7 +10,7 @@ import torch
 from cases import ARRANGEMENTS, CASES, DEFAULTS, DETERMINISTIC, DTYPES, LOOPS, SHAPE, SPECIAL, Case
 from torch import Tensor
 
-from fastact.accuracy import REFERENCES, flushed, is_exact
+from fastact.tools.accuracy import REFERENCES, flushed, is_exact
 
 # In eps of the dtype: 16-bit types round once; the others allow for the ULPs of either side, and absolutely for a
 # derivative from a saved output or, as torch's Softsign, from a difference. Gradients are up to 2.

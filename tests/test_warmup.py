@@ -29,7 +29,7 @@ def shapes(case: Case) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_calls_launch_what_was_compiled(case: Case, dtype: torch.dtype, device: str) -> None:
-    from fastact import warmup
+    from fastact.tools import warmup
     from fastact.triton.launch import recording
     from fastact.triton.ops import KERNELS
 

@@ -10,7 +10,7 @@ namespace {
 
 struct GatedUnit : SavesInput {};
 
-// f is a formula that saves a mask or its input. `grad` is that of f(gate).
+// f is a formula that saves a mask or its input. gradient(grad, gate) takes the gradient of f(gate).
 template <class T, class Gate>
 struct Gated : GatedUnit {
   static constexpr Gate f{};

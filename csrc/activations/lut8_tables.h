@@ -9,14 +9,15 @@
 #include "math/lut8.h"
 
 namespace fastact {
+namespace {
 
 // tanh t: 0.16 ULP at most
 template <>
-struct Pieces<Tanh<float>> : Tabulated<false, false> {
+struct Lut8<Tanh<float>> : Lut8Form<false, false> {
   static constexpr float most = 0x1.20a3d8p3f;
   static constexpr float linear = 0x1.a66666p0f, quadratic = -0x1.73bd46p-4f;
-  static constexpr float points[8] = {0x0p0f,     0x1.4c3p-1f, 0x1.5494p0f, 0x1.074ap1f,
-                                      0x1.73bp1f, 0x1.ece4p1f, 0x1.4506p2f, 0x1.d87p2f};
+  static constexpr float centres[8] = {0x0p0f,     0x1.4c3p-1f, 0x1.5494p0f, 0x1.074ap1f,
+                                       0x1.73bp1f, 0x1.ece4p1f, 0x1.4506p2f, 0x1.d87p2f};
   static constexpr float coefficients[][8] = {{0x0p0f, 0x1.24484cp-1f, 0x1.bd1a86p-1f, 0x1.ef8868p-1f, 0x1.fceebap-1f,
                                                0x1.ff8984p-1f, 0x1.fff5d4p-1f, 0x1.ffffe6p-1f},
                                               {0x1p0f, 0x1.59257ep-1f, 0x1.f4358cp-3f, 0x1.033cd6p-4f, 0x1.8775e6p-7f,
@@ -37,11 +38,11 @@ struct Pieces<Tanh<float>> : Tabulated<false, false> {
 
 // (t - tanh t) / t^3: 0.30 ULP at most
 template <>
-struct Pieces<Tanhshrink<float>> : Tabulated<false, false> {
+struct Lut8<Tanhshrink<float>> : Lut8Form<false, false> {
   static constexpr float most = 0x1p3f;
   static constexpr float linear = 0x1.a66666p0f, quadratic = -0x1.6cdd2ep-4f;
-  static constexpr float points[8] = {0x1.8p-3f,   0x1.4e2p-1f, 0x1.5a58p0f, 0x1.0ceep1f,
-                                      0x1.762ap1f, 0x1.f3ap1f,  0x1.450cp2f, 0x1.bd52p2f};
+  static constexpr float centres[8] = {0x1.8p-3f,   0x1.4e2p-1f, 0x1.5a58p0f, 0x1.0ceep1f,
+                                       0x1.762ap1f, 0x1.f3ap1f,  0x1.450cp2f, 0x1.bd52p2f};
   static constexpr float coefficients[][8] = {{0x1.5099c6p-2f, 0x1.23bc4ep-2f, 0x1.8b7718p-3f, 0x1.f347f2p-4f,
                                                0x1.3c5054p-4f, 0x1.900a62p-5f, 0x1.fe1d9cp-6f, 0x1.21c4f4p-6f},
                                               {-0x1.8e2ff4p-5f, -0x1.0352fcp-3f, -0x1.e8334ap-4f, -0x1.28eecap-4f,
@@ -62,11 +63,11 @@ struct Pieces<Tanhshrink<float>> : Tabulated<false, false> {
 
 // (tanh t / t)^2: 0.88 ULP at most
 template <>
-struct Pieces<Derivative<Tanhshrink<float>>> : Tabulated<false, false> {
+struct Lut8<Derivative<Tanhshrink<float>>> : Lut8Form<false, false> {
   static constexpr float most = 0x1.20a3d8p3f;
   static constexpr float linear = 0x1.4p0f, quadratic = -0x1.7c327ap-5f;
-  static constexpr float points[8] = {0x1.8dep-3f, 0x1.a18p-1f, 0x1.b5b4p0f, 0x1.5754p1f,
-                                      0x1.dd98p1f, 0x1.39d2p2f, 0x1.91c4p2f, 0x1.01378p3f};
+  static constexpr float centres[8] = {0x1.8dep-3f, 0x1.a18p-1f, 0x1.b5b4p0f, 0x1.5754p1f,
+                                       0x1.dd98p1f, 0x1.39d2p2f, 0x1.91c4p2f, 0x1.01378p3f};
   static constexpr float coefficients[][8] = {{0x1.f3632ap-1f, 0x1.5c51d2p-1f, 0x1.334a1cp-2f, 0x1.17624ap-3f,
                                                0x1.2589d8p-4f, 0x1.54a322p-5f, 0x1.9fbf02p-6f, 0x1.fb2ac6p-7f},
                                               {-0x1.fc75f8p-3f, -0x1.1f157ep-1f, -0x1.16e8f8p-2f, -0x1.8bb8a2p-4f,
@@ -87,11 +88,11 @@ struct Pieces<Derivative<Tanhshrink<float>>> : Tabulated<false, false> {
 
 // -f(-t): 0.17 ULP at most, down to x = -4.9
 template <>
-struct Pieces<GELU<float>> : Tabulated<true, true> {
+struct Lut8<GELU<float>> : Lut8Form<true, true> {
   static constexpr float least = -0x1.39999ap2f, most = 0x1.566666p2f;
   static constexpr float linear = 0x1.8p-1f, quadratic = 0x1.f2eecep-4f;
-  static constexpr float points[8] = {0x0p0f,      0x1.6574p0f, 0x1.2032p1f, 0x1.7c0cp1f,
-                                      0x1.d14cp1f, 0x1.0dbbp2f, 0x1.2ff8p2f, 0x1.5181p2f};
+  static constexpr float centres[8] = {0x0p0f,      0x1.6574p0f, 0x1.2032p1f, 0x1.7c0cp1f,
+                                       0x1.d14cp1f, 0x1.0dbbp2f, 0x1.2ff8p2f, 0x1.5181p2f};
   static constexpr float coefficients[][8] = {{0x0p0f, 0x1.d10b06p-4f, 0x1.c12a42p-6f, 0x1.2291eap-8f, 0x1.08c296p-11f,
                                                0x1.ba701cp-15f, 0x1.44f688p-18f, 0x1.7af26ap-22f},
                                               {0x1p-1f, -0x1.07db8ap-3f, -0x1.e3ab08p-5f, -0x1.a7e27cp-7f,
@@ -114,11 +115,11 @@ struct Pieces<GELU<float>> : Tabulated<true, true> {
 
 // f'(-t): 0.57 ULP at most, down to x = -4.9
 template <>
-struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
+struct Lut8<Derivative<GELU<float>>> : Lut8Form<false, true> {
   static constexpr float least = -0x1.39999ap2f, most = 0x1.7b851ep2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.6d837ep-5f;
-  static constexpr float points[8] = {0x1.777p-2f, 0x1.80ead2p-1f, 0x1.04dep1f, 0x1.6edcp1f,
-                                      0x1.d17ep1f, 0x1.18a9p2f,    0x1.44a2p2f, 0x1.7081p2f};
+  static constexpr float centres[8] = {0x1.777p-2f, 0x1.80ead2p-1f, 0x1.04dep1f, 0x1.6edcp1f,
+                                       0x1.d17ep1f, 0x1.18a9p2f,    0x1.44a2p2f, 0x1.7081p2f};
   static constexpr float coefficients[][8] = {{0x1.c2f03ep-3f, -0x1.6737d8p-28f, -0x1.4c4e9ep-4f, -0x1.122ee8p-6f,
                                                -0x1.daadc6p-10f, -0x1.d10e54p-14f, -0x1.524b4p-18f, -0x1.2ebd76p-23f},
                                               {-0x1.644a3p-1f, -0x1.b9d99p-2f, 0x1.b90e2ep-4f, 0x1.4e292p-5f,
@@ -143,11 +144,11 @@ struct Pieces<Derivative<GELU<float>>> : Tabulated<false, true> {
 
 // -f(-t): 0.14 ULP at most, down to x = -4.9
 template <>
-struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
+struct Lut8<GELUTanh<float>> : Lut8Form<true, true> {
   static constexpr float least = -0x1.39999ap2f, most = 0x1.41eb86p2f;
   static constexpr float linear = 0x1.666666p-1f, quadratic = 0x1.42008ap-3f;
-  static constexpr float points[8] = {0x0p0f,      0x1.7b3cp0f, 0x1.21a8p1f, 0x1.74d6p1f,
-                                      0x1.c00cp1f, 0x1.01cap2f, 0x1.2091p2f, 0x1.3eebp2f};
+  static constexpr float centres[8] = {0x0p0f,      0x1.7b3cp0f, 0x1.21a8p1f, 0x1.74d6p1f,
+                                       0x1.c00cp1f, 0x1.01cap2f, 0x1.2091p2f, 0x1.3eebp2f};
   static constexpr float coefficients[][8] = {{0x0p0f, 0x1.a51ce8p-4f, 0x1.b11966p-6f, 0x1.3908dp-8f, 0x1.4299a6p-11f,
                                                0x1.01ab24p-14f, 0x1.47b676p-18f, 0x1.13bac4p-22f},
                                               {0x1p-1f, -0x1.0697c4p-3f, -0x1.e0710ep-5f, -0x1.df6b52p-7f,
@@ -170,11 +171,11 @@ struct Pieces<GELUTanh<float>> : Tabulated<true, true> {
 
 // f'(-t): 0.34 ULP at most, down to x = -4.9
 template <>
-struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
+struct Lut8<Derivative<GELUTanh<float>>> : Lut8Form<false, true> {
   static constexpr float least = -0x1.39999ap2f, most = 0x1.6p2f;
   static constexpr float linear = 0x1p0f, quadratic = 0x1.0eacacp-4f;
-  static constexpr float points[8] = {0x1.69ap-2f, 0x1.8142ap-1f, 0x1.ff5p0f,  0x1.60bp1f,
-                                      0x1.ba08p1f, 0x1.07dfp2f,   0x1.3044p2f, 0x1.5639p2f};
+  static constexpr float centres[8] = {0x1.69ap-2f, 0x1.8142ap-1f, 0x1.ff5p0f,  0x1.60bp1f,
+                                       0x1.ba08p1f, 0x1.07dfp2f,   0x1.3044p2f, 0x1.5639p2f};
   static constexpr float coefficients[][8] = {{0x1.d65d14p-3f, -0x1.4f6404p-28f, -0x1.61d95ep-4f, -0x1.630d08p-6f,
                                                -0x1.75abdep-9f, -0x1.937d76p-13f, -0x1.d7401ep-18f, -0x1.37308ap-23f},
                                               {-0x1.67afa4p-1f, -0x1.b8baccp-2f, 0x1.b9c97p-4f, 0x1.a68268p-5f,
@@ -199,11 +200,11 @@ struct Pieces<Derivative<GELUTanh<float>>> : Tabulated<false, true> {
 
 // log(1 + e^-t): 0.47 ULP at most, down to x = -12.5
 template <>
-struct Pieces<UnitSoftplus<float>> : Tabulated<false, true> {
+struct Lut8<UnitSoftplus<float>> : Lut8Form<false, true> {
   static constexpr float least = -0x1.9p3f, most = 0x1.ep3f;
   static constexpr float linear = 0x1.19999ap-1f, quadratic = -0x1.b57d44p-9f;
-  static constexpr float points[8] = {0x1.282p-1f, 0x1.1004p1f, 0x1.0001p2f, 0x1.7cbdp2f,
-                                      0x1.fb22p2f, 0x1.3f74p3f, 0x1.8234p3f, 0x1.c81ap3f};
+  static constexpr float centres[8] = {0x1.282p-1f, 0x1.1004p1f, 0x1.0001p2f, 0x1.7cbdp2f,
+                                       0x1.fb22p2f, 0x1.3f74p3f, 0x1.8234p3f, 0x1.c81ap3f};
   static constexpr float coefficients[][8] = {{0x1.c7e42cp-2f, 0x1.ce1114p-4f, 0x1.2959b6p-6f, 0x1.556feap-9f,
                                                0x1.7b7be8p-12f, 0x1.8365d2p-15f, 0x1.80e5acp-18f, 0x1.5a92bep-21f},
                                               {-0x1.6fee6cp-2f, -0x1.b4f502p-4f, -0x1.26ab1cp-6f, -0x1.54fe2ap-9f,
@@ -226,11 +227,11 @@ struct Pieces<UnitSoftplus<float>> : Tabulated<false, true> {
 
 // f'(-t): 0.90 ULP at most, down to x = -12.6
 template <>
-struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
+struct Lut8<Derivative<SiLU<float>>> : Lut8Form<false, true> {
   static constexpr float least = -0x1.933334p3f, most = 0x1.4p4f;
   static constexpr float linear = 0x1.8p-1f, quadratic = -0x1.333dbp-6f;
-  static constexpr float points[8] = {0x1.008p-1f, 0x1.474974p0f, 0x1.a388p1f, 0x1.3d28p2f,
-                                      0x1.b662p2f, 0x1.2362p3f,   0x1.7e94p3f, 0x1.22974p4f};
+  static constexpr float centres[8] = {0x1.008p-1f, 0x1.474974p0f, 0x1.a388p1f, 0x1.3d28p2f,
+                                       0x1.b662p2f, 0x1.2362p3f,   0x1.7e94p3f, 0x1.22974p4f};
   static constexpr float coefficients[][8] = {{0x1.09d6bp-2f, -0x1.848b9ep-29f, -0x1.415ac8p-4f, -0x1.c158fcp-6f,
                                                -0x1.95565cp-8f, -0x1.d7bc1ap-11f, -0x1.272812p-14f, -0x1.dd6356p-23f},
                                               {-0x1.c398f6p-2f, -0x1.be141p-3f, 0x1.2a3916p-5f, 0x1.487554p-6f,
@@ -253,11 +254,11 @@ struct Pieces<Derivative<SiLU<float>>> : Tabulated<false, true> {
 
 // f'(-t): 0.94 ULP at most, down to x = -4.95
 template <>
-struct Pieces<Derivative<QuickGELU<float>>> : Tabulated<false, true> {
+struct Lut8<Derivative<QuickGELU<float>>> : Lut8Form<false, true> {
   static constexpr float least = -0x1.3cccccp2f, most = 0x1.78p3f;
   static constexpr float linear = 0x1.451eb8p0f, quadratic = -0x1.b87a08p-5f;
-  static constexpr float points[8] = {0x1.248p-2f, 0x1.80974ap-1f, 0x1.f4ap0f,  0x1.77f8p1f,
-                                      0x1.0283p2f, 0x1.5825p2f,    0x1.c3d4p2f, 0x1.5632p3f};
+  static constexpr float centres[8] = {0x1.248p-2f, 0x1.80974ap-1f, 0x1.f4ap0f,  0x1.77f8p1f,
+                                       0x1.0283p2f, 0x1.5825p2f,    0x1.c3d4p2f, 0x1.5632p3f};
   static constexpr float coefficients[][8] = {{0x1.108d1ep-2f, 0x1.24d84cp-28f, -0x1.39c018p-4f, -0x1.b334acp-6f,
                                                -0x1.8d054ap-8f, -0x1.c4efd2p-11f, -0x1.176e1ap-14f, -0x1.cc59c8p-23f},
                                               {-0x1.8321bcp-1f, -0x1.7b9cdap-2f, 0x1.ff82c4p-5f, 0x1.100226p-5f,
@@ -279,14 +280,15 @@ struct Pieces<Derivative<QuickGELU<float>>> : Tabulated<false, true> {
 };
 
 template <>
-struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
+struct Lut8<LogSigmoid<float>> : Lut8<UnitSoftplus<float>> {
   static constexpr bool mirrored = true;
 };
 template <>
-struct Pieces<Derivative<in_16_bits::SiLU>> : Pieces<Derivative<SiLU<float>>> {};
+struct Lut8<Derivative<lowp::SiLU>> : Lut8<Derivative<SiLU<float>>> {};
 template <>
-struct Pieces<Derivative<in_16_bits::QuickGELU>> : Pieces<Derivative<QuickGELU<float>>> {};
+struct Lut8<Derivative<lowp::QuickGELU>> : Lut8<Derivative<QuickGELU<float>>> {};
 template <>
-struct Pieces<Derivative<in_16_bits::GELUTanh>> : Pieces<Derivative<GELUTanh<float>>> {};
+struct Lut8<Derivative<lowp::GELUTanh>> : Lut8<Derivative<GELUTanh<float>>> {};
 
+}  // namespace
 }  // namespace fastact

@@ -17,7 +17,7 @@ import mpmath
 import numpy
 
 mpmath.mp.prec = 160
-GRID = 2.0**-14  # of the points: the distance from one to a float of its piece is a float
+GRID = 2.0**-14  # of the centres: the distance from one to a float of its piece is a float
 NODES = 80
 
 
@@ -89,10 +89,10 @@ def table(formula, comment, function, degree, most, linear, share, split=False, 
     return f"""
 // {comment}: {max(errors):.2f} ULP at most{f", down to x = {least:.4g}" if least and least > -most else ""}
 template <>
-struct Pieces<{formula}> : Tabulated<{str(split).lower()}, {str(least is not None).lower()}> {{
+struct Lut8<{formula}> : Lut8Form<{str(split).lower()}, {str(least is not None).lower()}> {{
   static constexpr float {f"least = {hexadecimal(least)}, " if least else ""}most = {hexadecimal(most)};
   static constexpr float linear = {hexadecimal(linear)}, quadratic = {hexadecimal(quadratic)};
-  static constexpr float points[8] = {{{rows[0]}}};
+  static constexpr float centres[8] = {{{rows[0]}}};
   static constexpr float coefficients[][8] = {{{", ".join(f"{{{row}}}" for row in rows[1:])}}};
 }};
 """
@@ -109,19 +109,21 @@ HEAD = """// Written by lut8_tables.py, which says how.
 #include "activations/softplus.h"
 
 namespace fastact {
+namespace {
 """
 TAIL = """
 template <>
-struct Pieces<LogSigmoid<float>> : Pieces<UnitSoftplus<float>> {
+struct Lut8<LogSigmoid<float>> : Lut8<UnitSoftplus<float>> {
   static constexpr bool mirrored = true;
 };
 template <>
-struct Pieces<Derivative<in_16_bits::SiLU>> : Pieces<Derivative<SiLU<float>>> {};
+struct Lut8<Derivative<lowp::SiLU>> : Lut8<Derivative<SiLU<float>>> {};
 template <>
-struct Pieces<Derivative<in_16_bits::QuickGELU>> : Pieces<Derivative<QuickGELU<float>>> {};
+struct Lut8<Derivative<lowp::QuickGELU>> : Lut8<Derivative<QuickGELU<float>>> {};
 template <>
-struct Pieces<Derivative<in_16_bits::GELUTanh>> : Pieces<Derivative<GELUTanh<float>>> {};
+struct Lut8<Derivative<lowp::GELUTanh>> : Lut8<Derivative<GELUTanh<float>>> {};
 
+}  // namespace
 }  // namespace fastact
 """
 

@@ -2,13 +2,14 @@
 #pragma once
 
 #include "activations/formula.h"
+#include "math/sin.h"
 
 namespace fastact {
 namespace {
 
-// x + sin^2(alpha x) / alpha (Liu, Hartwig and Ueda 2020). For negative alpha x the terms nearly cancel: the second one
-// comes in twice the precision. All digits up to |alpha x| = 2^15 (float) or 2^20 (double); from 8 times that on, where
-// the wave is less than 2^-18 of x, it is left out, and the derivative is 1, its mean.
+// x + sin^2(alpha x) / alpha (Liu, Hartwig and Ueda 2020). For negative alpha x the terms nearly cancel, so the second
+// one is computed in twice the precision. The result is accurate up to |alpha x| = 2^15 (float) or 2^20 (double). From
+// 8 times that on, the sine term, less than 2^-18 of x, is omitted, and the derivative is its mean, 1.
 template <class T>
 struct Snake : Channelwise {
   T alpha;
@@ -16,16 +17,16 @@ struct Snake : Channelwise {
   T forward(T x) const {
     auto sine = sine_squared(reduced_angle(alpha, x, T(0)));
     T inverse = 1 / alpha, wave = sine.high * inverse;
-    T wave_low = (sine.low - product_error(wave, alpha, sine.high)) * inverse, sum = x + wave;
+    T wave_low = (sine.low - two_prod_error(wave, alpha, sine.high)) * inverse, sum = x + wave;
     return sum + (wave - (sum - x) + wave_low);
   }
-  // 1 + sin(2 alpha x) = 2 sin^2(alpha x + pi/4), which keeps its digits near its zeros.
+  // 1 + sin(2 alpha x) = 2 sin^2(alpha x + pi/4), which is accurate near its zeros.
   T derivative(T x) const {
     auto sine = sine_squared(reduced_angle(alpha, x, T(0.5)));
     return 2 * (sine.high + sine.low);
   }
-  // (x sin(2 alpha x) - sin^2(alpha x) / alpha) / alpha, where near zero the second term is half the first; there
-  // sin^2(r) / alpha is r sin^2(r) / r^2 times r / alpha, which does not underflow.
+  // (x sin(2 alpha x) - sin^2(alpha x) / alpha) / alpha. Near zero the second term is half the first; there sin^2(r) /
+  // alpha is computed as r sin^2(r) / r^2 times r / alpha, which does not underflow.
   T grad_alpha(T grad, T x) const {
     using K = SineConstants<T>;
     auto angle = reduced_angle(alpha, x, T(0));

@@ -28,7 +28,7 @@ struct LeakyReLU : SavesMask {
   T dropped(T grad) const { return grad * negative_slope; }
 };
 
-// In training; in evaluation it is LeakyReLU with the mean slope.
+// RReLU in training; in evaluation it is LeakyReLU with the mean slope.
 template <class T>
 struct RReLU : SavesMask, Random {
   T lower, upper;

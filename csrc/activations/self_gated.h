@@ -6,40 +6,39 @@
 namespace fastact {
 namespace {
 
-// The step, where its two sides are computed apart, is s(-|x|) e^-|..| on the left and s(|x|) on the right, where s is
-// of moderate size. The left tail keeps its digits down to the subnormals because the powers of two are multiplied in
-// last, to the quotient.
+// A smooth step whose two sides are computed separately: s(-|x|) e^-|..| on the left and s(|x|) on the right, where s
+// is of moderate size. The left tail keeps its precision because the power of two multiplies the quotient last.
 template <class T>
 struct Sides {
   decltype(sign_mask(T())) left;
   ScaledExp<T> e;
 
   Sides(T x, ScaledExp<T> e) : left(sign_mask(x)), e(e) {}
-  // 1 + m is the factor that goes with the powers of two.
+  // 1 + m is the factor beside the power of two.
   T m() const { return select(left, e.m, T(0)); }
-  // (a + a m) / (b + b_low) times the powers of two. Where a is infinite or NaN, only the correction is: the remainder
-  // of an infinite quotient would be NaN.
+  // Returns (a + a m) / (b + b_low) times the power of two. An infinite or NaN a takes part only as a correction: the
+  // remainder of an infinite quotient would be NaN.
   T quotient(T a, T m, T b, T b_low) const {
     T finite = at_most_number(largest_number<T>, a), product = fma(finite, m, finite);
     T product_low = fma(finite, m, a - product);
     T y = divide(product, b, b_low, product_low);
     return select(left, e.times_power(y), y);
   }
-  // a over the square of b + b_low, times e^-|..| on the left. a is finite, and in a derivative it may be rounded.
+  // Returns a over the square of b + b_low, times e^-|..| on the left, for finite a.
   T over_square(T a, T b, T b_low) const {
-    T square = b * b, square_low = multiply_add(2 * b, b_low, product_error(b, b, square));
+    T square = b * b, square_low = mad(2 * b, b_low, two_prod_error(b, b, square));
     T y = divide(fma(a, m(), a), square, square_low);
     return select(left, e.times_power(y), y);
   }
 };
 
-// x sigma(v), where t is x or, far left, a bound at which it vanishes.
+// Returns x sigma(v). t is x or, far left, a bound at which the product vanishes.
 template <class T>
 inline T sigmoid_gated(T t, Logistic<T> e) {
   return t / e.sum * ExpConstants<T>::unit;
 }
 
-// sigma(v) (1 + slope sigma(-v)) on the right, where slope is |x| v' and e is e^-|v|; on the left it is subtracted.
+// Returns sigma(v) (1 + slope sigma(-v)), with a minus sign on the left. slope is |x| v', and e is e^-|v|.
 template <class T>
 inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
   Sides<T> sides(x, e);
@@ -48,7 +47,7 @@ inline T sigmoid_gated_derivative(T x, ScaledExp<T> e, T slope, T slope_low) {
   return sides.over_square(select(sides.left, left, right), sum, sum_low);
 }
 
-// The same so far left that e = e^-v is less than 2^-12, by three terms of its series in e:
+// The same for e = e^-v < 2^-12, by three terms of its series in e:
 // e (1 + e - slope) / (1 + e)^2.
 template <class T>
 inline T far_left_derivative(ScaledExp<T> e, T slope) {
@@ -56,23 +55,22 @@ inline T far_left_derivative(ScaledExp<T> e, T slope) {
   return e.times(fma(value, fma(value, 1 - 3 * slope, 2 * slope - 1), 1 - slope));
 }
 
-// Tables hold, of |x|, how far below x (below 0 for negative x) the result lies, in two parts, and the derivative at
-// -|x|.
+// The tables hold max(0, x) - f(x) as a function of |x|, in two parts, and the derivative at -|x|.
 template <class T>
-struct LeftInPieces : SavesInput {
-  // Of x up to twice the smallest normal number half is subtracted, which is too small for one: the result is 0.
-  T from_pieces(T x, T high, T low) const { return (x < 0x1p-125f ? copysign(T(0), x) : x) - high - low; }
-  T derivative_from_pieces(T x, T left) const { return x < 0 ? left : 1 - left; }
+struct LeftFromLut8 : SavesInput {
+  // For x up to twice the smallest normal number, the result x / 2 is subnormal: it becomes 0.
+  T from_lut8(T x, T high, T low) const { return (x < 0x1p-125f ? copysign(T(0), x) : x) - high - low; }
+  T derivative_from_lut8(T x, T left) const { return x < 0 ? left : 1 - left; }
 };
 
 template <class T>
-struct SiLU : LeftInPieces<T> {
+struct SiLU : LeftFromLut8<T> {
   T forward(T x) const {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
     return x <= K::most ? sigmoid_gated(t, logistic(t)) : x;
   }
-  T derivative_beyond_pieces(T x) const {
+  T derivative_outside_lut8(T x) const {
     T t = at_most_number(ExpConstants<T>::highest, abs(x));
     return far_left_derivative(exp_of_minus(t), t);
   }
@@ -81,24 +79,24 @@ struct SiLU : LeftInPieces<T> {
     using K = ExpConstants<T>;
     T t = clamp_number(K::least, K::most, x);
     auto e = logistic(t);
-    // What rounding took from the inverse goes in last, which leaves the processor less to wait for. The inverse and
-    // with it its error are taken twice, for the error of its square.
+    // The rounding error of the inverse is added last, which shortens the chain of dependent operations. The inverse is
+    // taken twice, and so is its error, as the square needs.
     T numerator = fma(e.exp, 1 + t, K::unit), inverse = 2 / e.sum;
-    T error = -product_error(inverse, e.sum, T(2)) - inverse * e.sum_low, quotient = numerator * inverse * inverse;
-    T slope = correct(quotient, quotient, error) * (K::unit / 4);
+    T error = -two_prod_error(inverse, e.sum, T(2)) - inverse * e.sum_low, quotient = numerator * inverse * inverse;
+    T slope = exact_fma(quotient, quotient, error) * (K::unit / 4);
     return x == x ? slope : x;
   }
 };
 
 template <class T>
-struct QuickGELU : LeftInPieces<T> {
+struct QuickGELU : LeftFromLut8<T> {
   T forward(T x) const {
     constexpr T most = ExpConstants<T>::most / scale.high;
     T t = clamp_number(ExpConstants<T>::least / scale.high, most, x);
     Exponent v(t);
     return x <= most ? sigmoid_gated(t, logistic(v.high, v.low)) : x;
   }
-  T derivative_beyond_pieces(T x) const {
+  T derivative_outside_lut8(T x) const {
     Exponent v(at_most_number(ExpConstants<T>::highest / scale.high, abs(x)));
     return far_left_derivative(exp_of_minus(v.high, v.low), v.high);
   }
@@ -109,16 +107,16 @@ struct QuickGELU : LeftInPieces<T> {
 
  private:
   static constexpr Constant<T> scale = {1.702, 0x1.89374bc6a7efap-55};
-  // 1.702 x in two parts, since e^-v magnifies an error |v| times.
+  // 1.702 x in two parts: e^-v magnifies an error |v| times.
   struct Exponent {
     T high, low;
-    explicit Exponent(T x) : high(scale.high * x) { low = fma(scale.low, x, product_error(scale.high, x, high)); }
+    explicit Exponent(T x) : high(scale.high * x) { low = fma(scale.low, x, two_prod_error(scale.high, x, high)); }
   };
 };
 
-// x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which is another way to write tanh's formula.
+// x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which equals the usual formula with tanh.
 template <class T>
-struct GELUTanh : LeftInPieces<T> {
+struct GELUTanh : LeftFromLut8<T> {
   T forward(T x) const {
     constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
     T t = clamp_number(least, most, x);
@@ -126,13 +124,13 @@ struct GELUTanh : LeftInPieces<T> {
     return x <= most ? sigmoid_gated(t, logistic(v.high, v.low)) : x;
   }
   // -t e / (1 + e) for t = -x and e = e^-v
-  T beyond_pieces(T x) const {
+  T outside_lut8(T x) const {
     T t = at_most_number(highest, abs(x));
     Exponent v(t);
     auto e = exp_of_minus(v.high, v.low);
     return e.times(fma(t, e.value(), -t));
   }
-  T derivative_beyond_pieces(T x) const {
+  T derivative_outside_lut8(T x) const {
     T t = at_most_number(highest, abs(x));
     Exponent v(t);
     return far_left_derivative(exp_of_minus(v.high, v.low), fma(2 * t, v.cubic, v.high));
@@ -146,27 +144,28 @@ struct GELUTanh : LeftInPieces<T> {
   }
 
  private:
-  static constexpr T highest = sizeof(T) == 4 ? T(11.682) : T(24.3106);  // where v is, for exp_of_minus
+  static constexpr T highest =
+      sizeof(T) == 4 ? T(11.682) : T(24.3106);  // where v is the highest that exp_of_minus takes
   // v in two parts.
   struct Exponent {
     T cubic, high, low;
     explicit Exponent(T x) {
       constexpr Constant<T> a(0x1.9884533d43651p+0, -0x1.cbc0d30ebfd15p-54);
       constexpr Constant<T> b(0x1.2444f2a4d8b4bp-4, -0x1.6c843a29d1c70p-61);
-      T square = x * x, square_low = product_error(x, x, square);
+      T square = x * x, square_low = two_prod_error(x, x, square);
       cubic = b.high * square;
-      T cubic_low = product_error(b.high, square, cubic) + fma(b.high, square_low, b.low * square);
+      T cubic_low = two_prod_error(b.high, square, cubic) + fma(b.high, square_low, b.low * square);
       T sum = a.high + cubic, rounded = sum - a.high;
       T sum_low = a.high - (sum - rounded) + (cubic - rounded) + (cubic_low + a.low);  // Knuth 1969
       high = x * sum;
-      low = fma(x, sum_low, product_error(x, sum, high));
+      low = fma(x, sum_low, two_prod_error(x, sum, high));
     }
   };
 };
 
-// Phi(-t) = e^(-t^2 / 2) R(z) / (a t + b), z = (a t - b) / (a t + b). R is so flat that the rounding of z hardly shows
-// in it, and 1 at z = 0, from where on it is computed: the nearer it is to 1, the less is rounded. float32, read from a
-// table, needs a formula beyond that only.
+// Phi(-t) = e^(-t^2 / 2) R(z) / (a t + b), z = (a t - b) / (a t + b). R is so flat that the rounding of z hardly
+// matters, and its polynomial starts from R(0) = 1: the nearer R is to 1, the smaller its rounding error. float32 reads
+// a table and needs a formula only outside it.
 template <class T>
 struct GaussianTailConstants;
 
@@ -195,31 +194,31 @@ struct GaussianTailConstants<double> {
 };
 
 template <class T>
-struct GELU : LeftInPieces<T> {
-  // x Phi(-|x|), which on the right is what x has too much.
+struct GELU : LeftFromLut8<T> {
+  // Computes x Phi(-|x|), the amount by which x exceeds GELU(x) for x > 0.
   T forward(T x) const {
     Bell bell(x);
     Sum sum(bell.t);
-    T u = bell.t / sum.high, z = fma(2 * K::a, u, T(-1)), inverse = multiply_add(z, T(-0.5) / K::b, T(0.5) / K::b);
-    T excess_of_u = (product_error(u, sum.high, bell.t) + u * sum.low) * inverse;  // what rounding gave to it
-    z = multiply_add(-2 * K::a, excess_of_u, z);
-    T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = product_error(z, bend, rest);
-    T w = fma(u, rest, multiply_add(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
+    T u = bell.t / sum.high, z = fma(2 * K::a, u, T(-1)), inverse = mad(z, T(-0.5) / K::b, T(0.5) / K::b);
+    T excess_of_u = (two_prod_error(u, sum.high, bell.t) + u * sum.low) * inverse;  // its rounding error
+    z = mad(-2 * K::a, excess_of_u, z);
+    T bend = polynomial(z, K::polynomial), rest = z * bend, rest_low = two_prod_error(z, bend, rest);
+    T w = fma(u, rest, mad(u, rest_low, -excess_of_u * (1 + rest))), v = u + w;
     T excess = bell.exp.times_power(u + fma(v, bell.exp.m, w));
     T y = (x < 0 ? T(-0.) : x) - excess;
-    return abs(x) < T(0x1p-500) ? x / 2 : y;  // where u is too small for a number before x / 2 is
+    return abs(x) < T(0x1p-500) ? x / 2 : y;  // u underflows before x / 2 does
   }
-  T beyond_pieces(T x) const {
+  T outside_lut8(T x) const {
     return far_left(x, [](T, T, T ratio) { return -ratio; });
   }
-  T derivative_beyond_pieces(T x) const {
+  T derivative_outside_lut8(T x) const {
     return far_left(x, [](T t, T inverse, T ratio) { return t * fma(inverse, ratio, -density.high); });
   }
-  // Phi(x) + x phi(x), which is 1 less the same at -x.
+  // Phi(x) + x phi(x) = 1 - the same at -x.
   T derivative(T x) const {
     Bell bell(x);
     T slope = density.high * bell.t;
-    T slope_low = multiply_add(density.low, bell.t, product_error(density.high, bell.t, slope));
+    T slope_low = mad(density.low, bell.t, two_prod_error(density.high, bell.t, slope));
     Sum sum(bell.t);
     T inverse = corrected_inverse(sum.high, sum.low), z = fma(-2 * K::b, inverse, T(1));
     T v = fma(inverse * z, polynomial(z, K::polynomial), inverse) - slope - slope_low;
@@ -238,16 +237,16 @@ struct GELU : LeftInPieces<T> {
     explicit Bell(T x) {
       t = at_most_number(K::highest, abs(x));
       T half = T(0.5) * t, exponent = half * t;
-      exp = exp_of_minus(exponent, product_error(half, t, exponent));
+      exp = exp_of_minus(exponent, two_prod_error(half, t, exponent));
     }
   };
   // a t + b
   struct Sum {
     T high, low;
-    explicit Sum(T t) : high(fma(K::a, t, K::b)), low(product_error(K::a, t, high - K::b)) {}
+    explicit Sum(T t) : high(fma(K::a, t, K::b)), low(two_prod_error(K::a, t, high - K::b)) {}
   };
-  // e^(-t^2 / 2) times what `factor` makes of t, 1 / t^2 and the ratio of t Phi(-t) to e^(-t^2 / 2), which for t > 4.9
-  // is nearly that of numbers infinitely far out: 1 / sqrt(2 pi).
+  // Returns e^(-t^2 / 2) times factor(t, 1 / t^2, ratio), where ratio is t Phi(-t) / e^(-t^2 / 2). For t > 4.9 that is
+  // nearly its limit 1 / sqrt(2 pi).
   template <class Factor>
   static T far_left(T x, const Factor& factor) {
     Bell bell(x);
@@ -263,7 +262,8 @@ template <class T>
 struct Mish : SavesInput {
   T forward(T x) const {
     Parts parts(x);
-    T m = parts.sides.m(), t = at_least(-ExpConstants<T>::highest, x);  // where it vanishes, and infinity would be NaN
+    T m = parts.sides.m(),
+      t = at_least(-ExpConstants<T>::highest, x);  // where the output vanishes; -infinity would give NaN
     return parts.sides.quotient(t, m + fma(parts.a, m, parts.a), parts.sum, parts.sum_low);
   }
   // ((1 + a) (1 + b) + x (1 + e) c) / (1 + b)^2, where c is 1 on the left and a^2 on the right; in powers of e, with
@@ -275,7 +275,7 @@ struct Mish : SavesInput {
     auto left = parts.sides.left;
     constexpr T highest = ExpConstants<T>::highest;
     T e = parts.e, u = 1 + at_most(highest, at_least(-highest, x));
-    T second = select(left, multiply_add(e, T(0.25), T(1)), fma(4 * u, 1 + e, T(2)));
+    T second = select(left, mad(e, T(0.25), T(1)), fma(4 * u, 1 + e, T(2)));
     T first = fma(e, second, select(left, u + T(0.5), T(4)));
     return parts.sides.over_square(fma(e, first, select(left, u, T(1))), parts.sum, parts.sum_low);
   }
@@ -295,7 +295,7 @@ struct Mish : SavesInput {
 
 template <class T>
 struct Hardswish : SavesInput {
-  T forward(T x) const {  // a NaN is lost to the bounds, and comes back by the product
+  T forward(T x) const {  // the bounds drop a NaN, the product restores it
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
     T bounded = clamp_number(T(-3), T(3), x), sum = bounded + 3, sum_low = bounded - (sum - 3);
     return x * fma(sum, sixth.high, fma(sum, sixth.low, sum_low * sixth.high));
@@ -306,8 +306,7 @@ struct Hardswish : SavesInput {
   }
 };
 
-// What a gated linear unit multiplies its one half by: the sigmoid, with a derivative from the input, which keeps the
-// digits that 1 - y has lost.
+// GLU's gate: the sigmoid with a derivative from its input, which is accurate where 1 - y is not.
 template <class T>
 struct SigmoidGate : SavesInput {
   T forward(T x) const { return Sigmoid<T>().forward(x); }

@@ -16,7 +16,7 @@ struct Hardshrink : PassOrDrop<T> {
   }
 };
 
-// x less what of it lies between -lambd and lambd: a positive zero there, as in torch's vector code, and NaN of NaN.
+// x minus its part between -lambd and lambd. Zeros are positive, as in torch's vector code, and a NaN stays NaN.
 template <class T>
 struct Softshrink : PassOrDrop<T> {
   T lambd;
@@ -51,19 +51,19 @@ struct TanhshrinkConstants<double> {
   };
 };
 
-// x - tanh x, which as written has lost its digits by x = 1. Below, it is x^3 (1/3 + x^2 Q(x^2)), and tanh x is x less
-// that; above, tanh |x| is 1 - 2 / (e^2|x| + 1), and taking the 1 off |x| is exact.
+// x - tanh x. The difference itself loses all precision for small x. For |x| < 1 it is computed as x^3 (1/3 + x^2
+// Q(x^2)), and tanh x as x minus that. Otherwise tanh |x| = 1 - 2 / (e^2|x| + 1), where |x| - 1 is exact.
 template <class T>
 struct Tanhshrink : SavesInput {
   T forward(T x) const {
     T size = abs(x), above = copysign(size - 1 + one_less_tanh(size), x);
     return size < 1 ? below_1(x) : above;
   }
-  // From x^-3 f(x). Of 2^32 x, so that what rounding takes from the cube is not too small for a number.
-  T from_pieces(T x, T ratio) const {
+  // The table holds x^-3 f(x). x is scaled by 2^32, so that the cube's rounding error does not underflow.
+  T from_lut8(T x, T ratio) const {
     auto cube = cubed(x * T(0x1p32));
-    T near = fma(cube.high, ratio, cube.low * ratio) * T(0x1p-96) + 0;  // no -0: a difference
-    return abs(x) > Pieces<Tanhshrink>::most ? x - copysign(T(1), x) : near;
+    T near = fma(cube.high, ratio, cube.low * ratio) * T(0x1p-96) + 0;  // a difference is never -0
+    return abs(x) > Lut8<Tanhshrink>::most ? x - copysign(T(1), x) : near;
   }
   T derivative(T x) const {
     using K = TanhshrinkConstants<T>;
@@ -71,26 +71,26 @@ struct Tanhshrink : SavesInput {
     T size = abs(x), tanh = size < 1 ? fma(-ratio, x, x) : 1 - one_less_tanh(size);
     return tanh * tanh;
   }
-  // From x^-2 f'(x)
-  T derivative_from_pieces(T x, T ratio) const {
+  // The table holds x^-2 f'(x).
+  T derivative_from_lut8(T x, T ratio) const {
     T size = abs(x);
-    return size > Pieces<Derivative<Tanhshrink>>::most ? T(1) : size * size * ratio;
+    return size > Lut8<Derivative<Tanhshrink>>::most ? T(1) : size * size * ratio;
   }
 
  private:
-  // Both factors in twice the precision: each rounding of either would be one of the result.
+  // Both factors have twice the precision, since a rounding error of either would be one of the result.
   static T below_1(T x) {
     using K = TanhshrinkConstants<T>;
     auto cube = cubed(x);
     T square = x * x, tail = fma(square, polynomial(square, K::polynomial), K::third_low);
     T factor = K::third + tail, factor_low = K::third - factor + tail;
-    return fma(cube.high, factor, multiply_add(cube.high, factor_low, cube.low * factor));
+    return fma(cube.high, factor, mad(cube.high, factor_low, cube.low * factor));
   }
-  static Pair<T> cubed(T x) {
+  static DoubleFloat<T> cubed(T x) {
     T square = x * x, cube = square * x;
-    return {cube, multiply_add(product_error(x, x, square), x, product_error(square, x, cube))};
+    return {cube, mad(two_prod_error(x, x, square), x, two_prod_error(square, x, cube))};
   }
-  static T one_less_tanh(T size) {  // from 20 on nothing beside 1, let alone beside size
+  static T one_less_tanh(T size) {  // negligible beside 1 from 20 on
     return 2 * ExpConstants<T>::unit / logistic(-2 * at_most(T(20), size)).sum;
   }
 };

@@ -24,11 +24,11 @@ struct Tanh : SavesOutput {
     T t = expm1_in_range(2 * at_most(T(20), abs(x))), sum = t + 2;
     return copysign(divide(t, sum, t - (sum - 2)), x);
   }
-  T from_pieces(T x, T value) const { return copysign(value, x); }
+  T from_lut8(T x, T value) const { return copysign(value, x); }
   T derivative(T y) const { return one_less_square(y); }
 };
 
-// The input is saved, not the output: 1 - |y| has lost the digits of 1 / (1 + |x|) for large x.
+// Saves the input, not the output: for large x, 1 - |y| is less accurate than 1 / (1 + |x|).
 template <class T>
 struct Softsign : SavesInput {
   T forward(T x) const { return x / (1 + abs(x)); }
@@ -38,15 +38,15 @@ struct Softsign : SavesInput {
   }
 };
 
-// The straight line through Sigmoid's middle, cut at -3 and 3. The product with 1/6 in two parts is the quotient by 6,
-// bit for bit, since that lies at least 1/6 of an ULP from where rounding changes; a division takes longer than all the
-// rest.
+// A straight line through the middle of the sigmoid, cut off at -3 and 3. The product with 1/6 in two parts equals the
+// quotient by 6 bit for bit: the quotient is never nearer than 1/6 ULP to a rounding boundary. A division would take
+// longer than everything else.
 template <class T>
 struct Hardsigmoid : SavesMask {
   T forward(T x) const {
     constexpr Constant<T> sixth(1. / 6, 0x1.5555555555555p-57);
     T y = ReLU6<T>().forward(x + 3), quotient = y * sixth.high;
-    return quotient + fma(y, sixth.low, product_error(y, sixth.high, quotient));
+    return quotient + fma(y, sixth.low, two_prod_error(y, sixth.high, quotient));
   }
   template <class X>
   auto keep(X x) const {

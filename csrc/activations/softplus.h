@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activations/sigmoids.h"
+#include "math/log.h"
 
 namespace fastact {
 namespace {
@@ -10,7 +11,7 @@ namespace {
 template <class T>
 inline ScaledExp<T> scaled_log1p(ScaledExp<T> e) {
   T rest = polynomial(e.value(), Log1pConstants<T>::polynomial);
-  return {T(0.75) * e.lifted, fma(rest, 1 + e.m, e.m)};
+  return {T(0.75) * e.scaled, fma(rest, 1 + e.m, e.m)};
 }
 
 // log(1 + e^-|x|) for |x| > 8.4, by three terms of its series in the exponential.
@@ -36,11 +37,11 @@ struct UnitSoftplus : SavesInput {
     T y = add_log1p<1>(at_least(T(0), x), x);
     return x > threshold ? x : y;
   }
-  T from_pieces(T x, T log) const {
+  T from_lut8(T x, T log) const {
     T y = at_least(T(0), x) + log;
     return x > threshold ? x : y;
   }
-  T beyond_pieces(T x) const {
+  T outside_lut8(T x) const {
     T y = far_log1p(x);
     return x > threshold ? x : y;
   }
@@ -50,9 +51,9 @@ struct UnitSoftplus : SavesInput {
   }
 };
 
-// log(1 + e^z) / beta with z = beta x, which for z > 0 is x + log(1 + e^-z) / beta. The exponential magnifies what
-// rounding takes from the product z by |z|: it is put back. So is what the division takes, since a last digit of the
-// logarithm can be two of the quotient.
+// log(1 + e^z) / beta with z = beta x; for z > 0 it is x + log(1 + e^-z) / beta. The exponential magnifies the rounding
+// error of z by |z|, so it is corrected. So is the division's, since one ULP of the logarithm can be two of the
+// quotient.
 template <class T>
 struct Softplus : SavesInput {
   T beta, threshold;
@@ -68,20 +69,20 @@ struct Softplus : SavesInput {
 
   T forward(T x) const {
     T z = beta * x, size = at_most(ExpConstants<T>::highest, abs(z));
-    T size_low = size == abs(z) ? copysign(T(1), z) * product_error(beta, x, z) : T(0);
+    T size_low = size == abs(z) ? copysign(T(1), z) * two_prod_error(beta, x, z) : T(0);
     auto log = scaled_log1p(exp_of_minus(size, size_low));
-    T log_low = log.lifted * log.m;
+    T log_low = log.scaled * log.m;
     // The inverse is finite for any beta.
-    T lift = abs(beta) < T(0x1p-32) ? 1 / ScaledExp<T>::drop : T(1), divisor = beta * lift, inverse = 1 / divisor;
-    T sum = log.lifted + log_low, quotient = sum * inverse;
-    T rest = log.lifted - sum + log_low - product_error(quotient, divisor, sum), scale = ScaledExp<T>::drop * lift;
+    T power = abs(beta) < T(0x1p-32) ? 1 / ScaledExp<T>::unscale : T(1), divisor = beta * power, inverse = 1 / divisor;
+    T sum = log.scaled + log_low, quotient = sum * inverse;
+    T rest = log.scaled - sum + log_low - two_prod_error(quotient, divisor, sum), scale = ScaledExp<T>::unscale * power;
     T line = z > 0 ? x : beta * 0;  // the sign of the zero is beta's
-    T y = multiply_add(scale, fma(rest, inverse, quotient), line);
+    T y = mad(scale, fma(rest, inverse, quotient), line);
     return z > threshold ? x : y;
   }
   T derivative(T x) const {
     using K = ExpConstants<T>;
-    T z = beta * x, t = clamp_number(K::least, K::most, z), low = t == z ? product_error(beta, x, z) : T(0);
+    T z = beta * x, t = clamp_number(K::least, K::most, z), low = t == z ? two_prod_error(beta, x, z) : T(0);
     T sigmoid = K::unit / logistic(t, low).sum;
     return z > threshold ? T(1) : z == z ? sigmoid : z;
   }
@@ -90,8 +91,8 @@ struct Softplus : SavesInput {
 template <class T>
 struct LogSigmoid : SavesOutput {
   T forward(T x) const { return add_log1p<-1>(at_most(T(0), x), x); }
-  T from_pieces(T x, T log) const { return at_most(T(0), x) - log; }
-  T beyond_pieces(T x) const { return -far_log1p(x); }
+  T from_lut8(T x, T log) const { return at_most(T(0), x) - log; }
+  T outside_lut8(T x) const { return -far_log1p(x); }
   T derivative(T y) const { return one_less_exp(y); }
 };
 

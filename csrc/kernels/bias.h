@@ -1,5 +1,5 @@
-// What stands before and behind an activation in the ops with a bias: sums, between which the activation's own block
-// runs on numbers in compute type (runtime/bias.h).
+// The sums before and after an activation in the ops with a bias. Between them the activation's own block runs, on
+// numbers in compute type (runtime/bias.h).
 #pragma once
 
 #include "kernels/elementwise.h"

@@ -1,214 +1,43 @@
-// One loop for all ops that work element by element. A program says how it reads and writes its operands and what it
-// makes of a step of each; the blocks choose the program for an op of the table (spec/ops.h).
+// One loop for all elementwise ops. A program declares the kinds of its operands and computes one step of them. The
+// block functions choose the program for an op of the table (spec/ops.h).
 #pragma once
 
+#include <cstddef>
 #include <utility>
 
-#include "activations/exponentials.h"
-#include "activations/gated.h"
-#include "activations/lowp.h"
-#include "activations/lut8_tables.h"
-#include "activations/periodic.h"
-#include "activations/rectifiers.h"
-#include "activations/self_gated.h"
-#include "activations/shrinkage.h"
-#include "activations/sigmoids.h"
-#include "activations/softplus.h"
-#include "kernels/bitmask.h"
-#include "kernels/loop.h"
+#include "kernels/formulas.h"
 #include "kernels/philox.h"
-#include "simd/lowp_types.h"
+#include "kernels/tiles.h"
+#include "kernels/values.h"
 
 namespace fastact {
 namespace {
 
-// The formula for numbers that are kept as S.
-template <template <class> class Formula, class S>
-struct Choice {
-  using type = Formula<S>;
-};
-template <template <class> class Formula>
-struct Choice<Formula, Float16> : Narrow<Formula> {};
-template <template <class> class Formula>
-struct Choice<Formula, BFloat16> : Narrow<Formula> {};
-template <template <class> class Formula, class S>
-using FormulaFor = typename Choice<Formula, S>::type;
-
-// Calls body with the formula or, if it has a cheaper one for these parameters, with that.
-template <class F, class Body>
-inline auto specialise(const F& formula, const Body& body, int) -> decltype(formula.specialised(body)) {
-  formula.specialised(body);
-}
-template <class F, class Body>
-inline void specialise(const F& formula, const Body& body, long) {
-  body(formula);
-}
-
-// What the table says of a formula: which data member each of its operands goes to.
-struct NoMember {
-  static constexpr int count = 0;
-  template <class F>
-  static void set_scalar(F&, const double*, int&) {}
-  template <class F, class T>
-  static void set_weight(F&, const T* const*, int&, int64_t) {}
-};
-// Scalars come as doubles and are rounded to the compute type once, as torch does (but for its shrinkages, which round
-// lambd to 16 bits).
-template <auto member>
-struct ScalarMember : NoMember {
-  static constexpr int count = 1;
-  template <class F>
-  static void set_scalar(F& formula, const double* scalars, int& index) {
-    formula.*member = static_cast<std::remove_reference_t<decltype(formula.*member)>>(scalars[index++]);
-  }
-};
-template <auto member>
-struct WeightMember : NoMember {
-  static constexpr int count = 1;
-  template <class F, class T>
-  static void set_weight(F& formula, const T* const* weights, int& index, int64_t i) {
-    formula.*member = weights[index++][i];
-  }
-};
-template <class... Each>
-struct Members {};
-
-template <template <class> class Formula>
-struct Table;
-#define FASTACT_NO_MEMBER(name) NoMember
-#define FASTACT_WEIGHT(name) WeightMember<&F::name>
-#define FASTACT_SCALAR(name) ScalarMember<&F::name>
-#define FASTACT_TABLE(Formula, name, saved, ...)      \
-  template <>                                         \
-  struct Table<Formula> {                             \
-    static constexpr const Op& op = kOps[k##Formula]; \
-    template <class F>                                \
-    using MembersOf = Members<__VA_ARGS__>;           \
-  };
-FASTACT_ELEMENTWISE(FASTACT_TABLE, FASTACT_NO_MEMBER, FASTACT_NO_MEMBER, FASTACT_WEIGHT, FASTACT_SCALAR)
-#undef FASTACT_NO_MEMBER
-#undef FASTACT_WEIGHT
-#undef FASTACT_SCALAR
-#undef FASTACT_TABLE
-
-// The formula with its scalars; its weights are still 0.
-template <class F, class T, class... Each>
-inline F make_formula(Members<Each...>, const Call& call) {
-  constexpr int count = (Each::count + ... + 0);
-  static_assert(count == 0 ? __is_empty(F) : sizeof(F) == count * sizeof(T),
-                "spec/ops.h must name every data member of the formula, as a scalar or as a channelwise operand");
-  F formula{};
-  int index = 0;
-  (Each::set_scalar(formula, call.scalars, index), ...);
-  return formula;
-}
-
-// The formula with the weights of element i.
-template <class F, class T, class... Each>
-inline F with_weights(F formula, Members<Each...>, const T* const* weights, int64_t i) {
-  int index = 0;
-  (Each::set_weight(formula, weights, index, i), ...);
-  return formula;
-}
-
-// Asks for the lines that a later step will write, `ahead` bytes further on, or for none. What is read comes ahead of
-// time by itself, but a store waits for its line from L2 while the few hundred instructions that the processor holds
-// fill up: with bits to pack, ReLU of 65,536 floats took 10.4 us without this and 8.1 with it, for 1 KiB as for 2.
-// Asking for what is read too gained nothing. Were it inlined in part, GCC 12 would find that the rest has no effect.
-template <class S>
-[[gnu::always_inline]] inline void prefetch_to_write(const void* data, int64_t step, int64_t ahead) {
-  if (__builtin_expect(ahead == 0, 1)) return;
-  auto* line = static_cast<const char*>(data) + step * sizeof(S) + ahead;
-  for (unsigned i = 0; i < kStep * sizeof(S); i += 64) __builtin_prefetch(line + i, true);
-}
-
-// Whether no number of a step has a minus sign. Most steps show one among four of their numbers.
-template <class T>
-inline bool none_negative(const T* x) {
-  using Int = typename ExpConstants<T>::Int;
-  Int some = bit_cast<Int>(x[0]) | bit_cast<Int>(x[16]) | bit_cast<Int>(x[32]) | bit_cast<Int>(x[48]), any = 0;
-  if (__builtin_expect(some < 0, 1)) return false;
-  FASTACT_FOR_EACH_IN_STEP(i) any |= bit_cast<Int>(x[i]);
-  return any >= 0;
-}
-
-// Calls body(i, f(x[i])) with a formula for positive numbers, if there is one and no number of the step is negative.
-template <class F, class T, class Body>
-inline auto run_positive(const F& formula, const T* x, const Body& body, int) -> decltype(formula.positive(*x), true) {
-  if (!none_negative(x)) return false;
-  FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.positive(x[i]));
-  return true;
-}
-template <class F, class T, class Body>
-inline bool run_positive(const F&, const T*, const Body&, long) {
-  return false;
-}
-
-// Calls body(i, f(x[i])) for each element of a step. Numbers beyond a table have a formula, whatever stands beside
-// them: where all of a step lie there, the table is not read; else the formula is evaluated for the sixteen around
-// each.
-constexpr int64_t kPart = 16;
-template <class F, class T, class Body>
-inline void for_each_value(const F& formula, const T* x, const Body& body) {
-  if constexpr (in_pieces<F>) {
-    using Table = Pieces<F>;
-    if constexpr (Table::one_sided) {
-      if (__builtin_expect(all_beyond<Table>(x), 0)) {
-        FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.beyond_pieces(x[i]));
-        return;
-      }
-    }
-    alignas(64) T high[kStep], low[kStep];
-    read_pieces<Table>(x, high, low);
-    const auto value = [&](int64_t i) {
-      if constexpr (Table::split)
-        return formula.from_pieces(x[i], high[i], low[i]);
-      else
-        return formula.from_pieces(x[i], high[i]);
-    };
-    if constexpr (Table::one_sided) {
-      if (__builtin_expect(any_beyond<Table, kStep>(x), 0)) {
-        alignas(64) T beyond[kStep] = {};
-        for (int64_t part = 0; part < kStep; part += kPart) {
-          if (any_beyond<Table, kPart>(x + part))
-            FASTACT_VECTORIZE for (int64_t i = part; i < part + kPart; ++i) beyond[i] = formula.beyond_pieces(x[i]);
-        }
-        FASTACT_FOR_EACH_IN_STEP(i)
-        body(i, (Table::mirrored ? -x[i] : x[i]) < Table::least ? beyond[i] : value(i));
-        return;
-      }
-    }
-    FASTACT_FOR_EACH_IN_STEP(i) body(i, value(i));
-  } else if (!run_positive(formula, x, body, 0)) {
-    FASTACT_FOR_EACH_IN_STEP(i) body(i, formula.forward(x[i]));
-  }
-}
-
-// How a step of an operand is read or written: what programs get of it, and where 16-bit numbers are widened. Buffers
-// are apart from pointers, or GCC would keep either in memory.
+// How a step of an operand is opened for a program and closed after it. Buffers for promoted numbers are separate
+// objects: in one struct with a pointer, GCC would keep both in memory.
 struct NoBuffer {};
 template <class S>
 struct ReadTile {
-  using Buffer = Widened<S>;
-  static const Compute<S>* open(const void* data, int64_t at, Buffer& buffer) { return read(data, at, buffer); }
+  using Buffer = Promoted<S>;
+  static const Compute<S>* open(const void* data, int64_t at, Buffer& buffer) { return read_step(data, at, buffer); }
 };
 template <class S>
 struct WriteTile {
-  using Buffer = Widened<S>;
-  static Compute<S>* open(void* data, int64_t at, Buffer& buffer) { return results(data, at, buffer); }
-  static void close(void* data, int64_t at, const Buffer& buffer) { finish(buffer, data, at); }
+  using Buffer = Promoted<S>;
+  static Compute<S>* open(void* data, int64_t at, Buffer& buffer) { return target_step(data, at, buffer); }
+  static void close(void* data, int64_t at, const Buffer& buffer) { write_step(buffer, data, at); }
 };
 template <class S>
 struct StepMask {
   uint64_t bits;
-  // Flags in the order that S is widened in.
+  // Unpacks the flags in the order in which S is promoted.
   template <class Flag>
   void unpack(Flag* flags) const {
     if constexpr (std::is_same_v<S, UnorderedBFloat16>) {
-      fastact::unpack<2>(bits, flags);
-      fastact::unpack<2>(bits >> 1, flags + kStep / 2);
+      unpack_mask<2>(bits, flags);
+      unpack_mask<2>(bits >> 1, flags + kStep / 2);
     } else {
-      fastact::unpack(bits, flags);
+      unpack_mask(bits, flags);
     }
   }
 };
@@ -226,7 +55,7 @@ struct WriteMask {
   static uint8_t* open(void* data, int64_t at, Buffer&) { return static_cast<uint8_t*>(data) + at / 8; }
   static void close(void*, int64_t, const Buffer&) {}
 };
-// Numbers in compute type: weights, one for each element, or terms of a sum.
+// Numbers in compute type: weights for each element, or terms of a sum.
 template <class T>
 struct ReadWide {
   using Buffer = NoBuffer;
@@ -287,7 +116,7 @@ struct Forward {
   }
 };
 
-// The random numbers of a block. They are drawn for its steps at once: one step's wait for themselves.
+// Random numbers, generated a block at a time to hide the latency of the Philox rounds.
 struct Uniforms {
   uint64_t seed;
   int64_t first, n;
@@ -311,7 +140,7 @@ struct RandomForward : Forward<F, S> {
   }
 };
 
-// The same, with the mask.
+// A forward program that also writes the mask.
 template <class Program>
 struct WithMask {
   static constexpr bool prefetches = true;
@@ -322,7 +151,7 @@ struct WithMask {
   Program program;
 
   void step(int64_t at, const T* x, T* y, uint8_t* mask) const {
-    write_mask(program.formula, x, mask);  // before y, which may be x
+    write_mask([this](auto each) { return program.formula.keep(each); }, x, mask);  // first, since y may be x
     program.step(at, x, y);
   }
 };
@@ -336,7 +165,7 @@ inline T gradient(const Formula& formula, T grad, T saved, long) {
   return grad * formula.derivative(saved);
 }
 
-// One of two numbers by a flag. Without AVX-512, compilers would branch on it.
+// Selects one of two numbers by a flag. Without AVX-512, compilers would branch.
 template <class T>
 inline T either(Flag<T> flag, T set, T unset) {
   return bit_cast<T>((bit_cast<Flag<T>>(set) & flag) | (bit_cast<Flag<T>>(unset) & ~flag));
@@ -353,14 +182,14 @@ struct Backward {
   F formula;
 
   void step(int64_t, const T* grad, const T* saved, T* grad_input) const {
-    if constexpr (in_pieces<Derivative<F>>)
+    if constexpr (has_lut8<Derivative<F>>)
       for_each_value(Derivative<F>{formula}, saved, [=](int64_t i, T slope) { grad_input[i] = grad[i] * slope; });
     else
       FASTACT_FOR_EACH_IN_STEP(i) grad_input[i] = gradient(formula, grad[i], saved[i], 0);
   }
 };
 
-// One of two gradients, by the mask.
+// Selects one of two gradients by the mask.
 template <class F, class S>
 struct MaskedBackward {
   static constexpr bool prefetches = true;
@@ -392,7 +221,7 @@ struct RandomBackward : MaskedBackward<F, S> {
   }
 };
 
-// The gradient passes or does not, as its 16 bits are.
+// Passes a gradient or drops it, in its 16 bits.
 struct PassBackward {
   static constexpr bool prefetches = true;
   using Stored = int16_t;
@@ -409,7 +238,7 @@ struct PassBackward {
 template <size_t, class T>
 using Each = T;
 
-// y = f(x), with weights for each element: those numbered k; or, where `k` is empty, those that the formula holds.
+// y = f(x) with weights: those numbered k are read for each element. Where k is empty, the formula holds them.
 template <class F, class S, class Members, class Weights, class Write = WriteTile<S>>
 struct ChannelwiseForward;
 template <class F, class S, class Members, size_t... k, class Write>
@@ -430,7 +259,7 @@ struct ChannelwiseForward<F, S, Members, std::index_sequence<k...>, Write> {
   }
 };
 
-// The gradient of x, and the terms of those of the weights, numbered `term`.
+// Computes the gradient of x and the terms that sum to the weights' gradients.
 template <class F, class S, class Members, class Weights, class Terms>
 struct ChannelwiseBackward;
 template <class F, class S, class Members, size_t... k, size_t... term>
@@ -479,11 +308,11 @@ struct GatedBackward {
   void step(int64_t, const T* grad, const T* value, const T* gate, T* grad_value, T* grad_gate) const {
     using Slope = Derivative<std::remove_const_t<decltype(F::f)>>;
     alignas(64) T slopes[kStep];
-    if constexpr (in_pieces<Slope>)
+    if constexpr (has_lut8<Slope>)
       for_each_value(Slope{formula.f}, gate, [&](int64_t i, T slope) { slopes[i] = slope; });
     for_each_value(formula.f, gate, [&](int64_t i, T gated) {
       T product = grad[i] * value[i];
-      if constexpr (in_pieces<Slope>)
+      if constexpr (has_lut8<Slope>)
         product *= slopes[i];
       else
         product = formula.gradient(product, gate[i]);
@@ -493,7 +322,7 @@ struct GatedBackward {
   }
 };
 
-// A block function's arguments, for a program to run with.
+// The arguments of a block function, for a program.
 struct Arguments {
   const void* const* inputs;
   void* const* outputs;
@@ -506,8 +335,8 @@ struct Arguments {
   }
 };
 
-// Calls body(formula, numbers of weights) with a formula that holds the weights, or with the numbers of those to be
-// read for each element. The weights follow `tiles` other inputs.
+// Calls body(formula, numbers of the weights to read for each element). If there is one weight for all elements, the
+// formula holds it. Weights follow `tiles` other inputs.
 template <class Members, class F, class T, size_t... k, class Body>
 inline void with_each_weight(const F& formula, const Arguments& arguments, int tiles, std::index_sequence<k...> numbers,
                              const Body& body) {

@@ -8,6 +8,7 @@
 #include "kernels/maxout.h"
 #include "kernels/softmax_rows.h"
 #include "kernels/softmax_strided.h"
+#include "kernels/sums.h"
 
 namespace fastact {
 namespace {
@@ -15,9 +16,9 @@ namespace {
 template <template <class> class Formula, class T>
 constexpr SoftmaxBlocks softmax_blocks() {
   return {softmax_rows<Formula, T>,     softmax_rows_backward<Formula, T>,
-          softmax_peaks<Formula, T>,    softmax_exponentials<Formula, T>,
-          softmax_finish<Formula, T>,   softmax_write<Formula, T>,
-          softmax_terms<Formula, T>,    softmax_finish_terms<T>,
+          softmax_row_max<Formula, T>,  softmax_exponentials<Formula, T>,
+          softmax_finalize<Formula, T>, softmax_write<Formula, T>,
+          softmax_terms<Formula, T>,    softmax_finalize_terms<T>,
           softmax_gradient<Formula, T>, Formula<T>::log,
           Formula<T>{}.oriented(1) < 0};
 }
@@ -40,12 +41,14 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     {FASTACT_EACH_ELEMENTWISE(FASTACT_BACKWARD)},
     {add_bias<float>, add_bias<double>, add_bias<Float16>, add_bias<BFloat16>},
     {add_residual<float>, add_residual<double>, add_residual<Float16>, add_residual<BFloat16>},
+    {sum<float>, sum<double>},
+    {add_each<float>, add_each<double>},
     {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},
     {FASTACT_SOFTMAX(FASTACT_SOFTMAX_BLOCKS)},
-    {widen_block<Float16>, widen_block<BFloat16>},
-    {narrow_block<Float16>, narrow_block<BFloat16>},
+    {promote_block<Float16>, promote_block<BFloat16>},
+    {demote_block<Float16>, demote_block<BFloat16>},
 };
 
 }  // namespace fastact

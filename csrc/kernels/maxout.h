@@ -1,19 +1,19 @@
-// Maxout: the largest of each group of `pieces` inputs, and which one it was. `inner` outputs side by side have their
-// pieces that far apart: element i of the output is made of the inputs number (i / inner * pieces + p) * inner +
-// i % inner. Nothing is computed, so nothing is converted, and a block needs no padding.
+// Maxout: the largest of each group of `pieces` inputs, and its number in the group. The pieces of an output are
+// `inner` elements apart: output i is the largest of inputs (i / inner * pieces + p) * inner + i % inner. Nothing is
+// computed, so nothing is converted, and blocks need no padding.
 #pragma once
 
-#include "math/vecmath.h"
-#include "simd/lowp_types.h"
+#include "kernels/tiles.h"
+#include "simd/step.h"
 
 namespace fastact {
 namespace {
 
-// A number's key is what it is compared by: itself or, in 16 bits, its sign and magnitude as an integer, with all NaNs
-// above infinity.
+// Numbers are compared by keys: the number itself or, of 16 bits, its sign and magnitude as an integer, with NaNs above
+// infinity.
 template <class T>
 struct Comparable {
-  using Bits = std::make_unsigned_t<typename ExpConstants<T>::Int>;
+  using Bits = std::make_unsigned_t<Flag<T>>;
   static T key(Bits x) { return bit_cast<T>(x); }
 };
 template <int kInfinity>
@@ -30,13 +30,13 @@ struct Comparable<Float16> : Comparable16<0x7c00> {};
 template <>
 struct Comparable<BFloat16> : Comparable16<0x7f80> {};
 
-// a where the condition holds, else b: by a mask, since scalar code would have a branch that nobody can predict.
+// Returns a where the condition holds, else b, by a mask: scalar code would have an unpredictable branch.
 template <class Bits>
 inline Bits choose(bool condition, Bits a, Bits b) {
   return static_cast<Bits>(b ^ ((a ^ b) & (Bits(0) - static_cast<Bits>(condition))));
 }
 
-// The larger of two, and its number: `best` is kept if they are equal, and the first NaN is, as in torch.
+// Updates the best number and its index. As in torch, the first of equal numbers stays, and so does the first NaN.
 template <class C>
 inline void meet(typename C::Bits x, typename C::Bits piece, typename C::Bits& best, typename C::Bits& winner) {
   auto key = C::key(x), best_key = C::key(best);
@@ -45,8 +45,8 @@ inline void meet(typename C::Bits x, typename C::Bits piece, typename C::Bits& b
   winner = choose(better, piece, winner);
 }
 
-// n outputs, whose first pieces lie `step` apart, and the pieces of one `apart`. Small steps are known at compile time,
-// for strided loads to become shuffles.
+// Computes n outputs. Their first pieces are `step` apart, the pieces of one output are `apart`. Small steps are
+// compile-time constants, which turns strided loads into shuffles.
 template <class C, int kStep>
 FASTACT_FLATTEN void maxout_run(const typename C::Bits* __restrict__ x, int64_t step, int64_t apart, int64_t pieces,
                                 typename C::Bits* __restrict__ y, typename C::Bits* __restrict__ winners, int64_t n) {
@@ -92,20 +92,20 @@ void spread_apart(const Bits* __restrict__ grad, const Bits* __restrict__ winner
         choose(winners[i] == static_cast<Bits>(p), grad[i], Bits(0));
 }
 
-// The winners' numbers are handled as wide as what they stand beside, kChunk of them in a buffer: as bytes, loops over
-// them would take 64 elements at a time, and leave short runs to scalar code.
+// Winners are kept as wide as the numbers they belong to, in a buffer of kChunk. As bytes, loops would take 64 elements
+// at a time, and leave short runs to scalar code.
 constexpr int64_t kChunk = 512;
 
-// Calls body(begin, n) for the chunks of the outputs number begin to end: less where they have many pieces, so that the
-// inputs stay in L1 from piece to piece.
+// Calls body(begin, n) for chunks of outputs begin to end. Chunks are shorter for many pieces, so that the inputs stay
+// in L1 from piece to piece.
 template <class Body>
 inline void for_each_chunk(int64_t begin, int64_t end, int64_t pieces, const Body& body) {
   const int64_t most = pieces <= 16 ? kChunk : 16 * kChunk / pieces;
   for (; begin < end; begin += most) body(begin, end - begin < most ? end - begin : most);
 }
 
-// Calls body(input, offset, n) for the runs within n outputs from number `begin` that are neighbours in a group: with
-// the number of the first piece, and how far from `begin` they are.
+// Splits n outputs from number `begin` on into runs within one group. Calls body(input, offset, n) with the number of a
+// run's first piece and its distance from `begin`.
 template <class Body>
 inline void for_each_run_in_groups(int64_t begin, int64_t n, int64_t pieces, int64_t inner, const Body& body) {
   int64_t group = begin / inner, at = begin % inner;

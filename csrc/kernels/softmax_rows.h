@@ -1,18 +1,14 @@
-// Softmax of rows whose elements follow one another in memory.
+// Softmax of rows of consecutive elements.
 #pragma once
 
 #include "activations/softmax.h"
-#include "kernels/loop.h"
-#include "simd/vector.h"
-
-#define FASTACT_FOR_EACH_LANE(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kRowLanes; ++i)
-#define FASTACT_FOR_EACH_VECTOR(k) _Pragma("GCC unroll 8") for (int64_t k = 0; k < count; ++k)
+#include "kernels/row_vectors.h"
 
 namespace fastact {
 namespace {
 
-// Calls body(first, skipped) for groups of kRowLanes consecutive elements, from `begin` to `end` of a row that has at
-// least as many. The last group ends at `end`; the first `skipped` of it have been in the one before.
+// Calls body(first, skipped) for groups of kRowLanes elements, from `begin` to `end` of a row with at least that many.
+// The last group ends at `end`; its first `skipped` elements were in the group before.
 template <class Body>
 inline void for_each_group(int64_t begin, int64_t end, const Body& body) {
   const int64_t rest = (end - begin) % kRowLanes;
@@ -20,7 +16,8 @@ inline void for_each_group(int64_t begin, int64_t end, const Body& body) {
   if (rest != 0) body(end - kRowLanes, kRowLanes - rest);
 }
 
-// y[i] = result(i) for a row, whose numbers may be what y holds: what the last two groups share is computed before.
+// Writes y[i] = result(i) for a row. result(i) may read y[i], so what the last two groups share is computed before
+// either is written.
 template <class T, class Result>
 inline void write_row(int64_t n, T* y, const Result& result) {
   alignas(64) T last[kRowLanes] = {};
@@ -30,81 +27,9 @@ inline void write_row(int64_t n, T* y, const Result& result) {
   if (n % kRowLanes != 0) FASTACT_FOR_EACH_LANE(i) y[n - kRowLanes + i] = last[i];
 }
 
-template <class T, int64_t n>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(n * sizeof(T))));
-};
-template <class T>
-struct VectorOf<T, 1> {
-  using type = T;
-};
-
-// All of n numbers combined into one, by halving.
-template <class T, int64_t n, class Combine>
-inline T folded(typename VectorOf<T, n>::type numbers, const Combine& combine) {
-  if constexpr (n == 1) {
-    return numbers;
-  } else {
-    typename VectorOf<T, n / 2>::type halves[2];
-    __builtin_memcpy(halves, &numbers, sizeof numbers);
-    return folded<T, n / 2>(combine(halves[0], halves[1]), combine);
-  }
-}
-// kRowLanes numbers, in vectors as wide as the processor's.
-template <class T>
-struct RowVectors {
-  static constexpr int64_t lanes = kVector / sizeof(T) < kRowLanes ? kVector / sizeof(T) : kRowLanes;
-  static constexpr int64_t count = kRowLanes / lanes;
-  using Vector = typename VectorOf<T, lanes>::type;
-  Vector vectors[count];
-
-  // Vector by vector: GCC copies arrays by 16 bytes, through memory, where a wider load then waits for two stores, and
-  // clears them by an instruction of 25 ns (rep stos).
-  RowVectors() {
-    for (auto& each : vectors) each = Vector{};
-  }
-  explicit RowVectors(const T* from) {
-    FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(&vectors[k], from + k * lanes, sizeof(Vector));
-  }
-  void store(T* to) const { FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(to + k * lanes, &vectors[k], sizeof(Vector)); }
-  template <class Combine>
-  void combine(const RowVectors& others, const Combine& combine) {
-    FASTACT_FOR_EACH_VECTOR(k) vectors[k] = combine(vectors[k], others.vectors[k]);
-  }
-  void operator+=(const RowVectors& others) {
-    combine(others, [](auto a, auto b) { return a + b; });
-  }
-  template <class Other>
-  explicit operator RowVectors<Other>() const {
-    alignas(64) T from[kRowLanes];
-    alignas(64) Other to[kRowLanes];
-    store(from);
-    FASTACT_FOR_EACH_LANE(i) to[i] = from[i];
-    return RowVectors<Other>(to);
-  }
-  // Sets the others to zero.
-  void keep_last(int64_t n) {
-    static_assert(kRowLanes == 16);
-    using Int = typename ExpConstants<T>::Int;
-    static constexpr Int flags[2 * kRowLanes] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
-                                                 -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    const RowVectors<Int> kept(flags + n);
-    FASTACT_FOR_EACH_VECTOR(k) { vectors[k] = Vector(typename RowVectors<Int>::Vector(vectors[k]) & kept.vectors[k]); }
-  }
-  template <class Combine>
-  T folded(const Combine& combine) {
-    for (int64_t half = count / 2; half > 0; half /= 2)
-      for (int64_t k = 0; k < half; ++k) vectors[k] = combine(vectors[k], vectors[half + k]);
-    return fastact::folded<T, lanes>(vectors[0], combine);
-  }
-  T sum() {
-    return folded([](auto a, auto b) { return a + b; });
-  }
-};
-
-// The largest of n numbers or of their negatives, but for NaN.
+// Returns the maximum of n numbers or of their negatives. It ignores NaN.
 template <class Formula, class T>
-inline T peak_of(const Formula& formula, const T* x, int64_t n) {
+inline T row_max_of(const Formula& formula, const T* x, int64_t n) {
   const auto larger = [](auto a, auto b) { return a > b ? a : b; };
   const auto oriented = [&](int64_t first) {
     RowVectors<T> numbers(x + first);
@@ -113,7 +38,7 @@ inline T peak_of(const Formula& formula, const T* x, int64_t n) {
     return numbers;
   };
   auto largest = oriented(0);
-  // From -infinity all differences would be NaN until a number is met.
+  // Starts from the lowest finite number: from -infinity, differences would be NaN.
   for (auto& each : largest.vectors) each = decltype(each + each){} - largest_number<T>;
   for_each_group(0, n, [&](int64_t first, int64_t) {
     const auto numbers = oriented(first);
@@ -122,43 +47,44 @@ inline T peak_of(const Formula& formula, const T* x, int64_t n) {
   return largest.folded(larger);
 }
 
-// Of elements `begin` to `end` of a row whose peak is `top`; exponentials are left in y, unless it is a logarithm.
+// Sums elements `begin` to `end` of a row whose maximum is `top`. Leaves the exponentials in y, unless the output is a
+// logarithm.
 template <class Formula, class T, class Exp>
 inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_t end, T top, const Exp& exp, T* y) {
   using Int = typename ExpConstants<T>::Int;
   alignas(64) double below[kRowLanes];
-  alignas(64) Int peaks[kRowLanes];
-  FASTACT_FOR_EACH_LANE(i) below[i] = 0, peaks[i] = 0;
+  alignas(64) Int at_max[kRowLanes];
+  FASTACT_FOR_EACH_LANE(i) below[i] = 0, at_max[i] = 0;
   for_each_group(begin, end, [&](int64_t first, int64_t skipped) {
     FASTACT_FOR_EACH_LANE(i) {
       bool counts = static_cast<Int>(i) >= static_cast<Int>(skipped);
       T oriented = formula.oriented(x[first + i]), exponential = exp(oriented);
       if constexpr (Formula::log) {
         below[i] += zero_if((oriented == top) | !counts, exponential);
-        peaks[i] += (oriented == top) & counts;
+        at_max[i] += (oriented == top) & counts;
       } else {
         y[first + i] = exponential;
         below[i] += counts ? exponential : T(0);
       }
     }
   });
-  return {RowVectors(below).sum(), Formula::log ? kRaised * static_cast<double>(RowVectors(peaks).sum()) : 0};
+  return {RowVectors(below).sum(), Formula::log ? kScale * static_cast<double>(RowVectors(at_max).sum()) : 0};
 }
 
-// Of a row: errors of sums grow with their length, and so do integers.
+// Sums a row in parts: rounding errors grow with the length of a sum, and so do integer counts.
 template <class Formula, class T, class Exp>
 inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
-  constexpr int64_t some = 1024;
-  RowSum sum = sum_part(formula, x, 0, n < some ? n : some, top, exp, y);
-  for (int64_t begin = some; begin < n; begin += some) {
-    const auto part = sum_part(formula, x, begin, begin + some < n ? begin + some : n, top, exp, y);
-    sum.below += part.below, sum.peaks += part.peaks;
+  constexpr int64_t part_size = 1024;
+  RowSum sum = sum_part(formula, x, 0, n < part_size ? n : part_size, top, exp, y);
+  for (int64_t begin = part_size; begin < n; begin += part_size) {
+    const auto part = sum_part(formula, x, begin, begin + part_size < n ? begin + part_size : n, top, exp, y);
+    sum.below += part.below, sum.at_max += part.at_max;
   }
   return sum;
 }
 
-// The rows whose sums are taken before any result is written, so that one's does not wait for the other: as many as
-// stay in L1 with their results, and have a lane each.
+// The number of rows that are summed before any of them is written, so that they do not wait for one another: as many
+// as stay in L1 with their outputs, at most one for each lane.
 inline int64_t rows_together(int64_t n) {
   const int64_t in_cache = kBlock / n;
   return in_cache < 1 ? 1 : in_cache < kRowLanes ? in_cache : kRowLanes;
@@ -172,28 +98,29 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
     auto* x = static_cast<const T*>(x_) + begin * n;
     auto* y = static_cast<T*>(y_) + begin * n;
     const int64_t count = rows - begin < together ? rows - begin : together;
-    alignas(64) T peaks[kRowLanes], high[kRowLanes], low[kRowLanes];
+    alignas(64) T row_max[kRowLanes], high[kRowLanes], low[kRowLanes];
     RowSum sums[kRowLanes];
-    for (int64_t row = count; row < kRowLanes; ++row) peaks[row] = 0, sums[row] = {0, 0};
-    for (int64_t row = 0; row < count; ++row) peaks[row] = peak_of(formula, x + row * n, n);
+    for (int64_t row = count; row < kRowLanes; ++row) row_max[row] = 0, sums[row] = {0, 0};
+    for (int64_t row = 0; row < count; ++row) row_max[row] = row_max_of(formula, x + row * n, n);
     const auto sum_rows = [&](const auto& applies, const auto& exp_of) {
       for (int64_t row = 0; row < count; ++row)
-        if (applies(row)) sums[row] = sum_row(formula, x + row * n, n, peaks[row], exp_of(row), y + row * n);
+        if (applies(row)) sums[row] = sum_row(formula, x + row * n, n, row_max[row], exp_of(row), y + row * n);
     };
-    // Rows of either kind apart, each loop with one kind of exponential and its constants in registers.
-    const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(peaks[row]) <= RowExp<T>::limit; };
+    // Rows of the two kinds are processed separately, each loop with one kind of exponential and its constants in
+    // registers.
+    const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(row_max[row]) <= RowExp<T>::limit; };
     const auto is_extreme = [&](int64_t row) { return !is_moderate(row); };
-    sum_rows(is_extreme, [&](int64_t row) { return [top = peaks[row]](T each) { return raised_exp(each, top); }; });
+    sum_rows(is_extreme, [&](int64_t row) { return [top = row_max[row]](T each) { return scaled_exp(each, top); }; });
     if constexpr (Formula<T>::log) {
       RowExp<T> exps[kRowLanes];
-      FASTACT_FOR_EACH_LANE(row) exps[row] = RowExp<T>(peaks[row]);
+      FASTACT_FOR_EACH_LANE(row) exps[row] = RowExp<T>(row_max[row]);
       sum_rows(is_moderate, [&](int64_t row) { return exps[row]; });
       FASTACT_FOR_EACH_LANE(row) {
         double factor = 1 + small_expm1(-exps[row].rest);
         sums[row].below *= is_moderate(row) ? factor : 1;
       }
     }
-    FASTACT_FOR_EACH_LANE(row) formula.finish(sums[row], peaks[row], high[row], low[row]);
+    FASTACT_FOR_EACH_LANE(row) formula.finalize(sums[row], row_max[row], high[row], low[row]);
     for (int64_t row = 0; row < count; ++row) {
       const T first = high[row], second = low[row];
       T* to = y + row * n;
@@ -203,14 +130,14 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
   }
 }
 
-// The sum of what the gradient sums over a row. Eight are added in T before they are added in double.
+// Returns the sum of a row's terms. Eight are added in T, then in double.
 template <class Formula, class T>
 inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64_t n) {
-  constexpr int64_t some = 8 * kRowLanes;
+  constexpr int64_t part_size = 8 * kRowLanes;
   RowVectors<double> total;
-  for (int64_t begin = 0; begin < n; begin += some) {
+  for (int64_t begin = 0; begin < n; begin += part_size) {
     RowVectors<T> partial;
-    for_each_group(begin, begin + some < n ? begin + some : n, [&](int64_t first, int64_t skipped) {
+    for_each_group(begin, begin + part_size < n ? begin + part_size : n, [&](int64_t first, int64_t skipped) {
       RowVectors<T> terms(grad + first);
       terms.combine(RowVectors<T>(y + first), [&](auto g, auto y) { return formula.term(g, y); });
       if (skipped > 0) terms.keep_last(kRowLanes - skipped);
@@ -249,9 +176,6 @@ FASTACT_FLATTEN void softmax_rows_backward(const void* grad_, const void* y_, in
     }
   }
 }
-
-#undef FASTACT_FOR_EACH_LANE
-#undef FASTACT_FOR_EACH_VECTOR
 
 }  // namespace
 }  // namespace fastact

@@ -1,8 +1,9 @@
-// Softmax of rows that lie across memory: panels of kLanes columns, a row or a part of one in each.
+// Softmax of rows that are strided in memory: panels of kLanes columns, each a row or a part of one.
 #pragma once
 
 #include "activations/softmax.h"
-#include "kernels/loop.h"
+#include "kernels/block.h"
+#include "simd/step.h"
 
 #define FASTACT_FOR_EACH(i, n) \
   for (int64_t step_ = 0; step_ < n; step_ += kStep) FASTACT_VECTORIZE for (int64_t i = step_; i < step_ + kStep; ++i)
@@ -10,14 +11,14 @@
 namespace fastact {
 namespace {
 
-// The elements of one step of a panel.
+// Returns one step of a panel.
 template <class T>
 inline T* step_of(Panel panel, int64_t step) {
   return static_cast<T*>(panel.data) + step * panel.stride;
 }
 
-// Combines the lanes of each row into its first one. By halving: sums are accurate, and no result waits for many
-// others.
+// Combines the lanes of each row into its first one, by halving: sums stay accurate, and chains of dependent operations
+// short.
 template <class T, class Combine>
 inline void fold(T* lanes, Lanes in_use, const Combine& combine) {
   for (int64_t groups = in_use.count / in_use.period; groups > 1; groups = (groups + 1) / 2) {
@@ -29,7 +30,7 @@ inline void fold_sums(double* sums, Lanes in_use) {
   fold(sums, in_use, [](double a, double b) { return a + b; });
 }
 
-// Gives every lane what the first of its row has.
+// Copies the first lane of each row to all of its lanes.
 template <class T>
 inline void repeat(const T* rows, Lanes in_use, T* lanes) {
   for (int64_t i = 0; i < in_use.period; ++i)
@@ -37,24 +38,24 @@ inline void repeat(const T* rows, Lanes in_use, T* lanes) {
 }
 
 template <template <class> class Formula, class T>
-void softmax_peaks(Panel x_, int64_t steps, Lanes in_use, bool first, void* peaks_) {
+void softmax_row_max(Panel x_, int64_t steps, Lanes in_use, bool first, void* row_max_) {
   const Formula<T> formula;
-  auto* peaks = static_cast<T*>(peaks_);
+  auto* row_max = static_cast<T*>(row_max_);
   alignas(64) T largest[kLanes];
-  // From -infinity all differences would be NaN until a number is met.
-  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? -largest_number<T> : peaks[i];
+  // Starts from the lowest finite number: from -infinity, differences would be NaN.
+  FASTACT_FOR_EACH(i, kLanes) largest[i] = first ? -largest_number<T> : row_max[i];
   for (int64_t step = 0; step < steps; ++step) {
     const T* x = step_of<const T>(x_, step);
     FASTACT_FOR_EACH(i, kLanes) largest[i] = at_least(largest[i], formula.oriented(x[i]));
   }
   fold(largest, in_use, [](T a, T b) { return at_least(a, b); });
-  repeat(largest, in_use, peaks);
+  repeat(largest, in_use, row_max);
 }
 
 template <template <class> class Formula, class T>
-void softmax_exponentials(Panel x_, int64_t steps, const void* peaks_, Panel e_, bool first, double* sums) {
+void softmax_exponentials(Panel x_, int64_t steps, const void* row_max_, Panel e_, bool first, double* sums) {
   const Formula<T> formula;
-  auto* peaks = static_cast<const T*>(peaks_);
+  auto* row_max = static_cast<const T*>(row_max_);
   constexpr int64_t count = (Formula<T>::log ? 2 : 1) * kLanes;
   alignas(64) double total[count];
   FASTACT_FOR_EACH(i, count) total[i] = first ? 0 : sums[i];
@@ -62,10 +63,10 @@ void softmax_exponentials(Panel x_, int64_t steps, const void* peaks_, Panel e_,
     const T* x = step_of<const T>(x_, step);
     T* e = step_of<T>(e_, step);
     FASTACT_FOR_EACH(i, kLanes) {
-      T oriented = formula.oriented(x[i]), exponential = raised_exp(oriented, peaks[i]);
+      T oriented = formula.oriented(x[i]), exponential = scaled_exp(oriented, row_max[i]);
       if constexpr (Formula<T>::log) {
-        total[i] += oriented == peaks[i] ? T(0) : exponential;
-        total[kLanes + i] += oriented == peaks[i] ? T(kRaised) : T(0);
+        total[i] += oriented == row_max[i] ? T(0) : exponential;
+        total[kLanes + i] += oriented == row_max[i] ? T(kScale) : T(0);
       } else {
         e[i] = exponential;
         total[i] += exponential;
@@ -76,14 +77,14 @@ void softmax_exponentials(Panel x_, int64_t steps, const void* peaks_, Panel e_,
 }
 
 template <template <class> class Formula, class T>
-void softmax_finish(double* sums, const void* peaks_, Lanes in_use, void* high_, void* low_) {
+void softmax_finalize(double* sums, const void* row_max_, Lanes in_use, void* high_, void* low_) {
   const Formula<T> formula;
-  auto* peaks = static_cast<const T*>(peaks_);
+  auto* row_max = static_cast<const T*>(row_max_);
   T high[kLanes], low[kLanes];
   fold_sums(sums, in_use);
   if (Formula<T>::log) fold_sums(sums + kLanes, in_use);
   for (int64_t i = 0; i < in_use.period; ++i)
-    formula.finish({sums[i], Formula<T>::log ? sums[kLanes + i] : 0}, peaks[i], high[i], low[i]);
+    formula.finalize({sums[i], Formula<T>::log ? sums[kLanes + i] : 0}, row_max[i], high[i], low[i]);
   repeat(high, in_use, static_cast<T*>(high_));
   repeat(low, in_use, static_cast<T*>(low_));
 }
@@ -102,12 +103,12 @@ void softmax_write(Panel source_, int64_t steps, const void* high_, const void* 
 template <template <class> class Formula, class T>
 void softmax_terms(Panel grad_, Panel y_, int64_t steps, bool first, double* sums) {
   const Formula<T> formula;
-  constexpr int64_t few = 8;  // the steps after which the sums in T are moved to those in double
+  constexpr int64_t steps_in_T = 8;  // then their sums are added in double
   alignas(64) double total[kLanes];
   FASTACT_FOR_EACH(i, kLanes) total[i] = first ? 0 : sums[i];
-  for (int64_t begin = 0; begin < steps; begin += few) {
+  for (int64_t begin = 0; begin < steps; begin += steps_in_T) {
     alignas(64) T partial[kLanes] = {};
-    for (int64_t step = begin; step < steps && step < begin + few; ++step) {
+    for (int64_t step = begin; step < steps && step < begin + steps_in_T; ++step) {
       const T *grad = step_of<const T>(grad_, step), *y = step_of<const T>(y_, step);
       FASTACT_FOR_EACH(i, kLanes) partial[i] += formula.term(grad[i], y[i]);
     }
@@ -117,7 +118,7 @@ void softmax_terms(Panel grad_, Panel y_, int64_t steps, bool first, double* sum
 }
 
 template <class T>
-void softmax_finish_terms(double* sums, Lanes in_use, void* rounded_) {
+void softmax_finalize_terms(double* sums, Lanes in_use, void* rounded_) {
   T rounded[kLanes];
   fold_sums(sums, in_use);
   for (int64_t i = 0; i < in_use.period; ++i) rounded[i] = static_cast<T>(sums[i]);

@@ -1,5 +1,5 @@
-// f(input + bias) + residual by a chain of blocks on a part that stays in L1, so that no code is made for each f. The
-// sums and f are in compute type, and 16-bit results are rounded once.
+// f(input + bias) + residual as a chain of blocks on a part that stays in L1, so that no code is generated for each f.
+// Everything is computed in compute type; 16-bit outputs are rounded once.
 #pragma once
 
 #include "runtime/dispatch.h"
@@ -7,7 +7,7 @@
 
 namespace fastact {
 
-// Block functions of the same arguments as an op's own (kernels/block.h), of up to kBlock elements.
+// Each takes the arguments of the op's block function (kernels/block.h), for up to kBlock elements.
 template <class T>
 struct BiasForward {
   int which, type;
@@ -26,16 +26,17 @@ struct BiasForward {
     if (has_residual)
       set.add_residual[type](of_sum, outputs, n, first, call);
     else if constexpr (sizeof(T) == 4)
-      if (is_16_bit_index(type)) set.narrow[type - 2](sum, outputs[0], n);
+      if (is_16_bit_index(type)) set.demote[type - 2](sum, outputs[0], n);
   }
 };
 
-// Reads grad, and the mask or the input; writes the input's gradient, whose sums are the bias's.
+// Reads grad, and the mask or the input. Writes the input's gradient, whose sums are the bias's gradient: in compute
+// type the two are one.
 template <class T>
 struct BiasBackward {
   int which, type;
 
-  void operator()(const void* const* inputs, void* const* outputs, int64_t n, int64_t first, const Call& call) const {
+  void operator()(const void* const* inputs, void** outputs, int64_t n, int64_t first, const Call& call) const {
     const InstructionSet& set = instruction_set();
     constexpr int compute_type = sizeof(T) == 8;
     alignas(64) T grad[kBlock], saved[kBlock];
@@ -48,15 +49,14 @@ struct BiasBackward {
     if (kOps[which].saved == Saved::kOutput) set.forward[which][compute_type](operands + 1, of_saved, n, first, call);
     if constexpr (sizeof(T) == 4) {
       if (is_16_bit_index(type)) {
-        set.widen[type - 2](inputs[0], grad, n);
+        set.promote[type - 2](inputs[0], grad, n);
         operands[0] = grad;
       }
     }
+    if (type == compute_type) outputs[1] = outputs[0];
     set.backward[which][compute_type](operands, outputs + 1, n, first, call);
-    if (type == compute_type)
-      std::memcpy(outputs[0], outputs[1], n * sizeof(T));
-    else if constexpr (sizeof(T) == 4)
-      set.narrow[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
+    if constexpr (sizeof(T) == 4)
+      if (is_16_bit_index(type)) set.demote[type - 2](static_cast<const float*>(outputs[1]), outputs[0], n);
   }
 };
 

@@ -1,4 +1,4 @@
-// Channelwise operands: weights spread over the elements, and sums over each channel.
+// Channelwise operands: weights are spread over the elements, gradients summed over each channel.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,14 @@
 
 namespace fastact {
 
-// How a per-channel parameter repeats over the elements: `inner` consecutive elements share one.
+// How channels repeat over the elements: `inner` consecutive elements share one.
 struct Channels {
   int64_t count, inner;
 };
 
-// Calls body(channel, offset, length) for the runs of elements within the n from `first` on whose channel is the same
-// (inner > 1) or goes up by one with each element (inner == 1: the channels lie innermost).
+// Splits n elements from number `first` on into runs, and calls body(channel, offset, length) for each. In a run all
+// elements share the channel or, where the channels are innermost (inner == 1), the channel goes up by one with each
+// element.
 template <class Body>
 void for_each_channel(Channels channels, int64_t first, int64_t n, const Body& body) {
   int64_t run = channels.inner == 1 ? channels.count : channels.inner;
@@ -27,7 +28,7 @@ void for_each_channel(Channels channels, int64_t first, int64_t n, const Body& b
   }
 }
 
-// One number per channel, spread over the elements.
+// Writes each element's weight, given one for each channel.
 template <class T>
 void spread(const T* values, Channels channels, int64_t first, int64_t n, T* each) {
   for_each_channel(channels, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
@@ -40,20 +41,7 @@ void spread(const T* values, Channels channels, int64_t first, int64_t n, T* eac
   std::fill(each + n, each + round_up(n), T(1));
 }
 
-// Sixteen partial sums, so that the additions do not wait for one another.
-template <class T>
-double sum(const T* terms, int64_t n) {
-  double lanes[16] = {};
-  int64_t whole = n / 16 * 16;
-  for (int64_t i = 0; i < whole; i += 16)
-    for (int64_t lane = 0; lane < 16; ++lane) lanes[lane] += terms[i + lane];
-  for (int64_t i = whole; i < n; ++i) lanes[i - whole] += terms[i];
-  double total = 0;
-  for (double lane : lanes) total += lane;
-  return total;
-}
-
-// A channelwise operand: its weights in compute type, and how they repeat.
+// The weights of a channelwise operand, in compute type.
 template <class T>
 struct Weights {
   std::vector<T> values;
@@ -69,19 +57,19 @@ struct Weights {
                     "fastact::", op,
                     ": expected a channelwise tensor to hold one number or one per channel, in the input's dtype or, "
                     "beside one of 16 bits, float32");
-    // The stride of dimension 1 is the number of neighbours that share a channel.
+    // Neighbours share a channel as far as the stride of dimension 1 reaches.
     channels = {count, count == 1 ? std::max<int64_t>(2, walked.numel()) : walked.stride(1)};
     values.resize(round_up(count));
     Strided strided{static_cast<char*>(tensor.data_ptr()), count, type};
     for (int64_t i = 0; i < count; i += kBlock) {
       int64_t n = std::min(kBlock, count - i);
-      const void* source = load_wide(strided, i, n, values.data() + i);
+      const void* source = load_promoted(strided, i, n, values.data() + i);
       if (source != values.data() + i) std::memcpy(values.data() + i, source, n * sizeof(T));
     }
   }
 };
 
-// Sums of terms over each channel, in double, in slices that are added at the end.
+// Sums over each channel, in double, in slices that are added at the end.
 class ChannelSums {
  public:
   ChannelSums(Channels channels, int64_t slices)
@@ -89,17 +77,19 @@ class ChannelSums {
 
   template <class T>
   void add(int64_t slice, const T* terms, int64_t first, int64_t n) {
+    const InstructionSet& set = instruction_set();
+    constexpr int compute_type = sizeof(T) == 8;
     double* sums = sums_.data() + slice * channels_.count;
     for_each_channel(channels_, first, n, [&](int64_t channel, int64_t offset, int64_t length) {
       if (channels_.inner == 1) {
-        for (int64_t i = 0; i < length; ++i) sums[channel + i] += terms[offset + i];
+        set.add_each[compute_type](terms + offset, length, sums + channel);
       } else {
-        sums[channel] += sum(terms + offset, length);
+        sums[channel] += set.sum[compute_type](terms + offset, length);
       }
     });
   }
 
-  // The sums as a tensor like the operand's.
+  // Returns the sums as a tensor like the operand.
   template <class T>
   Tensor write(const Tensor& operand) const {
     FlushToZero flush;
@@ -111,7 +101,7 @@ class ChannelSums {
       rounded[channel] = static_cast<T>(total);
     }
     Strided strided{static_cast<char*>(result.data_ptr()), channels_.count, result.scalar_type()};
-    store_narrow(strided, 0, channels_.count, rounded.data());
+    store_demoted(strided, 0, channels_.count, rounded.data());
     return result;
   }
 

@@ -25,7 +25,7 @@ inline void check_dtype(const Tensor& tensor, const char* op) {
                   ": expected float16, bfloat16, float32 or float64");
 }
 
-// Calls body with a number of the type that a tensor is computed in.
+// Calls body with a number of the type that this dtype is computed in.
 template <class Body>
 void with_compute_type(ScalarType type, const Body& body) {
   if (type == ScalarType::Double) {

@@ -1,12 +1,12 @@
-// From tensors to blocks, for all ops that work element by element.
+// From tensors to blocks, for all elementwise ops.
 #pragma once
 
 #include "runtime/channels.h"
 
 namespace fastact {
 
-// What a block function runs on: tiles, of which the plan says where they lie; a mask that is read or written, in the
-// order in which elements are walked; channelwise operands; and sums of their gradients' terms.
+// One call of an elementwise op. The plan says where the tiles are. Masks are in the order in which the plan walks the
+// elements.
 template <class T, class Function = Block>
 struct ElementwiseRun {
   Function block;
@@ -15,22 +15,24 @@ struct ElementwiseRun {
   const uint8_t* mask_read = nullptr;
   uint8_t* mask_written = nullptr;
   std::vector<Weights<T>> weights{};
+  bool reads_weights = true;
   std::vector<ChannelSums> sums{};
 
   void run() {
     if (plan.shape.rows == 0) return;
     const Strided &first = plan.input(0), &written = plan.output(0);
-    // On Intel's CPUs prefetching 2 KiB ahead was measured to gain (AMD's Zen 5 loses 5 to 15%), where the lines are
-    // the output's alone: behind a row of a larger tensor lies another's memory, and in place the lines are being read
-    // anyway.
+    // Prefetching 2 KiB ahead gains on Intel's CPUs; AMD's Zen 5 loses 5 to 15%. It is on only where the lines ahead
+    // belong to the output alone: behind a row of a larger tensor is other memory, and in place the lines are being
+    // read anyway.
     static const int64_t distance = std::string_view(cpu_vendor()) == "intel" ? 2048 : 0;
     call.prefetch = first.data != written.data && written.row_stride == plan.shape.columns ? distance : 0;
-    call.per_element = std::any_of(weights.begin(), weights.end(), [](auto& each) { return each.channels.count > 1; });
+    call.per_element = reads_weights &&
+                       std::any_of(weights.begin(), weights.end(), [](auto& each) { return each.channels.count > 1; });
     if (sums.empty()) {
       for_each_block(plan.shape, call.per_element || !std::is_same_v<Function, Block> ? 1 : kAll,
                      [this](int64_t row, int64_t column, int64_t n, int64_t at) { run_block(row, column, n, at, 0); });
     } else {
-      // Slices depend on the tensor alone, so that the number of threads does not show in the sums.
+      // The slices depend on the tensor alone, so the sums do not depend on the number of threads.
       Blocks blocks(plan.shape);
       const int64_t count = slices(plan);
       parallel(count, 1, [&](int64_t begin, int64_t end) {
@@ -49,7 +51,7 @@ struct ElementwiseRun {
  private:
   static constexpr int kTiles = 1 + most(Kind::kTile), kChannels = most(Kind::kChannel);
 
-  // n elements from (row, column) on, of which the first is number `at`.
+  // Runs n elements from (row, column) on, the first of which is number `at`.
   void run_block(int64_t row, int64_t column, int64_t n, int64_t at, int64_t slice) {
     Buffer read[kTiles], written[kTiles];
     uint8_t tail_mask[kStep / 8] = {};
@@ -72,7 +74,8 @@ struct ElementwiseRun {
     block(inputs, outputs, padded, at, call);
     for (size_t i = 0; i < plan.output_count; ++i) store(plan.output(i), row, column, n, outputs[i]);
     if (mask_written && n != padded) std::memcpy(mask_written + at / 8, tail_mask, mask_bytes);
-    for (size_t k = 0; k < sums.size(); ++k) sums[k].add(slice, terms[k], at, n);
+    for (size_t k = 0; k < sums.size(); ++k)
+      sums[k].add(slice, static_cast<const T*>(outputs[plan.output_count + k]), at, n);
   }
 };
 

@@ -1,4 +1,4 @@
-// How the tensors of an op are walked in step: one plan for any number of them.
+// How the tensors of an op are walked together: one plan for any number of them.
 #pragma once
 
 #include <cstring>
@@ -12,7 +12,7 @@
 
 namespace fastact {
 
-// A tensor as the blocks see it: rows of consecutive elements.
+// A tensor as blocks see it: rows of consecutive elements.
 struct Strided {
   char* data;
   int64_t row_stride;  // in elements
@@ -22,8 +22,8 @@ struct Strided {
   char* at(int64_t row, int64_t column) const { return data + (row * row_stride + column) * element_size(); }
 };
 
-// The length of a tensor's consecutive runs and the one distance between them, or nothing, with its dimensions in this
-// order, from the outermost to the innermost.
+// The length of a tensor's runs of consecutive elements and the one distance between them, if its dimensions, in this
+// order from the outermost to the innermost, have them.
 struct Rows {
   int64_t columns, stride;
 };
@@ -43,15 +43,15 @@ inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<i
       return std::nullopt;
     }
   }
-  // Short or ragged rows would leave the block functions little but tails, and bits that share a byte.
+  // Short or ragged rows would be little but tails, and their masks would share bytes.
   if (rows > 1 && (columns < kStep || columns % 8 != 0 || stride < columns)) return std::nullopt;
   return Rows{columns, rows > 1 ? stride : columns};
 }
 
-// Inputs and outputs of equal sizes and one dtype, walked in step in the first output's order in memory, where they
-// lie. What cannot be walked so is replaced by a dense tensor, and `finish` fills the outputs that were.
+// Walks inputs and outputs of equal sizes and one dtype together, in the order of the first output in memory. A tensor
+// that cannot be walked in place is replaced by a dense copy; `finish` copies replaced outputs back.
 struct Plan {
-  static constexpr size_t kMostTensors = 1 + 2 * most(Kind::kTile);  // a backward's
+  static constexpr size_t kMostTensors = 1 + 2 * most(Kind::kTile);  // grad, tiles and their gradients
 
   Shape shape{0, 0};
   size_t input_count, output_count;
@@ -118,7 +118,7 @@ struct Plan {
 
 inline int64_t round_up(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
 
-// A block of n elements, rounded up to kStep: the tensor's own memory where that will do, else a buffer.
+// Returns n elements, padded to a multiple of kStep: the tensor's own memory where n is one, else a buffer.
 inline const void* load(const Strided& operand, int64_t row, int64_t column, int64_t n, void* buffer) {
   const char* source = operand.at(row, column);
   int64_t padded = round_up(n), size = operand.element_size();
@@ -137,30 +137,31 @@ inline void store(const Strided& operand, int64_t row, int64_t column, int64_t n
   if (buffer != target) std::memcpy(target, buffer, n * operand.element_size());
 }
 
-// n consecutive elements of a tensor in compute type, rounded up to kStep: where they lie, or in the buffer.
-inline const void* load_wide(const Strided& operand, int64_t column, int64_t n, void* buffer) {
+// Returns n consecutive elements in compute type, padded to a multiple of kStep: the tensor's own memory where
+// possible, else the buffer.
+inline const void* load_promoted(const Strided& operand, int64_t column, int64_t n, void* buffer) {
   if (!is_16_bit(operand.type)) return load(operand, 0, column, n, buffer);
-  auto widen = instruction_set().widen[half_index(operand.type)];
+  auto promote = instruction_set().promote[half_index(operand.type)];
   auto* to = static_cast<float*>(buffer);
   uint16_t tail[kStep];
   int64_t whole = n / kStep * kStep;
-  widen(operand.at(0, column), to, whole);
-  if (n != whole) widen(load(operand, 0, column + whole, n - whole, tail), to + whole, kStep);
+  promote(operand.at(0, column), to, whole);
+  if (n != whole) promote(load(operand, 0, column + whole, n - whole, tail), to + whole, kStep);
   return buffer;
 }
-inline void store_narrow(const Strided& operand, int64_t column, int64_t n, const void* buffer) {
+inline void store_demoted(const Strided& operand, int64_t column, int64_t n, const void* buffer) {
   if (!is_16_bit(operand.type)) return store(operand, 0, column, n, buffer);
-  auto narrow = instruction_set().narrow[half_index(operand.type)];
+  auto demote = instruction_set().demote[half_index(operand.type)];
   auto* from = static_cast<const float*>(buffer);
   uint16_t tail[kStep];
   int64_t whole = n / kStep * kStep;
-  narrow(from, operand.at(0, column), whole);
+  demote(from, operand.at(0, column), whole);
   if (n == whole) return;
-  narrow(from + whole, tail, kStep);
+  demote(from + whole, tail, kStep);
   store(operand, 0, column + whole, n - whole, tail);
 }
 
-// A buffer for a ragged end of any dtype.
+// A buffer for a tail of any dtype.
 struct alignas(64) Buffer {
   char bytes[kStep * 8];
 };

@@ -5,8 +5,8 @@
 
 namespace fastact {
 
-// What a Maxout makes of a dense tensor: sizes and strides in the same order of dimensions, with the size along `dim`
-// multiplied or divided; and how far apart in memory the pieces of an output lie.
+// Sizes and strides like those of a dense tensor, with the size along `dim` multiplied or divided, and the distance in
+// memory between the pieces of an output.
 struct Grouped {
   std::vector<int64_t> sizes, strides;
   int64_t inner = 1;
@@ -20,7 +20,7 @@ inline Grouped grouped(const Tensor& dense, int64_t dim, int64_t times, int64_t 
   Grouped result{{sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}};
   result.sizes[dim] = sizes[dim] * times / divided_by;
   if (dense.numel() == 0) return result;
-  // By sizes, since the stride of a dimension of one element may be anything.
+  // The distance is computed from sizes, since the stride of a dimension of one element is arbitrary.
   const auto is_inside = [&](int64_t other) { return strides[other] < strides[dim]; };
   for (int64_t other = 0; other < dense.dim(); ++other) {
     if (other == dim) continue;
@@ -32,7 +32,7 @@ inline Grouped grouped(const Tensor& dense, int64_t dim, int64_t times, int64_t 
   return result;
 }
 
-// Maxout over tensors that are dense in one memory order, in which the pieces of an output lie `inner` apart.
+// Maxout over dense tensors of one order of dimensions. The pieces of an output are `inner` apart.
 inline void run_maxout(const Tensor& input, int64_t pieces, int64_t inner, const Tensor& output,
                        const Tensor* indices) {
   auto run = instruction_set().maxout_forward[type_index(input.scalar_type())];

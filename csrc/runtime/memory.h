@@ -45,10 +45,10 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// Asks for huge pages where a tensor to be written has memory that glibc maps anew at each allocation, as it does from
-// 32 MiB on (mallopt(3), M_MMAP_THRESHOLD). The system clears new memory page by page as it is written, several times
-// as fast by 2 MiB as by 4 KiB (bench/page_faults.py). FASTACT_HUGE_PAGES=0 leaves memory as it comes; where
-// /sys/kernel/mm/transparent_hugepage/enabled says `never`, so does the system.
+// Asks for huge pages for a tensor of 32 MiB or more, for which glibc maps new memory at each allocation (mallopt(3),
+// M_MMAP_THRESHOLD). The kernel clears new memory page by page as it is written, several times faster by 2 MiB than by
+// 4 KiB (bench/page_faults.py). FASTACT_HUGE_PAGES=0 turns this off, as does `never` in
+// /sys/kernel/mm/transparent_hugepage/enabled.
 inline void prefer_huge_pages(const Tensor& written) {
 #if defined(__linux__)
   static const bool wanted = [] {
@@ -69,7 +69,7 @@ inline void prefer_huge_pages(const Tensor& written) {
 #endif
 }
 
-// Straight to the allocator: empty_like through the dispatcher takes 0.6 us longer, a fifth of a small call.
+// Calls the allocator directly: empty_like through the dispatcher takes 0.6 us longer, a fifth of a small call.
 inline Tensor new_tensor(const int64_t* sizes, const int64_t* strides, int64_t dim, ScalarType type) {
   int32_t dtype = to<int32_t>(from(type));
   AtenTensorHandle handle;
@@ -80,7 +80,7 @@ inline Tensor new_tensor(const int64_t* sizes, const int64_t* strides, int64_t d
   return tensor;
 }
 
-// A new tensor of the same sizes, dtype and order of dimensions.
+// Returns a new dense tensor of the same sizes, dtype and order of dimensions.
 inline Tensor new_dense(const Tensor& tensor) {
   if (is_dense(tensor))
     return new_tensor(tensor.sizes().data(), tensor.strides().data(), tensor.dim(), tensor.scalar_type());
@@ -89,7 +89,7 @@ inline Tensor new_dense(const Tensor& tensor) {
   return result;
 }
 
-// One bit per element of `tensor`.
+// Returns a new mask: one bit for each element of `tensor`.
 inline Tensor new_mask(const Tensor& tensor) {
   int64_t bytes = (tensor.numel() + 7) / 8, stride = 1;
   return new_tensor(&bytes, &stride, 1, ScalarType::Byte);
@@ -107,7 +107,7 @@ inline Tensor copy_in_layout(const Tensor& tensor, const Tensor& dense) {
   return copy;
 }
 
-// One half of a tensor along a dimension of even size, as a view.
+// Returns one half of a tensor along a dimension of even size, as a view.
 inline Tensor half(const Tensor& tensor, int64_t dim, bool second) {
   auto tensor_sizes = tensor.sizes(), strides = tensor.strides();
   std::vector<int64_t> sizes(tensor_sizes.begin(), tensor_sizes.end());

@@ -1,34 +1,36 @@
 // The ops of torch.ops.fastact on the CPU, registered through LibTorch's stable ABI: no Python symbols and no C++ types
-// cross the boundary, so one binary serves every Python and every torch from the version in TORCH_TARGET_VERSION on.
+// cross the boundary, so one binary serves every Python, and every torch from TORCH_TARGET_VERSION on.
 //
-// For each op of the table (spec/ops.h), with its operands:
+// Each op of the table (spec/ops.h) has these forms, with its operands:
 //   name(Tensor input, …) -> Tensor                          name_(Tensor(a!) input, …) -> ()
 //   name_backward(Tensor grad, Tensor output, …) -> Tensor   (or mask, or all tiles, in place of the output)
-// and, where a mask of one bit per element is saved:
+// and, if it saves a mask of one bit per element:
 //   name_mask(Tensor input, …) -> (Tensor, Tensor)           name_mask_(Tensor(a!) input, …) -> Tensor
-// In place run those with one tile and nothing but scalars beside it. Channelwise operands hold one number, or one per
-// channel, and may be in float32 beside inputs of 16 bits; backward gives their gradients too.
-// Gated units, which have two tiles, also take one tensor whose halves along `dim` those are:
+// Ops with one tile and no channelwise operand run in place too. Channelwise operands hold one number, or one per
+// channel, and may be float32 beside 16-bit inputs; backward returns their gradients too.
+// Gated units have two tiles, and also take one tensor whose halves along `dim` those are:
 //   name_packed(Tensor input, int dim, bool gate_first) -> Tensor
 //   name_packed_backward(Tensor grad, Tensor input, int dim, bool gate_first) -> Tensor
-// Each op that runs in place and is not random has a form with a bias, per channel or of one number, and a residual:
+// Pointwise ops that are not random also have a form with a bias, of one number or one per channel, and a residual,
+// whose gradient is grad itself:
 //   bias_name(Tensor input, Tensor bias, Tensor? residual, …) -> Tensor
 //   bias_name_mask(Tensor input, Tensor bias, Tensor? residual, …) -> (Tensor, Tensor)
 //   bias_name_backward(Tensor grad, Tensor input, Tensor bias, …) -> (Tensor, Tensor)   (or mask in place of input)
-// Maxout over groups of neighbours along `dim`; `indices` are the winners' numbers in their groups, in one byte each:
+// Maxout takes groups of neighbours along `dim`; `indices` are the numbers of the winners in their groups, as bytes:
 //   maxout(Tensor input, int pieces, int dim) -> Tensor
 //   maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)
 //   maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor
-// Softmax and its family; `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
+// The softmax family: `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
 //   name(Tensor input, int dim, ScalarType dtype) -> Tensor
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
-// Their autograd is in autograd/nodes.cpp and fastact/autograd.py.
+// autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
 #include "runtime/bias.h"
 #include "runtime/elementwise.h"
 #include "runtime/maxout.h"
 #include "runtime/softmax.h"
+#include "runtime/torch_rows.h"
 #include "spec/schema.h"
 
 namespace fastact {
@@ -39,7 +41,7 @@ void check_same(const Tensor& a, const Tensor& b, const char* op) {
                   ": expected tensors of the same dtype and shape");
 }
 
-// An op's arguments, from the stack.
+// The arguments of an op, from the stack.
 struct Arguments {
   std::vector<Tensor> tiles, channelwise;
   double scalars[most(Kind::kScalar) + 1];
@@ -104,6 +106,7 @@ struct Plain {
   static Block backward(int which, const Plan& plan) {
     return instruction_set().backward[which][type_index(plan.type())];
   }
+  static bool backward_reads_weights(int) { return true; }
 };
 
 // Those with a bias: chains of blocks.
@@ -117,6 +120,7 @@ struct WithBias {
   static BiasBackward<T> backward(int which, const Plan& plan) {
     return {which, type_index(plan.type())};
   }
+  static bool backward_reads_weights(int which) { return kOps[which].saved != Saved::kMask; }
 };
 
 // Writes the output and, unless it is null, the mask.
@@ -162,6 +166,7 @@ std::vector<Tensor> run_backward(int which, const Arguments& arguments, std::vec
                                                                              arguments.call, plan};
     run.mask_read = mask;
     run.weights = arguments.weights<T>(Form::op(which), gradients[0]);
+    run.reads_weights = Form::backward_reads_weights(which);
     for (const Weights<T>& each : run.weights) run.sums.emplace_back(each.channels, run.slices(plan));
     run.run();
     for (size_t k = 0; k < run.sums.size(); ++k)
@@ -192,7 +197,7 @@ void backward(int which, StableIValue* stack) {
                     "fastact::", op.name, "_backward: expected one bit per element of grad");
     mask = static_cast<const uint8_t*>(saved->data_ptr());
   }
-  // A gradient has the order of dimensions of what it belongs to or, where that was not kept, of grad.
+  // A gradient has the order of dimensions of its tensor or, if that was not saved, of grad.
   std::vector<Tensor> gradients;
   for (const Tensor& like : op.saved == Saved::kMask ? read : tiles) gradients.push_back(new_dense(like));
   const std::vector<Tensor> sums = run_backward<Form>(which, arguments, std::move(read), mask, gradients);
@@ -200,7 +205,7 @@ void backward(int which, StableIValue* stack) {
     for (const Tensor& result : *results) *stack++ = from(result);
 }
 
-// The dimension, counted from the front.
+// Returns the dimension, counted from the front.
 int64_t read_dim(StableIValue value, const Tensor& tensor, const char* op) {
   int64_t dim = to<int64_t>(value), dims = std::max<int64_t>(1, tensor.dim());
   STD_TORCH_CHECK(-dims <= dim && dim < dims, "fastact::", op, ": expected dim from ", -dims, " to ", dims - 1,
@@ -208,7 +213,7 @@ int64_t read_dim(StableIValue value, const Tensor& tensor, const char* op) {
   return dim < 0 ? dim + dims : dim;
 }
 
-// Value and gate, the halves of a tensor along a dimension.
+// Returns value and gate, the halves of a tensor along a dimension.
 std::vector<Tensor> halves(const Op& op, const Tensor& packed, int64_t dim, bool gate_first) {
   STD_TORCH_CHECK(packed.dim() > 0 && packed.size(dim) % 2 == 0, "fastact::", op.name,
                   ": expected a tensor whose size along dim ", dim, " is even");
@@ -240,7 +245,7 @@ void packed_backward(int which, StableIValue* stack) {
   stack[0] = from(grad_input);
 }
 
-// The dimension of a Maxout, whose pieces it can be grouped by.
+// Returns the dimension of a Maxout.
 int64_t read_pieces_dim(StableIValue value, const Tensor& tensor, int64_t pieces) {
   STD_TORCH_CHECK(tensor.dim() > 0, "fastact::maxout: expected a tensor with one dimension or more");
   STD_TORCH_CHECK(2 <= pieces && pieces <= 255, "fastact::maxout: expected pieces from 2 to 255, got ", pieces);
@@ -282,9 +287,9 @@ void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
 
 Strided whole(const Tensor& tensor) { return {static_cast<char*>(tensor.data_ptr()), 0, tensor.scalar_type()}; }
 
-// `wide` may be float32 where `narrow` is a 16-bit type.
-void check_widening(ScalarType narrow, ScalarType wide, const char* op) {
-  STD_TORCH_CHECK(narrow == wide || (is_16_bit(narrow) && wide == ScalarType::Float), "fastact::", op,
+// `promoted` may be float32 where `type` is a 16-bit type.
+void check_promotion(ScalarType type, ScalarType promoted, const char* op) {
+  STD_TORCH_CHECK(type == promoted || (is_16_bit(type) && promoted == ScalarType::Float), "fastact::", op,
                   ": expected one dtype, or float32 made of a 16-bit type");
 }
 
@@ -292,12 +297,16 @@ void softmax_forward(int which, StableIValue* stack) {
   Tensor input = to<Tensor>(stack[0]);
   auto type = to<ScalarType>(stack[2]);
   check_dtype(input, kSoftmaxOps[which].name);
-  check_widening(input.scalar_type(), type, kSoftmaxOps[which].name);
+  check_promotion(input.scalar_type(), type, kSoftmaxOps[which].name);
   int64_t dim = read_dim(stack[1], input, kSoftmaxOps[which].name);
+  if (torch_is_faster(which, input, dim, type)) {
+    stack[0] = from(torchs_softmax(which, input, dim));
+    return;
+  }
   if (!is_dense(input)) input = dense_copy(input, input);
   Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type);
   with_compute_type(input.scalar_type(), [&](auto number) {
-    run_softmax<decltype(number)>(which, around(input, dim), whole(input), whole(output));
+    run_softmax<decltype(number)>(which, outer_dim_inner(input, dim), whole(input), whole(output));
   });
   stack[0] = from(output);
 }
@@ -307,18 +316,24 @@ void softmax_backward(int which, StableIValue* stack) {
   auto type = to<ScalarType>(stack[3]);
   check_dtype(grad, kSoftmaxOps[which].name);
   check_same(grad, output, kSoftmaxOps[which].name);
-  check_widening(type, grad.scalar_type(), kSoftmaxOps[which].name);
+  check_promotion(type, grad.scalar_type(), kSoftmaxOps[which].name);
   int64_t dim = read_dim(stack[2], grad, kSoftmaxOps[which].name);
   if (!is_dense(output)) output = dense_copy(output, output);
   if (!same_layout(grad, output)) grad = dense_copy(grad, output);
+  if (torch_is_faster(which, output, dim, type)) {
+    stack[0] = from(torchs_softmax_backward(which, grad, output, dim));
+    return;
+  }
   Tensor grad_input = new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type);
   with_compute_type(grad.scalar_type(), [&](auto number) {
-    run_softmax_backward<decltype(number)>(which, around(output, dim), whole(grad), whole(output), whole(grad_input));
+    run_softmax_backward<decltype(number)>(which, outer_dim_inner(output, dim), whole(grad), whole(output),
+                                           whole(grad_input));
   });
   stack[0] = from(grad_input);
 }
 
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
+void set_rows_of_torch(StableIValue* stack, uint64_t, uint64_t) { rows_of_torch() = to<int64_t>(stack[0]); }
 void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_vendor())); }
 
 using Library = torch::stable::detail::StableLibrary;
@@ -335,8 +350,8 @@ void op(StableIValue* stack, uint64_t, uint64_t) {
 void define_op(Library& library, const Op& op) {
   for (bool with_mask : {false, true}) {
     if (with_mask && op.saved != Saved::kMask) continue;
-    library.def(forward_schema(op, with_mask).c_str());
-    if (op.is_pointwise()) library.def(in_place_schema(op, with_mask).c_str());
+    library.def(forward_schema(op, false, with_mask).c_str());
+    if (op.is_pointwise()) library.def(forward_schema(op, true, with_mask).c_str());
   }
   library.def(backward_schema(op).c_str());
   for (bool backward : {false, true})
@@ -355,6 +370,7 @@ void define(Library& library) {
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("cpu_capability() -> str");
   library.def("cpu_vendor() -> str");
+  library.def("set_rows_of_torch(int cells) -> ()");
 }
 
 template <class Form, int which>
@@ -415,4 +431,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
   library.impl("cpu_vendor", fastact::vendor);
+  library.impl("set_rows_of_torch", fastact::set_rows_of_torch);
 }

@@ -1,4 +1,4 @@
-// Work shared out among threads, in blocks of consecutive elements.
+// Work for threads, in blocks of consecutive elements.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -7,12 +7,12 @@
 #include <limits>
 
 #include "kernels/block.h"
-#include "runtime/flush_to_zero.h"
+#include "simd/flush_to_zero.h"
 
 namespace fastact {
 
-// Calls body(begin, end) for the parts of 0 to count, of `grain` or more, that threads share out. All block functions
-// run in here: without subnormal results.
+// Splits 0 to count into parts of at least `grain` for the threads, and calls body(begin, end) for each. All block
+// functions run in here, with flush-to-zero on.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
@@ -21,18 +21,18 @@ void parallel(int64_t count, int64_t grain, const Body& body) {
   });
 }
 
-// A thread gets at least this many elements, as in ATen: waking one up costs about what 32,768 elements of ReLU do.
+// The least number of elements for a thread, as in ATen: waking a thread costs about as much as 32,768 elements of
+// ReLU.
 constexpr int64_t kGrain = 32768;
 
-// `rows` runs of `columns` consecutive elements: all that the loops know of a tensor's shape. A dense tensor, whatever
-// the order of its dimensions, is one row; a slice of the last dimension of a dense tensor is many.
+// `rows` runs of `columns` consecutive elements: all that loops know of a tensor's shape. A dense tensor is one row,
+// whatever the order of its dimensions; a slice of the last dimension of a dense tensor has many.
 struct Shape {
   int64_t rows, columns;
 };
 
-// The shape cut into blocks, which threads share out: visit() calls body(row, column, n, first) for the n elements from
-// (row, column) on, the first of which is number `first` of the tensor. Either n is a multiple of kStep or less than
-// kStep: what is left at a row's end.
+// A shape as blocks. visit() calls body(row, column, n, first) for n elements from (row, column) on, the first of which
+// is number `first` of the tensor. n is a multiple of kStep, or the rest of a row, less than kStep.
 struct Blocks {
   Shape shape;
   int64_t per_row, count;
@@ -40,7 +40,7 @@ struct Blocks {
   explicit Blocks(Shape shape_)
       : shape(shape_), per_row((shape.columns + kBlock - 1) / kBlock), count(shape.rows * per_row) {}
 
-  // Blocks of a row that follow one another are visited `together`, that many at a time.
+  // Visits up to `together` neighbouring blocks of a row in one call.
   template <class Body>
   void visit(int64_t begin, int64_t end, int64_t together, const Body& body) const {
     for (int64_t i = begin; i < end;) {
@@ -63,9 +63,9 @@ void for_each_block(Shape shape, int64_t together, const Body& body) {
   parallel(blocks.count, grain, [&](int64_t begin, int64_t end) { blocks.visit(begin, end, together, body); });
 }
 
-// Blocks together that bodies take which hold nothing of their own for each element: all that a thread has of a row.
-// The processor looks ahead in memory, but not beyond the end of a loop: in blocks of 2,048, ReLU of 2^22 floats took
-// 1.05 to 1.1 times as long.
+// As many blocks together as possible, for bodies without per-element state: a thread's share of a row is one call. The
+// hardware prefetches within a loop but not past its end: in blocks of 2,048, ReLU of 2^22 floats took 1.05 to 1.1
+// times as long.
 constexpr int64_t kAll = std::numeric_limits<int64_t>::max() / kBlock;
 
 }  // namespace fastact

@@ -1,4 +1,4 @@
-// From tensors to panels, for activations of a whole row along any dimension: what loops.h is to pointwise ones.
+// From tensors to panels and rows, for softmax along any dimension.
 #pragma once
 
 #include <cmath>
@@ -9,13 +9,13 @@
 
 namespace fastact {
 
-// A dense tensor around one of its dimensions: its elements in memory are number (o * row + r) * inner + i, whatever
-// the order of the other dimensions.
-struct Around {
-  int64_t outer, row, inner;
+// A dense tensor seen from one dimension: outer_size x dim_size x inner_size elements, in this order in memory,
+// whatever the order of the other dimensions.
+struct OuterDimInner {
+  int64_t outer_size, dim_size, inner_size;
 };
 
-inline Around around(const Tensor& dense, int64_t dim) {
+inline OuterDimInner outer_dim_inner(const Tensor& dense, int64_t dim) {
   int64_t numel = dense.numel();
   if (numel == 0) return {0, 0, 0};
   if (dense.dim() == 0 || dense.size(dim) == 1) return {1, 1, numel};
@@ -23,9 +23,9 @@ inline Around around(const Tensor& dense, int64_t dim) {
   return {numel / (row * inner), row, inner};
 }
 
-// Rows that are walked together: `steps` times `lanes` elements, `stride` apart, of which the last step may have fewer.
-// Lanes that are `period` apart belong to the same row. Transposed: one row after another in memory, `inner` of them
-// element by element, to be brought side by side.
+// Rows that are processed together: `steps` times `lanes` elements, with `stride` between steps; the last step may have
+// fewer lanes. Lanes `period` apart belong to one row.
+// A transposed tile holds short rows, `inner` of them interleaved in memory, which are copied into columns.
 struct Tile {
   int64_t offset, stride, steps, lanes, last_lanes, period;
   int64_t inner = 0;
@@ -35,21 +35,21 @@ struct Tile {
   int64_t lanes_at(int64_t step) const { return step + 1 == steps ? last_lanes : lanes; }
 };
 
-// A lane for each row where rows lie side by side in memory; else many lanes for one row or, if that would leave most
-// of them empty, short rows brought side by side.
+// Cuts a tensor into tiles. If rows are side by side in memory, each gets a lane. Otherwise one row is spread over all
+// lanes or, where that would leave most of them empty, short rows are transposed.
 class Tiling {
  public:
-  explicit Tiling(Around shape) : shape_(shape) {
-    if (shape.outer == 0) {
+  explicit Tiling(OuterDimInner shape) : shape_(shape) {
+    if (shape.outer_size == 0) {
       count = 0;
-    } else if (shape.inner >= kLanes) {
-      tiles_across_ = (shape.inner + kLanes - 1) / kLanes;
-      count = shape.outer * tiles_across_;
-    } else if (shape.row * shape.inner > kShort) {
-      count = shape.outer;
+    } else if (shape.inner_size >= kLanes) {
+      tiles_across_ = (shape.inner_size + kLanes - 1) / kLanes;
+      count = shape.outer_size * tiles_across_;
+    } else if (shape.dim_size * shape.inner_size > kShort) {
+      count = shape.outer_size;
     } else {
-      together_ = kLanes / shape.inner;
-      count = (shape.outer + together_ - 1) / together_;
+      together_ = kLanes / shape.inner_size;
+      count = (shape.outer_size + together_ - 1) / together_;
     }
   }
 
@@ -71,17 +71,17 @@ class Tiling {
 
  private:
   static constexpr int64_t kShort = 64;
-  Around shape_;
+  OuterDimInner shape_;
   int64_t tiles_across_ = 0, together_ = 0;
 };
 
-// Elements for which a thread is worth waking, fewer than kGrain since each has an exponential: with two threads 32,768
-// take 0.7 of one's time, 16,384 0.9, and 8,192 are a tie.
+// The least number of elements for a thread. It is less than kGrain since each element has an exponential: with two
+// threads 32,768 elements take 0.7 of one thread's time, 16,384 take 0.9, and 8,192 are a tie.
 constexpr int64_t kRowGrain = 8192;
-constexpr int64_t kChunk = 65536 / kLanes;     // steps that stay in the cache together
-constexpr int64_t kWritten = kBlock / kLanes;  // steps that are written at a time
+constexpr int64_t kChunk = 65536 / kLanes;     // steps that fit into the cache
+constexpr int64_t kWritten = kBlock / kLanes;  // steps that are written together
 
-// Room for steps of full lanes in compute type, from the start of a cache line on.
+// A buffer for steps of full lanes in compute type, aligned to a cache line.
 template <class T>
 class Scratch {
   struct alignas(64) Step {
@@ -103,7 +103,7 @@ struct Part {
   const Tile& tile;
   int64_t first, steps;
 
-  // Whether it can be worked on as it lies in memory.
+  // Whether blocks can work on it in the tensor's memory.
   bool is_panel() const {
     return !is_16_bit(operand.type) && !tile.transposed() && tile.lanes_at(first) == kLanes &&
            tile.lanes_at(first + steps - 1) == kLanes;
@@ -111,7 +111,7 @@ struct Part {
   int64_t offset(int64_t step) const { return tile.offset + (first + step) * tile.stride; }
   Panel in_place() const { return {operand.at(0, offset(0)), tile.stride}; }
 
-  // Calls body(step, n) for runs of n elements, from a step on, that are consecutive in memory and in full lanes.
+  // Calls body(step, n) for runs of n elements that are consecutive in memory and in lanes, from a step on.
   template <class Body>
   void for_each_run(const Body& body) const {
     if (tile.lanes == kLanes && tile.stride == kLanes) {
@@ -121,18 +121,18 @@ struct Part {
     }
   }
 
-  // Calls body(lane, place) for the rows of a transposed tile, with the number of each one's first element.
+  // Calls body(lane, place) for each row of a transposed tile, with the number of its first element.
   template <class Body>
   void for_each_row(const Body& body) const {
     for (int64_t lane = 0; lane < tile.lanes; ++lane)
       body(lane, lane / tile.inner * tile.inner * steps + lane % tile.inner);
   }
 
-  // All lanes of it, those beyond the tile with `padding` in them; if it must be copied, into `scratch`.
+  // Returns all lanes, with `padding` in unused ones. Copies into `scratch` if necessary.
   Panel read(T padding, T* scratch, T* spare) const {
     if (is_panel()) return in_place();
     if (tile.transposed()) {
-      auto* from = static_cast<const T*>(load_wide(operand, offset(0), tile.lanes * steps, spare));
+      auto* from = static_cast<const T*>(load_promoted(operand, offset(0), tile.lanes * steps, spare));
       for_each_row([&](int64_t lane, int64_t place) {
         for (int64_t step = 0; step < steps; ++step) scratch[step * kLanes + lane] = from[place + step * tile.inner];
       });
@@ -141,7 +141,7 @@ struct Part {
     } else {
       for_each_run([&](int64_t step, int64_t n) {
         T* to = scratch + step * kLanes;
-        auto* from = static_cast<const T*>(load_wide(operand, offset(step), n, to));
+        auto* from = static_cast<const T*>(load_promoted(operand, offset(step), n, to));
         if (from != to) std::copy_n(from, n, to);
         std::fill(to + n, to + round_up(n), padding);
       });
@@ -149,7 +149,7 @@ struct Part {
     return {scratch, kLanes};
   }
 
-  // Where results go before write().
+  // Returns where results go before write().
   Panel target(T* scratch) const { return is_panel() ? in_place() : Panel{scratch, kLanes}; }
 
   void write(const T* scratch, T* spare) const {
@@ -158,9 +158,9 @@ struct Part {
       for_each_row([&](int64_t lane, int64_t place) {
         for (int64_t step = 0; step < steps; ++step) spare[place + step * tile.inner] = scratch[step * kLanes + lane];
       });
-      store_narrow(operand, offset(0), tile.lanes * steps, spare);
+      store_demoted(operand, offset(0), tile.lanes * steps, spare);
     } else {
-      for_each_run([&](int64_t step, int64_t n) { store_narrow(operand, offset(step), n, scratch + step * kLanes); });
+      for_each_run([&](int64_t step, int64_t n) { store_demoted(operand, offset(step), n, scratch + step * kLanes); });
     }
   }
 };
@@ -169,22 +169,22 @@ inline Panel from_step(Panel panel, int64_t step, int64_t element_size) {
   return {static_cast<char*>(panel.data) + step * panel.stride * element_size, panel.stride};
 }
 
-// body(first, steps) for the parts of a tile that stay in the cache.
+// Calls body(first, steps) for parts of a tile that fit into the cache.
 template <class Body>
 void for_each_chunk(const Tile& tile, const Body& body) {
   for (int64_t first = 0; first < tile.steps; first += kChunk) body(first, std::min(kChunk, tile.steps - first));
 }
 
-// body(step, steps) for the parts of a chunk that are written at a time.
+// Calls body(step, steps) for parts of a chunk that are written together.
 template <class Body>
 void for_each_written(const Tile& tile, int64_t steps, const Body& body) {
   int64_t most = tile.transposed() ? steps : kWritten;
   for (int64_t step = 0; step < steps; step += most) body(step, std::min(most, steps - step));
 }
 
-// body(tile, scratch...) with room for one chunk in each of three.
+// Calls body(tile, scratch, scratch, scratch) for each tile, with three buffers for a chunk.
 template <class T, class Body>
-void for_each_tile(Around shape, const Body& body) {
+void for_each_tile(OuterDimInner shape, const Body& body) {
   Tiling tiling(shape);
   if (tiling.count == 0) return;
   const Tile largest = tiling[0];
@@ -196,7 +196,7 @@ void for_each_tile(Around shape, const Body& body) {
   });
 }
 
-// A part of a dense tensor in compute type: where it lies or, of 16 bits, in `scratch`.
+// A part of a dense tensor in compute type: the tensor's memory or, of 16-bit types, a copy in `scratch`.
 template <class T>
 class Wide {
  public:
@@ -207,11 +207,11 @@ class Wide {
         data_(copies() ? static_cast<void*>(scratch) : operand.at(0, offset)) {}
   T* target() const { return static_cast<T*>(data_); }
   const T* read() const {
-    if (copies()) load_wide(operand_, offset_, n_, data_);
+    if (copies()) load_promoted(operand_, offset_, n_, data_);
     return target();
   }
   void write() const {
-    if (copies()) store_narrow(operand_, offset_, n_, data_);
+    if (copies()) store_demoted(operand_, offset_, n_, data_);
   }
 
  private:
@@ -221,63 +221,63 @@ class Wide {
   void* data_;
 };
 
-// Whether block functions take the rows as they lie in memory. Not where rows of 16 bits are so long that, widened,
-// they would leave the cache.
-inline bool are_consecutive(Around shape, std::initializer_list<Strided> operands) {
-  constexpr int64_t longest = 1 << 18;
-  bool widened = std::any_of(operands.begin(), operands.end(), [](auto& each) { return is_16_bit(each.type); });
-  return shape.inner == 1 && shape.row >= kRowLanes && !(widened && shape.row > longest);
+// Whether block functions process rows in memory order. Not if rows of 16-bit types are so long that, promoted, they
+// would leave the cache.
+inline bool are_consecutive(OuterDimInner shape, std::initializer_list<Strided> operands) {
+  constexpr int64_t most_promoted = 1 << 18;
+  bool promoted = std::any_of(operands.begin(), operands.end(), [](auto& each) { return is_16_bit(each.type); });
+  return shape.inner_size == 1 && shape.dim_size >= kRowLanes && !(promoted && shape.dim_size > most_promoted);
 }
 
-// body(offset, rows, scratch...) for rows that follow one another: all that a thread has or, where they are `widened`,
-// as many as stay in the cache, with room for them in three.
+// Calls body(offset, rows, scratch, scratch, scratch) for consecutive rows: a thread's whole share or, if they are
+// `promoted`, as many as fit into the cache, with three buffers for them.
 template <class T, class Body>
-void for_each_rows(Around shape, bool widened, const Body& body) {
-  const int64_t few = std::max<int64_t>(1, kBlock / shape.row);
-  const int64_t steps = widened ? round_up(few * shape.row) / kLanes : 0;
-  const int64_t grain = std::max<int64_t>(1, kRowGrain / shape.row);
-  parallel(shape.outer, grain, [&](int64_t begin, int64_t end) {
+void for_each_rows(OuterDimInner shape, bool promoted, const Body& body) {
+  const int64_t in_cache = std::max<int64_t>(1, kBlock / shape.dim_size);
+  const int64_t steps = promoted ? round_up(in_cache * shape.dim_size) / kLanes : 0;
+  const int64_t grain = std::max<int64_t>(1, kRowGrain / shape.dim_size);
+  parallel(shape.outer_size, grain, [&](int64_t begin, int64_t end) {
     Scratch<T> first(steps), second(steps), third(steps);
-    const int64_t together = widened ? few : end - begin;
+    const int64_t together = promoted ? in_cache : end - begin;
     for (int64_t row = begin; row < end; row += together)
-      body(row * shape.row, std::min(together, end - row), first.data(), second.data(), third.data());
+      body(row * shape.dim_size, std::min(together, end - row), first.data(), second.data(), third.data());
   });
 }
 
 template <class T>
-void run_softmax(int which, Around shape, const Strided& x, const Strided& y) {
+void run_softmax(int which, OuterDimInner shape, const Strided& x, const Strided& y) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
   if (are_consecutive(shape, {x, y})) {
     return for_each_rows<T>(shape, is_16_bit(x.type), [&](int64_t offset, int64_t rows, T* scratch, T* other, T*) {
-      Wide<T> from(x, offset, rows * shape.row, scratch), to(y, offset, rows * shape.row, other);
-      blocks.rows(from.read(), rows, shape.row, to.target());
+      Wide<T> from(x, offset, rows * shape.dim_size, scratch), to(y, offset, rows * shape.dim_size, other);
+      blocks.rows(from.read(), rows, shape.dim_size, to.target());
       to.write();
     });
   }
   const T infinity = std::numeric_limits<T>::infinity(), padding = blocks.negate ? infinity : -infinity;
   for_each_tile<T>(shape, [&](const Tile& tile, T* scratch, T* spare, T*) {
-    alignas(64) T peaks[kLanes], high[kLanes], low[kLanes];
+    alignas(64) T row_max[kLanes], high[kLanes], low[kLanes];
     alignas(64) double sums[2 * kLanes];
     const Panel e = {scratch, kLanes};
     Panel panel;
     for_each_chunk(tile, [&](int64_t first, int64_t steps) {
       T before[kLanes];
-      if (first > 0) std::copy_n(peaks, kLanes, before);
+      if (first > 0) std::copy_n(row_max, kLanes, before);
       panel = Part<T>{x, tile, first, steps}.read(padding, scratch, spare);
-      blocks.peaks(panel, steps, tile.in_use(), first == 0, peaks);
+      blocks.row_max(panel, steps, tile.in_use(), first == 0, row_max);
       for (int64_t i = 0; first > 0 && i < kLanes; ++i) {
-        if (peaks[i] == before[i]) continue;
-        double factor = std::exp(static_cast<double>(before[i]) - static_cast<double>(peaks[i]));
+        if (row_max[i] == before[i]) continue;
+        double factor = std::exp(static_cast<double>(before[i]) - static_cast<double>(row_max[i]));
         sums[i] = blocks.log ? (sums[i] + sums[kLanes + i]) * factor : sums[i] * factor;
         sums[kLanes + i] = 0;
       }
-      blocks.exponentials(panel, steps, peaks, e, first == 0, sums);
+      blocks.exponentials(panel, steps, row_max, e, first == 0, sums);
     });
-    blocks.finish(sums, peaks, tile.in_use(), high, low);
+    blocks.finalize(sums, row_max, tile.in_use(), high, low);
     for_each_chunk(tile, [&](int64_t first, int64_t steps) {
       if (tile.steps > kChunk) {
         panel = Part<T>{x, tile, first, steps}.read(padding, scratch, spare);
-        if (!blocks.log) blocks.exponentials(panel, steps, peaks, e, true, sums);
+        if (!blocks.log) blocks.exponentials(panel, steps, row_max, e, true, sums);
       }
       for_each_written(tile, steps, [&](int64_t step, int64_t n) {
         Part<T> part{y, tile, first + step, n};
@@ -291,14 +291,15 @@ void run_softmax(int which, Around shape, const Strided& x, const Strided& y) {
 }
 
 template <class T>
-void run_softmax_backward(int which, Around shape, const Strided& grad, const Strided& y, const Strided& grad_input) {
+void run_softmax_backward(int which, OuterDimInner shape, const Strided& grad, const Strided& y,
+                          const Strided& grad_input) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
   if (are_consecutive(shape, {grad, grad_input})) {
-    const bool widened = is_16_bit(grad_input.type);
-    return for_each_rows<T>(shape, widened, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
-      const int64_t n = rows * shape.row;
+    const bool promoted = is_16_bit(grad_input.type);
+    return for_each_rows<T>(shape, promoted, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
+      const int64_t n = rows * shape.dim_size;
       Wide<T> from(grad, offset, n, scratch), output(y, offset, n, other), to(grad_input, offset, n, third);
-      blocks.rows_backward(from.read(), output.read(), rows, shape.row, to.target());
+      blocks.rows_backward(from.read(), output.read(), rows, shape.dim_size, to.target());
       to.write();
     });
   }
@@ -314,7 +315,7 @@ void run_softmax_backward(int which, Around shape, const Strided& grad, const St
       read(first, steps);
       blocks.terms(grads, ys, steps, first == 0, sums);
     });
-    blocks.finish_terms(sums, tile.in_use(), rounded);
+    blocks.finalize_terms(sums, tile.in_use(), rounded);
     for_each_chunk(tile, [&](int64_t first, int64_t steps) {
       if (tile.steps > kChunk) read(first, steps);
       for_each_written(tile, steps, [&](int64_t step, int64_t n) {

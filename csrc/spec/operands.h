@@ -6,9 +6,9 @@ namespace fastact {
 // What an op takes.
 enum class Kind {
   kTile,      // a tensor of the op's shape and dtype
-  kSeed,      // one int64 on the CPU, from which a random number is drawn for each element
+  kSeed,      // one int64 on the CPU, which determines a random number for each element
   kChannel,   // a tensor of one weight, or of one for each channel (dimension 1 of the first tile)
-  kResidual,  // a tile or nothing, added to the output: backward does not take it, since its gradient is the output's
+  kResidual,  // a tile or nothing, added to the output; its gradient is the output's, so backward does not take it
   kScalar,    // a number
 };
 
@@ -17,9 +17,8 @@ struct Operand {
   const char* name;
 };
 
-// What an op keeps for its backward beside the channelwise operands, the seed and the scalars. Backward takes that and
-// the output's gradient, and gives a gradient for each tile and, summed over each channel, for each channelwise
-// operand.
+// What an op saves for backward, beside channelwise operands, seed and scalars. Backward takes it and the output's
+// gradient, and returns a gradient for each tile and, summed over each channel, for each channelwise operand.
 enum class Saved {
   kMask,    // one bit for each element
   kOutput,  // the output
@@ -28,7 +27,7 @@ enum class Saved {
 
 struct Op {
   const char* name;
-  const char* module;  // of the class in torch.nn or here, after which the autograd node is named
+  const char* module;  // the class, here or in torch.nn, that names the autograd node
   Saved saved;
   const Operand* operands;
   int operand_count;
@@ -38,11 +37,8 @@ struct Op {
     for (int i = 0; i < operand_count; ++i) found += operands[i].kind == kind;
     return found;
   }
-  constexpr int saved_tiles() const {
-    return saved == Saved::kMask ? 0 : saved == Saved::kOutput ? 1 : count(Kind::kTile);
-  }
   constexpr bool is_random() const { return count(Kind::kSeed) > 0; }
-  // The ops with one tile and nothing but scalars beside it run in place too.
+  // Whether the op has one tile and nothing per channel beside it. Such ops also run in place.
   constexpr bool is_pointwise() const { return count(Kind::kTile) == 1 && count(Kind::kChannel) == 0; }
 };
 

@@ -20,22 +20,17 @@ inline std::string arguments_of(const Op& op, bool with_tiles, bool with_residua
   return text;
 }
 
-// name(Tensor input, …) -> Tensor, name_mask(Tensor input, …) -> (Tensor, Tensor)
-inline std::string forward_schema(const Op& op, bool with_mask) {
+// name(Tensor input, …) -> Tensor              name_mask(Tensor input, …) -> (Tensor, Tensor)
+// name_(Tensor(a!) input, …) -> ()             name_mask_(Tensor(a!) input, …) -> Tensor
+inline std::string forward_schema(const Op& op, bool in_place, bool with_mask) {
   std::string arguments = arguments_of(op, true, true).substr(2);
-  return std::string(op.name) + (with_mask ? "_mask(" : "(") + arguments +
-         (with_mask ? ") -> (Tensor, Tensor)" : ") -> Tensor");
+  if (in_place) arguments.insert(sizeof("Tensor") - 1, "(a!)");
+  const char* result = in_place ? (with_mask ? "Tensor" : "()") : (with_mask ? "(Tensor, Tensor)" : "Tensor");
+  return std::string(op.name) + (with_mask ? "_mask" : "") + (in_place ? "_" : "") + "(" + arguments + ") -> " + result;
 }
 
-// name_(Tensor(a!) input, …) -> (), name_mask_(Tensor(a!) input, …) -> Tensor
-inline std::string in_place_schema(const Op& op, bool with_mask) {
-  std::string input = op.operands[0].name,
-              rest = arguments_of(op, true).substr(2 + sizeof("Tensor ") - 1 + input.size());
-  return std::string(op.name) + (with_mask ? "_mask_(" : "_(") + "Tensor(a!) " + input + rest +
-         (with_mask ? ") -> Tensor" : ") -> ()");
-}
-
-// name_backward(Tensor grad, Tensor mask, …) -> Tensor and the like: a gradient for each tile and channelwise operand
+// name_backward(Tensor grad, Tensor mask, …) -> Tensor and the like, with a gradient for each tile and channelwise
+// operand.
 inline std::string backward_schema(const Op& op) {
   std::string saved = op.saved == Saved::kMask ? ", Tensor mask" : op.saved == Saved::kOutput ? ", Tensor output" : "";
   std::string gradients = "Tensor";
@@ -45,7 +40,7 @@ inline std::string backward_schema(const Op& op) {
          ") -> " + (count == 1 ? gradients : "(" + gradients + ")");
 }
 
-// Of an op with two tiles, for one tensor whose halves along `dim` they are.
+// The schema of an op with two tiles for one tensor whose halves along `dim` those are.
 inline std::string packed_schema(const Op& op, bool backward) {
   return std::string(op.name) + (backward ? "_packed_backward(Tensor grad, Tensor input" : "_packed(Tensor input") +
          ", int dim, bool gate_first" + arguments_of(op, false) + ") -> Tensor";

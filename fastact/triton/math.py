@@ -1,4 +1,4 @@
-"""Elementary functions: the algorithms and polynomials of csrc/vecmath.h, for Triton.
+"""Elementary functions: the algorithms and polynomials of csrc/math/, for Triton.
 
 libdevice's functions do not run in Triton's interpreter, and these make the CPU and the GPU agree. Constants become
 scalars of the argument's type first: a bare float in a fused multiply-add would be rounded to float32.

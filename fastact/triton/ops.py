@@ -93,6 +93,8 @@ def _elementwise(row: Activation) -> _Ops:
 
 def _gradient_of(weight: Tensor, sums: Tensor) -> Tensor:
     """The gradient of a weight, given its sums over channels or over all elements."""
+    if weight.numel() == 0:
+        return torch.zeros_like(weight)
     return (sums.sum() if weight.numel() == 1 else sums).to(weight.dtype).view(weight.shape)
 
 

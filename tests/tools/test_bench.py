@@ -21,8 +21,9 @@ import run
 import torch
 
 import fastact
-from fastact import accuracy, ops
+from fastact import ops
 from fastact.catalogue import ACTIVATIONS
+from fastact.tools import accuracy
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,9 @@ import setuptools
 import torch
 from setuptools.errors import CompileError
 
-from fastact import info, ops
+from fastact import ops
 from fastact.nodes import nodes_library
+from fastact.tools import info
 
 ROOT = Path(__file__).parents[2]
 ERROR = "csrc/autograd/nodes.cpp:5:10: fatal error: torch/csrc/autograd/saved_variable.h: No such file or directory"

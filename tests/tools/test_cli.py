@@ -11,9 +11,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fastact import accuracy, info, ops, validate
+from fastact import ops
 from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
+from fastact.tools import accuracy, info, validate
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import fastact
-from fastact import plot
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
+from fastact.tools import plot
 
 
 @pytest.fixture
@@ -131,5 +131,5 @@ def test_gradient_histograms(tmp_path: Path, drawn: list[Figure]) -> None:
 
 
 def test_matplotlib_is_imported_by_plot_only() -> None:
-    command = "import sys, fastact, fastact.monitor; assert 'matplotlib' not in sys.modules; import fastact.plot"
+    command = "import sys, fastact, fastact.monitor; assert 'matplotlib' not in sys.modules; import fastact.tools.plot"
     subprocess.run([sys.executable, "-c", command], check=True)

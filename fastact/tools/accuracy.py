@@ -32,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import functional
-from .catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
-from .dispatch import runs_on_gpu_kernels
+from .. import functional
+from ..catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
+from ..dispatch import runs_on_gpu_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -219,8 +219,14 @@ REFERENCES: dict[str, Reference] = {
         limit=lambda alpha: 2.0**15 / alpha,
     ),
 }
-for _unit, _gate in (("glu", "sigmoid"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh"), ("swiglu", "silu")):
-    REFERENCES[_unit] = REFERENCES[_gate]  # with a value of 1
+GATES = {
+    "glu": "sigmoid",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "swiglu": "silu",
+}
+"""Of gated units whose truth is their gate's, with a value of 1."""
+REFERENCES |= {unit: REFERENCES[gate] for unit, gate in GATES.items()}
 
 
 def is_exact(activation: Activation) -> bool:
@@ -286,8 +292,8 @@ def flushed(result: Tensor, truth: Tensor, input: Tensor, difference: bool = Fal
     """Where a zero of the true value's sign (or +0, of a difference) is right: the value, or the input, is below the
     smallest normal number, or was rounded to below it.
 
-    The CPU's kernels flush such results (csrc/subnormals.h). float16's subnormal numbers are none in float32, where
-    they are computed: those are kept."""
+    The CPU's kernels flush such results (csrc/simd/flush_to_zero.h). float16's subnormal numbers are none in float32,
+    where they are computed: those are kept."""
     if result.dtype is torch.float16:
         return torch.zeros_like(result, dtype=torch.bool)
     smallest = torch.finfo(result.dtype).smallest_normal * (1 + DERIVATIVE_ULPS * torch.finfo(torch.float32).eps)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
-from . import __version__, ops
-from .catalogue import ACTIVATIONS
-from .dispatch import triton_is_installed
+from .. import __version__, ops
+from ..catalogue import ACTIVATIONS
+from ..dispatch import triton_is_installed
+from ..thresholds import choice, cpu_model
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,17 +46,17 @@ def report() -> str:
         for name, activation in ACTIVATIONS.items()
     ]
     lines = [f"{key.ljust(width)}  {value}" for key, value in facts.items()]
-    return "\n".join([*lines, "", table(["activation", "saved for backward", "on CPU", "on CUDA"], rows)])
+    return "\n".join(
+        [*lines, "", table(["activation", "saved for backward", "on CPU", "on CUDA"], rows), "", thresholds()]
+    )
 
 
-def cpu_model() -> str:
-    """As the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def thresholds() -> str:
+    """The rows of which torch does the arithmetic, and who says so."""
+    found, source = choice()
+    torchs = [f"  {name}: {', '.join(rows)}" for name, rows in found.items() if rows]
+    head = f"Rows of which torch does the arithmetic, {source}:"
+    return "\n".join([head, *(torchs or ["  none"])])
 
 
 def _gpu(index: int) -> str:

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from . import functional, modules
-from .catalogue import ACTIVATIONS, Activation, of_one_variable
+from .. import functional, modules
+from ..catalogue import ACTIVATIONS, Activation, of_one_variable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import modules
+from .. import modules
+from ..catalogue import Activation, torch_module
 from .accuracy import DTYPES, Measurement, bit_patterns, measure, random_inputs, samples
-from .catalogue import Activation, torch_module
 from .info import environment, table
 
 _RANDOM_INPUTS = 1 << 20  # of float32, for each set of parameters

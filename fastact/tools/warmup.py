@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .catalogue import ACTIVATIONS, Activation
+from ..catalogue import ACTIVATIONS, Activation
 from .validate import progress_bar
 
 if TYPE_CHECKING:
-    from .triton.launch import Launch
+    from ..triton.launch import Launch
 
 # Softmax, and learned numbers for each channel, have kernels for each power of two: these, and a ResNet's images.
 _WIDTHS = tuple(1 << power for power in range(6, 14))
@@ -35,7 +35,7 @@ class Warmed(NamedTuple):
 
 def launches(activation: Activation, dtype: torch.dtype) -> Iterator[Launch]:
     """What calls of common layouts and sizes run, forward and backward, with gradients and without."""
-    from .triton import launch
+    from ..triton import launch
 
     for input in _inputs(activation, dtype):
         with launch.recording() as found:
@@ -65,7 +65,7 @@ def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
 
 def run(row: Activation, x: Tensor) -> None:
     """All that autograd may launch for an input: with one number in a weight or, where there are channels, one each."""
-    from .triton.ops import KERNELS
+    from ..triton.ops import KERNELS
 
     forward, backward = KERNELS[row.name], KERNELS[f"{row.name}_backward"]
     scalars = tuple(row.samples[0][name] for name in row.scalars)

@@ -1,0 +1,4 @@
+"""What is run on the package rather than in a network: accuracy, validation, compiling ahead, pictures, thresholds.
+
+Everything here may import the rest of the package; nothing outside imports it, but for `fastact.__main__`.
+"""
