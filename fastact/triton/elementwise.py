@@ -10,6 +10,7 @@ that its code is short and needs few registers.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -288,6 +289,11 @@ def _span(inner: int, channels: int) -> str:
     return "one" if inner % 8 == 0 else "two" if inner > 8 else "any"
 
 
+@cache
+def _numbers(kinds: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(KINDS[kind] for kind in kinds)
+
+
 def _fits(x: Tensor, kind: str, leader: Tensor) -> bool:
     """Whether a kernel may read an input of this kind beside tensors like the leader."""
     if kind == "tile":
@@ -319,8 +325,10 @@ def run(
     if "channel" in kinds:
         by_kind = zip(inputs, kinds, strict=True)
         kinds = tuple("number" if kind == "channel" and x.numel() == 1 else kind for x, kind in by_kind)
-    if channels is None:
-        channels = max([x.numel() for x, kind in zip(inputs, kinds, strict=True) if kind == "channel"], default=1)
+    if channels is None and "channel" not in kinds:
+        channels = 1
+    elif channels is None:
+        channels = max([x.numel() for x, kind in zip(inputs, kinds, strict=True) if kind == "channel"])
     compute, block = COMPUTE_TYPE[leader.dtype], BLOCK_SIZE[leader.dtype]
     sums = program.outputs.count("sum")
     matrix = _Matrix.of(leader, channels) if sums and channels > 1 else None
@@ -333,7 +341,7 @@ def run(
         wide = torch.float64 if leader.dtype == torch.float64 else torch.float32
         parts = torch.empty((sums, cdiv(length, 16) * 16), dtype=wide, device=device)[:, :length]
     ins, outs = (*walk.tensors[:tiles], *inputs[tiles:]), (*walk.tensors[tiles:], *masks, *parts)
-    what = program.name, program.function, tuple(map(KINDS.get, kinds)), tuple(map(KINDS.get, program.outputs))
+    what = program.name, program.function, _numbers(kinds), _numbers(program.outputs)
     if matrix:
         launch(
             elementwise_with_channel_sums, matrix.row_tiles * matrix.column_tiles, device,
