@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .elementwise import TAIL, block_offsets, demote, divide_places, promote
 from .launch import BLOCK_SIZE, COMPUTE_TYPE, cdiv, kernel_name, launch
-from .layout import densely
+from .layout import densely, is_dense
 
 
 @triton.jit
@@ -162,7 +162,7 @@ def run_backward(grad: Tensor, indices: Tensor, grad_input: Tensor, pieces: int,
 
 def forward(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor]:
     """The output and the numbers of the winners, both in the input's order of dimensions."""
-    input = densely(input, input)
+    input = input if is_dense(input) else input.contiguous()
     shape = list(input.shape)
     shape[dim] //= pieces
     if input.numel() == 0:
@@ -177,7 +177,7 @@ def forward(input: Tensor, pieces: int, dim: int) -> tuple[Tensor, Tensor]:
 
 def backward(grad: Tensor, indices: Tensor, pieces: int, dim: int) -> Tensor:
     """The input's gradient, in the order of dimensions of the numbers of the winners."""
-    indices = densely(indices, indices)
+    indices = indices if is_dense(indices) else indices.contiguous()
     shape = list(indices.shape)
     shape[dim] *= pieces
     if indices.numel() == 0:
