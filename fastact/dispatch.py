@@ -106,9 +106,13 @@ def _fits(number: Any, dtype: torch.dtype) -> bool:
     return abs(float(number)) <= largest
 
 
-@lru_cache(256)
 def rounded(number: float, dtype: torch.dtype) -> float:
-    """The number of the dtype next to this one."""
+    """The number of a 16-bit dtype next to this one. To the others the ops round by themselves."""
+    return _rounded(number, dtype) if dtype in _HALVES else number
+
+
+@lru_cache(256)
+def _rounded(number: float, dtype: torch.dtype) -> float:
     return torch.tensor(number, dtype=torch.float64, device="cpu").to(dtype).item()
 
 

@@ -56,11 +56,11 @@ def choice() -> tuple[Choice, str]:
     """What holds on this machine, and where it comes from."""
     known = measured()
     if known and machine() in known:
-        return known[machine()], f"measured on this machine, {cache_file()}"
+        return known[machine()], f"measured on this machine ({cache_file()})"
     shipped = json.loads(Path(__file__).with_name("thresholds.json").read_text())
     vendor = torch.ops.fastact.cpu_vendor()
     name = vendor if vendor in shipped else "intel"
-    return shipped[name], f"as shipped for CPUs by {name}; `python -m fastact tune` measures this one"
+    return shipped[name]["rows"], f"as measured {shipped[name]['measured']} (`python -m fastact tune` measures here)"
 
 
 def apply(found: Choice) -> None:
