@@ -1,4 +1,4 @@
-"""The name of the library of autograd nodes in C++, for setup.py, which makes it, and for cpu.py, which loads it."""
+"""The name of the library of autograd nodes in C++, for setup.py, which makes it, and for ops.py, which loads it."""
 
 
 def nodes_library(torch_version: str) -> str:

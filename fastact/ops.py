@@ -2,7 +2,7 @@
 
 The C++ library defines the ops and implements them on the CPU; `fastact.triton` implements the same ones for CUDA. This
 file adds what has no kernel: output shapes (the Meta implementations, which fake tensors use too) and decompositions
-into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms, tracing). Where
+into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms). Where
 the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from . import shapes, thresholds
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
-from .dispatch import guarded, interpreting, triton_is_installed
+from .dispatch import KernelUnavailable, fall_back, guarded, interpreting, triton_is_installed
 from .nodes import nodes_library
 
 torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
@@ -43,9 +43,10 @@ def _load_nodes(library: Path) -> str:
 
 
 WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
-thresholds.apply(thresholds.choice()[0])
 HAS_NODES = not WHY_NO_NODES
 """Whether autograd nodes are in C++: those are for one release of torch."""
+
+thresholds.apply(thresholds.choice()[0])
 
 
 def instruction_set() -> str:
@@ -138,7 +139,7 @@ def decomposition(op: Op) -> Callable[..., Tensor]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(*arguments: Any) -> Tensor:
-        if arguments[0].is_cuda and _load_gpu_kernels():
+        if arguments[0].is_cuda and _load_gpu_kernels(arguments[0].device):
             return overload(op.name)(*arguments)
         return reference(op, arguments[:tensors], arguments[tensors + random :])
 
@@ -150,7 +151,7 @@ def decomposition_in_place(op: Op) -> Callable[..., None]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(input: Tensor, *arguments: Any) -> None:
-        if input.is_cuda and _load_gpu_kernels():
+        if input.is_cuda and _load_gpu_kernels(input.device):
             return overload(f"{op.name}_")(input, *arguments)
         scalars = dict(zip(op.activation.scalars, arguments[random:], strict=True))
         if op.activation.inplace:
@@ -192,15 +193,18 @@ _register()
 _gpu_kernels_asked_for = False
 
 
-def _load_gpu_kernels() -> bool:
+def _load_gpu_kernels(device: torch.device) -> bool:
     """Register the Triton kernels at the first call with a CUDA tensor: importing Triton takes a second. Returns
     whether this was the first call and they are there now."""
     global _gpu_kernels_asked_for
     if _gpu_kernels_asked_for or not triton_is_installed():
         return False
     _gpu_kernels_asked_for = True
-    from .triton.ops import register
-
+    try:
+        from .triton.ops import register
+    except Exception as error:
+        fall_back(KernelUnavailable(device, "it cannot import its kernels", error))
+        return False
     register("CUDA")
     return True
 

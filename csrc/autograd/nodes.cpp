@@ -51,8 +51,8 @@ OperatorHandle find(const std::string& name) {
 std::map<std::string, NodeSpec>& ops();
 
 // Kernels read plain memory. Everything else is torch's: wrappers of transforms, lazy conjugates and negatives, sparse
-// and nested layouts, tensors with a tangent. (Tensor subclasses get the op itself, as they get any; the public functions
-// call none with them.)
+// and nested layouts, tensors with a tangent. (Tensor subclasses get the op itself, as they get any; the public
+// functions call none with them.)
 bool is_plain(const Tensor& tensor) {
   constexpr DispatchKeySet plain({DispatchKey::Dense, DispatchKey::ADInplaceOrView, DispatchKey::AutogradFunctionality,
                                   DispatchKey::Python, DispatchKey::PythonTLSSnapshot});
@@ -83,8 +83,7 @@ bool needs_torch_ops(const Tensor& grad) {
                                     DispatchKey::FuncTorchBatched, DispatchKey::Batched, DispatchKey::Functionalize,
                                     DispatchKey::Negative, DispatchKey::ZeroTensor});
   // Modes are no reason: they see the kernel's op.
-  const DispatchKeySet active =
-      c10::impl::tls_local_dispatch_key_set().included_ - DispatchKeySet(DispatchKey::Python);
+  const DispatchKeySet active = c10::impl::tls_local_dispatch_key_set().included_ - DispatchKeySet(DispatchKey::Python);
   return at::GradMode::is_enabled() || grad.layout() != at::kStrided || grad._fw_grad(0).defined() ||
          ((grad.key_set() | active).has_any(special) && !is_tracing());
 }
@@ -96,7 +95,8 @@ struct Kept {
 };
 
 // The gradients of the op's tensors, from that of the output and the saved tensors.
-variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors, bool composed) {
+variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors,
+                           bool composed) {
   if (!grad.defined()) return variable_list(op.tensors);
   Stack stack;
   if (composed) {
@@ -283,8 +283,8 @@ NodeSpec spec_of(const Op& op) {
                       : op.saved == Saved::kOutput ? Saves::kOutput
                                                    : Saves::kInputs;
   const size_t tiles = op.count(Kind::kTile), residuals = op.count(Kind::kResidual);
-  return {op.name, op.module,      tiles, tiles + op.count(Kind::kChannel) + residuals, op.is_random(),
-          saves,   residuals > 0};
+  return {op.name,        op.module, tiles,        tiles + op.count(Kind::kChannel) + residuals,
+          op.is_random(), saves,     residuals > 0};
 }
 
 // Every differentiable op, from the table.
@@ -311,8 +311,9 @@ std::map<std::string, NodeSpec>& ops() {
   static std::map<std::string, NodeSpec> all = [] {
     std::map<std::string, NodeSpec> made;
     for (NodeSpec& op : differentiable_ops()) {
-      const std::string saving =
-          op.name + (op.saves == Saves::kMask ? "_mask" : op.saves == Saves::kIndices ? "_indices" : "");
+      const std::string saving = op.name + (op.saves == Saves::kMask      ? "_mask"
+                                            : op.saves == Saves::kIndices ? "_indices"
+                                                                          : "");
       op.saving = find(saving);
       if (has_op(saving + "_")) op.saving_in_place = find(saving + "_");
       op.backward = find(op.name + "_backward");

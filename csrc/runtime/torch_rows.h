@@ -1,5 +1,5 @@
-// Rows of which torch's softmax does the arithmetic, where it was measured to be faster: all that is chosen by size. The
-// op, what is saved and the node are ours either way.
+// Rows of which torch's softmax does the arithmetic, where it was measured to be faster: all that is chosen by size.
+// The op, what is saved and the node are ours either way.
 #pragma once
 
 #include <array>
