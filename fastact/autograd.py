@@ -99,7 +99,7 @@ def differentiable_backward(
     return _gradient_by_inputs(op, grad, saved, whole)
 
 
-# Nodes in Python, by the rules of csrc/autograd.cpp.
+# Nodes in Python, by the rules of csrc/autograd/nodes.cpp.
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -47,7 +47,7 @@ def takes(input: Tensor) -> bool:
     Compilation, export and tracing see torch's functions, so that their graphs are the stock ones: Inductor fuses those
     with their neighbours. Tensor subclasses and other dtypes are torch's too, and so is what is no tensor at all:
     whatever fails there fails here with the same error. Layouts, devices, function transforms and modes are looked at
-    by the ops (`csrc/autograd.cpp`, `fastact/ops.py`).
+    by the ops (`csrc/autograd/nodes.cpp`, `fastact/ops.py`).
     """
     if is_compiling():
         return False

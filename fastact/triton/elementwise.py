@@ -79,7 +79,7 @@ def count_blocks(n, SIZE: tl.constexpr):
 
 @triton.jit
 def _uniforms(seed_ptr, start, BLOCK: tl.constexpr):
-    """Philox4x32-10 as in csrc/philox.h: element i takes word i % 4 of the block with counter i / 4."""
+    """Philox4x32-10 as in csrc/kernels/philox.h: element i takes word i % 4 of the block with counter i / 4."""
     counter = start // 4 + (tl.arange(0, BLOCK // 8)[:, None] * 2 + tl.arange(0, 2)[None, :]).to(tl.int64)
     low = (counter & 0xFFFFFFFF).to(tl.uint32)
     high = (counter >> 32).to(tl.uint32)

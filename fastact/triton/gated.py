@@ -1,4 +1,4 @@
-"""Gated units, value * f(gate): csrc/gated.h in Triton."""
+"""Gated units, value * f(gate): csrc/activations/gated.h in Triton."""
 
 import triton
 import triton.language as tl

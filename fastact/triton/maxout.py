@@ -1,4 +1,4 @@
-"""Maxout: csrc/maxout.h in Triton. Element i of the output is made of the inputs number
+"""Maxout: csrc/kernels/maxout.h in Triton. Element i of the output is made of the inputs number
 (i // inner * pieces + p) * inner + i % inner.
 
 Two and four pieces side by side are loaded together, with 128-bit accesses, and taken apart in registers; any others

@@ -1,4 +1,4 @@
-"""Rectifiers: csrc/rectifiers.h in Triton. `p` holds the activation's parameters in the order of the catalogue row."""
+"""Rectifiers: csrc/activations/rectifiers.h in Triton. `p` holds the scalars in the order of the catalogue's row."""
 
 import triton
 import triton.language as tl

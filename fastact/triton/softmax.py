@@ -1,4 +1,4 @@
-"""Softmax and its kin: csrc/softmax.h in Triton, and the kernels that take whole rows.
+"""Softmax and its kin: csrc/activations/softmax.h in Triton, and the kernels that take whole rows.
 
 A program takes a tile of LANES rows and COLUMNS of their elements. Where that is all of the elements, one pass over
 memory does: the tile stays in registers. Of longer rows, the first pass brings peaks and sums up to date tile by tile,
