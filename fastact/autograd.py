@@ -36,7 +36,7 @@ def _gradient_by_mask(
     op: Op, grad: Tensor, saved: Sequence[Tensor], scalars: Sequence, strides: Sequence[int]
 ) -> Tensor:
     """The gradient is linear in grad, and depends on the input only by jumps: the kernel gives the factor. The last of
-    `saved`, if the graph needs one, is a tensor of zeros in the input's place in the graph."""
+    `saved`, if the graph needs them, are tensors of zeros in the inputs' places in the graph."""
     mask, *rest = saved
     random = rest[: op.activation.random]
     with torch.no_grad():
@@ -72,8 +72,10 @@ def _gradient_by_inputs(op: Op, grad: Tensor, inputs: Sequence[Tensor], scalars:
 def _biased_gradients(op: Op, grad: Tensor, saved: list[Tensor], scalars: list, strides: list[int]) -> list[Tensor]:
     """Those of input, bias and residual."""
     if op.saves == "mask":
-        mask, bias, *stand_in = saved
-        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, [mask, *stand_in], scalars, strides)
+        mask, bias, *stand_ins = saved
+        if stand_ins:
+            stand_ins[1] = per_channel(stand_ins[1], grad)
+        grad_input = _gradient_by_mask(OPS[op.activation.name], grad, [mask, *stand_ins], scalars, strides)
         return [grad_input, grad_input.sum_to_size(per_channel(bias, grad).shape).view(bias.shape), grad]
     return [*_gradient_by_inputs(op, grad, saved, tuple(scalars)), grad]
 
@@ -126,14 +128,15 @@ class _Node(Function):
     @staticmethod
     def forward(ctx: Any, op: Op, in_place: bool, others: tuple, links: tuple[Tensor, ...], *inputs: Any) -> Tensor:
         """`others` are the seed and the scalars. `links`, in a tuple since they have no gradient of their own, are the
-        input's place in the graph where a mask is saved; in place, where the input is saved, a copy of it."""
+        inputs' places in the graph where a mask is saved; in place, where the input is saved, a copy of it."""
         activation = op.activation
         with torch._C._AutoDispatchBelowADInplaceOrView():  # mark_dirty counts the version
             result = overload(op.saving + "_" * in_place)(*inputs, *others)
         ctx.strides = []
         if op.saves in ("mask", "indices"):
             output, *saved = (inputs[0], result) if in_place else result
-            saved.extend(inputs[1:2] if op.biased else ())
+            if op.biased:  # of which only the shape is needed: it may change before backward
+                saved.append(torch.empty_like(inputs[1]))
             if op.saves == "mask" and not output.is_contiguous():
                 ctx.strides = output.stride()
         else:
@@ -143,7 +146,7 @@ class _Node(Function):
             ctx.mark_dirty(output)
         # The seed is a tensor: saved like the rest, so that hooks on saved tensors see it.
         ctx.save_for_backward(*saved, *others[: activation.random], *(links if op.saves == "mask" else ()))
-        ctx.op = op
+        ctx.op, ctx.has_residual = op, inputs[-1] is not None
         ctx.scalars = others[activation.random :]
         if activation.kind == "softmax":
             ctx.scalars = (*ctx.scalars[:-1], inputs[0].dtype)
@@ -154,11 +157,11 @@ class _Node(Function):
         op: Op = ctx.op
         saved = list(ctx.saved_tensors)
         by_mask = op.saves == "mask"
-        link = saved.pop() if by_mask else None
+        links = [saved.pop() for _ in range(1 + op.biased)][::-1] if by_mask else []
         gradients: Any
         if _needs_torch_ops(grad):
-            if link is not None and torch.is_grad_enabled():
-                saved.append(link.sum(0))
+            if torch.is_grad_enabled():
+                saved += [link.sum(0) for link in links]
             scalars = [float(each) if isinstance(each, (int, float)) else 0.0 for each in ctx.scalars]
             gradients = differentiable_backward(op.name, grad, saved, scalars, list(ctx.strides))
         else:
@@ -166,12 +169,15 @@ class _Node(Function):
             with torch._C._AutoDispatchBelowADInplaceOrView():
                 gradients = overload(f"{op.name}_backward")(grad, *saved, *ctx.scalars)
                 gradients = (*gradients, grad) if op.biased else gradients
-        return None, None, None, None, *([gradients] if isinstance(gradients, Tensor) else gradients)
+        gradients = [gradients] if isinstance(gradients, Tensor) else list(gradients)
+        if op.biased and not ctx.has_residual:
+            gradients[-1] = None
+        return None, None, None, None, *gradients
 
 
 def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
     """What nodes in C++ do, as the op's kernel at the autograd keys."""
-    node: type[_Node] = type(op.activation.module, (_Node,), {"__module__": __name__})
+    node: type[_Node] = type("Bias" * op.biased + op.activation.module, (_Node,), {"__module__": __name__})
     decomposed = decomposition_in_place(op) if in_place else decomposition(op)
     plain = overload(op.name + "_" * in_place)
     tensors = op.tensors + op.activation.random
@@ -187,8 +193,8 @@ def _kernel_with_node(op: Op, in_place: bool) -> Callable[..., Any]:
             with torch._C._AutoDispatchBelowAutograd():
                 return plain(*arguments)
         links: tuple[Tensor, ...] = ()
-        if op.saves == "mask":  # no elements, but all that a second derivative of zeros needs of the input
-            links = (inputs[0].expand(0, *inputs[0].shape).clone(),)
+        if op.saves == "mask":  # no elements, but all that a second derivative of zeros needs of an input
+            links = tuple(x.expand(0, *x.shape).clone() for x in inputs[: 1 + op.biased])
         elif in_place and op.activation.saved == "input":
             links = (inputs[0].clone(),)
         output = node.apply(op, in_place, others, links, *inputs)
@@ -210,9 +216,10 @@ def _count_version(op: Op) -> Callable[..., Any]:
     def run(input: Tensor, *arguments: Any) -> None:
         if not _may_write(input, False):
             return decomposition_in_place(op)(input, *arguments)
-        torch.autograd.graph.increment_version(input)
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            return overload(f"{op.name}_")(input, *arguments)
+            overload(f"{op.name}_")(input, *arguments)
+        torch.autograd.graph.increment_version(input)
+        return None
 
     return run
 

@@ -635,4 +635,8 @@ def bias_act(
     if takes_all(input, bias) and weights_fit(input, bias) and accepts(activation, input, *scalars):
         if residual is None or (takes_all(input, residual) and is_like(residual, input)):
             return getattr(run, op.name)(input, bias, residual, *scalars)
-    return reference(op, (input, bias, residual), scalars)
+    inputs = (input, bias, residual)
+    if keeps_dtype(input, bias):
+        wide = tuple(each.float() if isinstance(each, Tensor) else each for each in inputs)
+        return reference(op, wide, scalars).to(input.dtype)
+    return reference(op, inputs, scalars)

@@ -110,7 +110,7 @@ def overload(name: str) -> torch._ops.OpOverload:
 def draw_seed(device: torch.device) -> Tensor:
     """One number from torch's generator for the device, where it stays: so `torch.manual_seed`, recomputation under
     checkpointing and replay of CUDA graphs all give what they should."""
-    return torch.empty((), dtype=torch.int64, device=device).random_()
+    return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device)
 
 
 # Decompositions into torch's ops.
@@ -179,13 +179,18 @@ def _shapes(op: Op) -> shapes.Forms:
     return shapes.pointwise(op.name, saves_mask) if op.in_place else shapes.of_several(op.name, op.tensors)
 
 
+_ELSEWHERE = ("CompositeExplicitAutograd", "NestedTensorCPU", "NestedTensorCUDA")
+"""The dispatch keys of all backends without a kernel; the first does not stand for nested tensors'."""
+
+
 def _register() -> None:
     for op in OPS.values():
         for name, shape in _shapes(op).items():
-            library.impl(name, shape, "Meta")
-        library.impl(op.name, decomposition(op), "CompositeExplicitAutograd")
-        if op.in_place:
-            library.impl(f"{op.name}_", decomposition_in_place(op), "CompositeExplicitAutograd")
+            library.impl(name, shapes.on_one_device(shape), "Meta")
+        for key in _ELSEWHERE:
+            library.impl(op.name, decomposition(op), key)
+            if op.in_place:
+                library.impl(f"{op.name}_", decomposition_in_place(op), key)
 
 
 _register()
@@ -215,9 +220,10 @@ if interpreting():
     register("CPU")
 
 
-def _in_place(op: Callable[..., None]) -> Callable[..., Tensor]:
+def _in_place(op: Callable[..., None], decomposed: Callable[..., None]) -> Callable[..., Tensor]:
     def call(input: Tensor, *arguments: Any) -> Tensor:
-        op(input, *arguments)
+        # torch's fallback for lazy negatives wants an op in place to return its input.
+        (decomposed if input.is_neg() else op)(input, *arguments)
         return input
 
     return call
@@ -231,8 +237,8 @@ def _calls() -> SimpleNamespace:
         call = overload(op.name)._op
         calls[op.name] = guarded(call, decomposition(op)) if may_fail else call
         if op.in_place:
-            call = overload(f"{op.name}_")._op
-            calls[f"{op.name}_"] = _in_place(guarded(call, decomposition_in_place(op)) if may_fail else call)
+            call, decomposed = overload(f"{op.name}_")._op, decomposition_in_place(op)
+            calls[f"{op.name}_"] = _in_place(guarded(call, decomposed) if may_fail else call, decomposed)
     return SimpleNamespace(**calls)
 
 

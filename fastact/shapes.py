@@ -14,6 +14,19 @@ Forms = dict[str, Callable[..., Any]]
 """The shapes of an op's forms (itself, in place, with what backward needs, backward), by name."""
 
 
+def on_one_device(shape: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, refusing tensors of which some have no memory: those with memory must not be taken for shapes."""
+
+    def checked(*arguments: Any) -> Any:
+        devices = {each.device for each in arguments if isinstance(each, Tensor)}
+        if len(devices) > 1:
+            names = " and ".join(sorted(map(str, devices)))
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {names}")
+        return shape(*arguments)
+
+    return checked
+
+
 def _mask_of(tensor: Tensor) -> Tensor:
     return tensor.new_empty(((tensor.numel() + 7) // 8,), dtype=torch.uint8)
 

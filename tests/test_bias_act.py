@@ -81,9 +81,45 @@ def test_second_derivatives(case: Case, on: str) -> None:
     for function in (ours, expected):
         first = torch.autograd.grad(function(case, x, bias, residual).square().sum(), (x, bias), create_graph=True)
         penalty = sum(each.square().sum() for each in first)
-        results.append(torch.autograd.grad(penalty, (x, bias, residual), materialize_grads=True))
+        second = torch.autograd.grad(penalty, (x, bias, residual), materialize_grads=True)
+        linear = torch.autograd.grad(function(case, x, bias, residual).sum(), (x, bias), create_graph=True)
+        results.append([*second, *torch.autograd.grad(sum(each.square().sum() for each in linear), (x, bias))])
     for got, each in zip(*results, strict=True):
         torch.testing.assert_close(got, each)
+
+
+@pytest.mark.parametrize("name", ["relu", "silu"])
+def test_the_bias_alone_needs_gradients(name: str, on: str) -> None:
+    """As in a first layer; and it may change before backward where only its shape is needed."""
+    x, bias = torch.randn(4, 5, 3, device=on), torch.randn(5, device=on).requires_grad_()
+    (first,) = torch.autograd.grad(F.bias_act(x, bias, None, name).sum(), bias, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), bias)
+    output = getattr(nn.functional, name)(x + bias.view(-1, 1))
+    (first,) = torch.autograd.grad(output.sum(), bias, create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(first.sum(), bias)[0])
+    if name == "relu":
+        x, bias = x.requires_grad_(), bias.detach().clone()
+        y = F.bias_act(x, bias, None, name)
+        expected = (x + bias.view(-1, 1) > 0).float()
+        bias.add_(1)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
+def test_the_residual_alone_needs_nothing_saved(on: str) -> None:
+    x, bias = torch.randn(4, 6, device=on), torch.randn(6, device=on)
+    residual = torch.randn(4, 6, device=on).requires_grad_()
+    for name in ("relu", "gelu"):
+        y = F.bias_act(x, bias, residual, name)
+        assert torch.equal(torch.autograd.grad(y, residual, x)[0], x)
+
+
+@pytest.mark.only("cpu")
+def test_dtype_under_autocast_is_the_inputs(device: str) -> None:
+    x, bias = torch.randn(2, 4).bfloat16(), torch.randn(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for residual in (None, x, x[:1]):
+            call = lambda residual=residual: F.bias_act(x, bias, residual, "relu")  # noqa: E731
+            assert call().dtype == torch.compile(call, backend="eager")().dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("needed", range(3))

@@ -241,3 +241,54 @@ def test_a_models_layers_are_the_same_for_any_batch(on: str) -> None:
         return found
 
     assert names(1) == names(5000)
+
+
+# What is open around a call.
+
+
+@pytest.mark.parametrize("case", IN_PLACE, ids=str)
+def test_in_place_where_saved_tensors_may_change(case: Case, on: str) -> None:
+    """torch keeps a copy of what another node has saved, which it finds by the version before the write."""
+    results = []
+    for function in (case.fastact, case.stock):
+        x = torch.linspace(-2, 2, 9, device=on).requires_grad_()
+        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            y = x * 1
+            z = y.sin()
+            function(y, inplace=True)
+            (gradient,) = torch.autograd.grad(z.sum(), x)
+        with torch.autograd.graph.allow_mutation_on_saved_tensors(), torch.no_grad():
+            w = x.detach().clone()
+            function(w, inplace=True)
+        results.append((gradient, w))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.only("cpu", "cuda")
+def test_nested_and_negative_tensors_in_inference_mode(on: str) -> None:
+    with torch.inference_mode():
+        values = torch.nested.nested_tensor([torch.randn(2, 4, device=on), torch.randn(4, 4, device=on)])
+        for ours, theirs in ((F.relu, torch.relu), (F.silu, nn.functional.silu), (F.tanh, torch.tanh)):
+            for got, expected in zip(ours(values).unbind(), theirs(values).unbind(), strict=True):
+                assert torch.equal(got, expected)
+        lazy = torch.randn(5, dtype=torch.complex64, device=on).conj().imag
+        expected = lazy.relu()
+        assert torch.equal(F.relu(lazy, inplace=True), expected)
+
+
+@pytest.mark.only("cpu", "cuda")
+@pytest.mark.parametrize("policy", ["MUST_SAVE", "PREFER_RECOMPUTE"])
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_selective_checkpointing(case: Case, policy: str, on: str) -> None:
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    def contexts():
+        return create_selective_checkpoint_contexts(lambda *_, **__: CheckpointPolicy[policy])
+
+    x = case.randn(40, device=on).requires_grad_()
+    torch.manual_seed(1)
+    (expected,) = torch.autograd.grad(case.fastact(x.sin()).sum(), x)
+    torch.manual_seed(1)
+    checkpoint(lambda x: case.fastact(x.sin()), x, use_reentrant=False, context_fn=contexts).sum().backward()
+    assert torch.equal(x.grad, expected)

@@ -60,6 +60,18 @@ def test_opcheck(op: Op, device: str) -> None:
     opcheck(overload(op.name), tuple(inputs))  # autograd and compilation too
 
 
+def test_tensors_without_memory_beside_others_are_refused() -> None:
+    x, meta = torch.randn(4, 5), torch.randn(5, device="meta")
+    for call in (
+        lambda ops: ops.prelu(x, meta),
+        lambda ops: ops.swiglu(x, x.to("meta")),
+        lambda ops: ops.bias_relu(x, torch.randn(5), x.to("meta")),
+        lambda ops: ops.relu_backward(x, torch.empty(3, dtype=torch.uint8, device="meta")),
+    ):
+        with pytest.raises(RuntimeError, match="on the same device, but found cpu and meta"):
+            call(torch.ops.fastact)
+
+
 def on_meta(tensor: Tensor) -> Tensor:
     """Where `to` would make the strides those of a dense tensor."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

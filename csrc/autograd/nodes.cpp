@@ -98,6 +98,11 @@ struct Kept {
 variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors,
                            bool composed) {
   if (!grad.defined()) return variable_list(op.tensors);
+  if (tensors.empty()) {  // only the residual needs a gradient
+    variable_list gradients(op.tensors);
+    gradients.back() = grad;
+    return gradients;
+  }
   Stack stack;
   if (composed) {
     static const OperatorHandle differentiable = find("differentiable_backward");
@@ -126,12 +131,12 @@ variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, c
   return gradients;
 }
 
-// A tensor of zeros in the input's place in the graph. What is linear by parts saves a mask, which has none; and yet
-// its gradient depends on the input, with a derivative of zero.
-Tensor stand_in(const torch::autograd::Edge& input, const Tensor& grad) {
+// A tensor of zeros in an input's place in the graph. What is linear by parts saves a mask, which has none; and yet its
+// gradient depends on the input, with a derivative of zero.
+Tensor stand_in(const torch::autograd::Edge& input, at::IntArrayRef sizes, const Tensor& grad) {
   at::AutoDispatchBelowADInplaceOrView below;
-  Tensor zeros = at::zeros({}, grad.options()).expand(grad.sizes());
-  torch::autograd::impl::set_gradient_edge(zeros, input);
+  Tensor zeros = at::zeros({}, grad.options()).expand(sizes);
+  if (input.is_valid()) torch::autograd::impl::set_gradient_edge(zeros, input);
   return zeros;
 }
 
@@ -160,8 +165,10 @@ struct Backward : torch::autograd::Node {
     std::lock_guard<std::mutex> lock(mutex_);
     const bool composed = grads[0].defined() && needs_torch_ops(grads[0]);
     variable_list saved_tensors = unpack();
-    if (composed && op.saves == Saves::kMask && at::GradMode::is_enabled() && next_edge(0).is_valid())
-      saved_tensors.push_back(stand_in(next_edge(0), grads[0]));
+    if (composed && op.saves == Saves::kMask && at::GradMode::is_enabled() && !saved_tensors.empty()) {
+      for (size_t i = 0; i < op.tensors - op.adds_last; ++i)  // the input and, after the mask, a bias
+        saved_tensors.push_back(stand_in(next_edge(i), i == 0 ? grads[0].sizes() : saved_tensors[i].sizes(), grads[0]));
+    }
     return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
   }
 
@@ -224,7 +231,7 @@ struct Forward : c10::OperatorKernel {
       needs_gradient = needs_gradient || each.requires_grad();
     }
     if (!has_kernel(plain, arguments[0].toTensor())) return run_decomposition(plain, keys, stack);
-    if (needs_gradient && at::GradMode::is_enabled()) return run_with_node(stack);
+    if (needs_gradient && at::GradMode::is_enabled()) return run_with_node(plain, stack);
     at::AutoDispatchBelowAutograd below;
     plain.callBoxed(stack);
   }
@@ -234,7 +241,7 @@ struct Forward : c10::OperatorKernel {
     return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
   }
 
-  void run_with_node(Stack* stack) {
+  void run_with_node(const OperatorHandle& plain, Stack* stack) {
     const auto arguments = torch::jit::last(*stack, op.arguments);
     variable_list inputs;
     for (size_t i = 0; i < op.tensors; ++i)
@@ -243,6 +250,13 @@ struct Forward : c10::OperatorKernel {
     if (in_place) torch::autograd::check_inplace(input, true);
     auto node = make_node<Backward>(op);
     node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+    if (op.adds_last && !input.requires_grad() &&
+        !inputs[1].requires_grad()) {  // the residual's alone: nothing to save
+      at::AutoDispatchBelowAutograd below;
+      plain.callBoxed(stack);
+      torch::autograd::set_history(stack->back().toTensor(), node);
+      return;
+    }
     for (size_t i = op.tensors + op.random; i < op.arguments; ++i) node->saved.scalars.push_back(arguments[i]);
     if (op.ends_in_dtype) node->saved.scalars.back() = static_cast<int64_t>(input.scalar_type());
     std::optional<Tensor> seed;
@@ -263,19 +277,26 @@ struct Forward : c10::OperatorKernel {
       torch::autograd::set_history(output, node);
     }
     if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
-    for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) node->tensors.emplace_back(inputs[i], false);
+    for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) {
+      // Beside a mask, only the shape of a bias is needed: it may change before backward, as beside torch's ops.
+      node->tensors.emplace_back(
+          op.saves == Saves::kMask ? at::empty(inputs[i].sizes(), inputs[i].options()) : inputs[i], false);
+    }
     if (seed) node->tensors.emplace_back(*seed, false);
   }
 };
 
-// The kernel of an op in place at ADInplaceOrView, where torch counts the versions of a tensor. Both checks come before
-// anything is written.
+// The kernel of an op in place at ADInplaceOrView, where torch counts the versions of a tensor: after the write, by
+// which allow_mutation_on_saved_tensors has found what to keep. Both checks come before anything is written.
 void run_in_place(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
-  const Tensor& input = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensor();
+  const Tensor input = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensor();
   at::assert_no_internal_overlap(input);
-  torch::autograd::increment_version(input);  // refuses inference tensors
-  at::AutoDispatchBelowADInplaceOrView below;
-  op.callBoxed(stack);
+  if (input.is_inference() && !c10::InferenceMode::is_enabled()) torch::autograd::increment_version(input);  // refuses
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    op.callBoxed(stack);
+  }
+  torch::autograd::increment_version(input);
 }
 
 NodeSpec spec_of(const Op& op) {
