@@ -48,6 +48,41 @@ def calls(op: Op, input: Tensor) -> dict[str, tuple]:
     return {**forms, f"{op.name}_backward": (torch.randn_like(output), *saved, *rest)}
 
 
+def names_of(op: Op) -> tuple[list[str], list[str]]:
+    """What the catalogue says of the arguments: the tensors of the op's shape, and all others."""
+    row = op.activation
+    if op.packed:
+        return ["input"], ["dim", "gate_first"]
+    if row.kind == "gated":
+        return ["value", "gate"], []
+    if row.kind == "softmax":
+        return ["input"], ["dim", "dtype"]
+    if row.kind == "maxout":
+        return ["input"], [*row.scalars, "dim"]
+    return ["input"], [*["bias"] * op.biased, *["seed"] * row.random, *row.weights, *row.scalars]
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_the_table_and_the_catalogue_agree(op: Op) -> None:
+    """The schemas, which follow from the table in C++, take and give what the catalogue's row says."""
+    tiles, others = names_of(op)
+    saved = tiles if op.saves == "input" else [op.saves]
+    added = ["residual"] * op.biased
+    forward = [*tiles, *others[:1], *added, *others[1:]] if op.biased else [*tiles, *others]
+    expected = {
+        op.name: (forward, 1),
+        op.saving: (forward, 1 + (op.saves in ("mask", "indices"))),
+        f"{op.name}_backward": (["grad", *saved, *others], op.tensors - op.biased),
+    }
+    if op.in_place:
+        expected[f"{op.name}_"] = (forward, 0)
+        expected[f"{op.saving}_"] = (forward, int(op.saves == "mask"))
+    for name, (arguments, results) in expected.items():
+        schema = overload(name)._schema
+        assert [argument.name for argument in schema.arguments] == arguments, name
+        assert len(schema.returns) == results, name
+
+
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_opcheck(op: Op, device: str) -> None:
