@@ -9,10 +9,11 @@ from . import autograd as _autograd  # noqa: F401 (registers nodes)
 from . import functional, modules
 from .convert import convert, revert
 from .dispatch import always_kernels
+from .enable import disable, enable, is_enabled, overrides
 from .modules import *  # noqa: F403
 from .monitor import Monitor
 
 __version__ = "0.1.0"
 
-__all__ = ["Monitor", "always_kernels", "convert", "functional", "revert"]
+__all__ = ["Monitor", "always_kernels", "convert", "disable", "enable", "functional", "is_enabled", "overrides", "revert"]
 __all__ += modules.__all__

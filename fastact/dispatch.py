@@ -249,6 +249,8 @@ def fall_back(error: KernelUnavailable) -> None:
     """Say why torch's op runs in place of a kernel; from now on, unless it is for now."""
     if not isinstance(error, NotLoaded):
         _without_kernels.add(error.device)
+        if error.device.type == "cuda" and hasattr(torch.ops.fastact, "leave_gpu"):  # nor does `fastact.enable`
+            torch.ops.fastact.leave_gpu(error.device.index or 0)
     _warn_once(str(error))
 
 

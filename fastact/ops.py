@@ -45,6 +45,8 @@ def _load_nodes(library: Path) -> str:
 WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
 HAS_NODES = not WHY_NO_NODES
 """Whether autograd nodes are in C++: those are for one release of torch."""
+if HAS_NODES and not interpreting():
+    torch.ops.fastact.call_directly(torch.ops.fastact.direct_calls())
 
 thresholds.apply(thresholds.choice()[0])
 
@@ -139,7 +141,7 @@ def decomposition(op: Op) -> Callable[..., Tensor]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(*arguments: Any) -> Tensor:
-        if arguments[0].is_cuda and _load_gpu_kernels(arguments[0].device):
+        if arguments[0].is_cuda and load_gpu_kernels(arguments[0].device):
             return overload(op.name)(*arguments)
         return reference(op, arguments[:tensors], arguments[tensors + random :])
 
@@ -151,7 +153,7 @@ def decomposition_in_place(op: Op) -> Callable[..., None]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(input: Tensor, *arguments: Any) -> None:
-        if input.is_cuda and _load_gpu_kernels(input.device):
+        if input.is_cuda and load_gpu_kernels(input.device):
             return overload(f"{op.name}_")(input, *arguments)
         scalars = dict(zip(op.activation.scalars, arguments[random:], strict=True))
         if op.activation.inplace:
@@ -198,7 +200,7 @@ _register()
 _gpu_kernels_asked_for = False
 
 
-def _load_gpu_kernels(device: torch.device) -> bool:
+def load_gpu_kernels(device: torch.device) -> bool:
     """Register the Triton kernels at the first call with a CUDA tensor: importing Triton takes a second. Returns
     whether this was the first call and they are there now."""
     global _gpu_kernels_asked_for

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <initializer_list>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -73,6 +74,13 @@ struct Plan {
     } else {
       plan_rows(numel);
     }
+  }
+  // Of n elements each, in one piece.
+  Plan(ScalarType type, std::initializer_list<const void*> inputs, void* output, int64_t n)
+      : shape{1, n}, input_count(inputs.size()), output_count(1), type_(type) {
+    size_t i = 0;
+    for (const void* input : inputs) strided[i++] = {static_cast<char*>(const_cast<void*>(input)), n, type};
+    strided[i] = {static_cast<char*>(output), n, type};
   }
   Plan(const Plan&) = delete;
 

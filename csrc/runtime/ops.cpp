@@ -31,6 +31,7 @@
 #include "runtime/maxout.h"
 #include "runtime/softmax.h"
 #include "runtime/torch_rows.h"
+#include "spec/direct.h"
 #include "spec/schema.h"
 
 namespace fastact {
@@ -332,6 +333,47 @@ void softmax_backward(int which, StableIValue* stack) {
   stack[0] = from(grad_input);
 }
 
+bool run_direct_softmax(const DirectCall& call, ScalarType type) {
+  const int which = call.which - kElementwiseCount;
+  if (torch_is_faster(which, type, call.n, call.row_size, call.inner)) return false;
+  const OuterDimInner shape = call.row_size == 1
+                                  ? OuterDimInner{1, 1, call.n}
+                                  : OuterDimInner{call.n / (call.row_size * call.inner), call.row_size, call.inner};
+  const auto whole = [&](const void* data) { return Strided{static_cast<char*>(const_cast<void*>(data)), 0, type}; };
+  with_compute_type(type, [&](auto number) {
+    using T = decltype(number);
+    if (call.backward) {
+      run_softmax_backward<T>(which, shape, whole(call.inputs[0]), whole(call.inputs[1]), whole(call.output));
+    } else {
+      run_softmax<T>(which, shape, whole(call.inputs[0]), whole(call.output));
+    }
+  });
+  return true;
+}
+
+bool run_direct(const DirectCall& call) {
+  const auto type = static_cast<ScalarType>(call.dtype);
+  if (call.which >= kElementwiseCount) return run_direct_softmax(call, type);
+  const auto& blocks = call.backward ? instruction_set().backward : instruction_set().forward;
+  const Block block = blocks[call.which][type_index(type)];
+  const bool reads_saved = call.backward && kOps[call.which].saved != Saved::kMask;
+  const Plan plan = reads_saved ? Plan(type, {call.inputs[0], call.inputs[1]}, call.output, call.n)
+                                : Plan(type, {call.inputs[0]}, call.output, call.n);
+  with_compute_type(type, [&](auto number) {
+    ElementwiseRun<decltype(number)> run{block, Call{call.scalars}, plan};
+    if (call.backward) {
+      run.mask_read = call.mask;
+    } else {
+      run.mask_written = call.mask;
+    }
+    run.run();
+  });
+  return true;
+}
+
+void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
+  stack[0] = from(static_cast<int64_t>(reinterpret_cast<intptr_t>(&run_direct)));
+}
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
 void set_rows_of_torch(StableIValue* stack, uint64_t, uint64_t) { rows_of_torch() = to<int64_t>(stack[0]); }
 void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_vendor())); }
@@ -369,6 +411,7 @@ void define(Library& library) {
   library.def("maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)");
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("cpu_capability() -> str");
+  library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
   library.def("set_rows_of_torch(int cells) -> ()");
 }
@@ -430,6 +473,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
+  library.impl("direct_calls", fastact::direct_calls);
   library.impl("cpu_vendor", fastact::vendor);
   library.impl("set_rows_of_torch", fastact::set_rows_of_torch);
 }

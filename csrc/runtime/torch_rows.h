@@ -19,16 +19,19 @@ inline std::atomic<int64_t>& rows_of_torch() {
 // From here on huge pages decide, which torch's outputs do not ask for (memory.h).
 constexpr int64_t kAlwaysOurs = int64_t{1} << 24;
 
-// Whether torch computes this softmax of a tensor in the dtype of the result.
-inline bool torch_is_faster(int which, const Tensor& tensor, int64_t dim, ScalarType result) {
+// Whether torch computes this softmax of rows of `size` elements, `inner` apart, of a contiguous tensor.
+inline bool torch_is_faster(int which, ScalarType dtype, int64_t numel, int64_t size, int64_t inner) {
   const int64_t cells = rows_of_torch().load(std::memory_order_relaxed);
-  if (cells == 0 || which == kSoftmin || tensor.scalar_type() != result || tensor.numel() >= kAlwaysOurs) return false;
-  if (tensor.dim() == 0 || !tensor.is_contiguous()) return false;
-  const int64_t size = tensor.size(dim), inner = tensor.stride(dim);
+  if (cells == 0 || which == kSoftmin || numel >= kAlwaysOurs) return false;
   if (size == 1 || (inner > 1 && inner <= 8)) return false;  // rows are brought side by side, faster than torch's
   const int kind = inner > 8 ? 4 : size < 16 ? 0 : size < 32 ? 1 : size < 64 ? 2 : 3;
-  const int dtype = is_16_bit(result) ? 2 : result == ScalarType::Double ? 1 : 0;
-  return cells >> (((which == kLogSoftmax ? 3 : 0) + dtype) * 5 + kind) & 1;
+  const int of_dtype = is_16_bit(dtype) ? 2 : dtype == ScalarType::Double ? 1 : 0;
+  return cells >> (((which == kLogSoftmax ? 3 : 0) + of_dtype) * 5 + kind) & 1;
+}
+// The same of any tensor, along `dim`, in the dtype of the result.
+inline bool torch_is_faster(int which, const Tensor& tensor, int64_t dim, ScalarType result) {
+  return tensor.scalar_type() == result && tensor.dim() > 0 && tensor.is_contiguous() &&
+         torch_is_faster(which, result, tensor.numel(), tensor.size(dim), tensor.stride(dim));
 }
 
 inline Tensor torchs_softmax(int which, const Tensor& input, int64_t dim) {

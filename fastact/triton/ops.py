@@ -199,16 +199,14 @@ KERNELS: dict[str, Callable] = dict(_kernels())
 
 
 def _implementation(op: str, kernel: Callable) -> Callable:
-    if not op.endswith("_backward"):  # whose caller has torch's ops to fall back on
-        return kernel
-
     def implementation(*arguments: Any) -> Any:
         try:
             return kernel(*arguments)
-        except NotLoaded:  # nor could a graph hold the way to the CPU
-            raise
         except KernelUnavailable as error:
             fall_back(error)
+            # Forward's caller has torch's ops to fall back on. Nor could a captured graph hold the way to the CPU.
+            if not op.endswith("_backward") or isinstance(error, NotLoaded):
+                raise
         there = tree_map_only(Tensor, Tensor.cpu, arguments)
         return tree_map_only(Tensor, lambda x: x.to(arguments[0].device), cpp_kernel(op)(*there))
 

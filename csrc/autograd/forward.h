@@ -1,0 +1,148 @@
+// The kernels of the ops at the autograd keys: they make the node, and call the op below autograd.
+#pragma once
+
+#include <ATen/MemoryOverlap.h>
+
+#include "autograd/node.h"
+
+namespace fastact {
+
+// Runs the op's decomposition into torch's ops: its kernel for all backends that have no other, which is in Python
+// (fastact/ops.py). (As CompositeImplicitAutograd it would replace the op under modes that decompose what they can.)
+inline void run_decomposition(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
+  op.redispatchBoxed(DispatchKeySet(DispatchKey::XLA), stack);
+}
+
+// Runs the kernel of a forward op by pointers, into tensors of the input's layout. Returns false where the op must see
+// to it.
+inline bool run_directly(const NodeSpec& op, c10::ArrayRef<IValue> arguments, const Tensor& output,
+                         const Tensor& mask) {
+  const Tensor& input = arguments[0].toTensor();
+  DirectCall call = direct_call(op.direct, false, input);
+  double scalars[most(Kind::kScalar)];
+  if (op.direct >= kElementwiseCount) {
+    if (!describe_rows(call, input, arguments[1].toInt(), arguments[2].toInt())) return false;
+  } else {
+    for (size_t i = 1; i < op.arguments; ++i) scalars[i - 1] = arguments[i].toDouble();
+  }
+  call.scalars = scalars;
+  call.output = output.mutable_data_ptr();
+  if (mask.defined()) call.mask = mask.mutable_data_ptr<uint8_t>();
+  return run_direct()(call);
+}
+
+// The kernel of an op at the autograd keys.
+struct Forward : c10::OperatorKernel {
+  const NodeSpec& op;
+  const bool in_place;
+
+  Forward(const NodeSpec& op, bool in_place) : op(op), in_place(in_place) {}
+
+  void operator()(const OperatorHandle& plain, DispatchKeySet keys, Stack* stack) {
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    for (size_t i = 0; i < op.tensors + op.random; ++i)
+      if (!arguments[i].isNone() && !is_plain(arguments[i].toTensor())) return run_decomposition(plain, keys, stack);
+    if (!has_kernel(plain, arguments[0].toTensor())) return run_decomposition(plain, keys, stack);
+    run(plain, stack);
+  }
+
+  // The same where all tensors are known to be plain, and to have a kernel.
+  void run(const OperatorHandle& plain, Stack* stack) const {
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    bool needs_gradient = false;
+    for (size_t i = 0; i < op.tensors; ++i)
+      needs_gradient = needs_gradient || (!arguments[i].isNone() && arguments[i].toTensor().requires_grad());
+    if (needs_gradient && at::GradMode::is_enabled()) {
+      run_with_node(plain, stack);
+    } else {
+      run_below(plain, false, stack);
+    }
+  }
+
+  // Runs the op below autograd, or the one that also returns what backward needs.
+  void run_below(const OperatorHandle& called, bool saving, Stack* stack) const {
+    if (call_directly(saving, stack)) return;
+    at::AutoDispatchBelowAutograd below;
+    called.callBoxed(stack);
+  }
+
+ private:
+  static bool has_kernel(const OperatorHandle& op, const Tensor& tensor) {
+    return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
+  }
+
+  bool call_directly(bool saving, Stack* stack) const {
+    if (op.direct < 0 || !run_direct()) return false;
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    const Tensor& input = arguments[0].toTensor();
+    if (!is_direct(input) || is_watched()) return false;
+    if (in_place && input.is_inference() && !c10::InferenceMode::is_enabled()) return false;  // is refused
+    Tensor output = in_place ? input : new_like(input), mask;
+    if (saving && op.saves == Saves::kMask) mask = new_mask(input);
+    if (!run_directly(op, arguments, output, mask)) return false;
+    torch::jit::drop(*stack, op.arguments);
+    if (in_place) {
+      torch::autograd::increment_version(output);
+    } else {
+      stack->emplace_back(std::move(output));
+    }
+    if (mask.defined()) stack->emplace_back(std::move(mask));
+    return true;
+  }
+
+  void run_with_node(const OperatorHandle& plain, Stack* stack) const {
+    const auto arguments = torch::jit::last(*stack, op.arguments);
+    c10::SmallVector<Tensor, 3> inputs;
+    for (size_t i = 0; i < op.tensors; ++i)
+      inputs.push_back(arguments[i].isNone() ? Tensor() : arguments[i].toTensor());
+    const Tensor& input = inputs[0];
+    if (in_place) torch::autograd::check_inplace(input, true);
+    auto node = make_node<Backward>(op);
+    for (const Tensor& each : inputs)
+      node->add_next_edge(each.defined() ? torch::autograd::impl::gradient_edge(each) : torch::autograd::Edge());
+    if (op.adds_last && !input.requires_grad() &&
+        !inputs[1].requires_grad()) {  // the residual's alone: nothing to save
+      run_below(plain, false, stack);
+      torch::autograd::set_history(stack->back().toTensor(), node);
+      return;
+    }
+    for (size_t i = op.tensors + op.random; i < op.arguments; ++i) node->saved.scalars.push_back(arguments[i]);
+    if (op.ends_in_dtype) node->saved.scalars.back() = static_cast<int64_t>(input.scalar_type());
+    std::optional<Tensor> seed;
+    if (op.random) seed = arguments[op.tensors].toTensor();
+    if (op.saves == Saves::kInputs)
+      for (size_t i = 0; i < op.tiles; ++i) node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
+    run_below(in_place ? *op.saving_in_place : *op.saving, true, stack);
+    if (op.saves == Saves::kMask || op.saves == Saves::kIndices)
+      node->tensors.emplace_back(torch::jit::pop(*stack).toTensor(), false);
+    const Tensor output = in_place ? input : stack->back().toTensor();
+    if (op.saves == Saves::kMask && !output.is_contiguous()) node->saved.strides = output.strides().vec();
+    if (in_place) {
+      torch::autograd::rebase_history(input, node);
+    } else {
+      torch::autograd::set_history(output, node);
+    }
+    if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
+    for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) {
+      // Beside a mask, only the shape of a bias is needed: it may change before backward, as beside torch's ops.
+      node->tensors.emplace_back(
+          op.saves == Saves::kMask ? at::empty(inputs[i].sizes(), inputs[i].options()) : inputs[i], false);
+    }
+    if (seed) node->tensors.emplace_back(*seed, false);
+  }
+};
+
+// The kernel of an op in place at ADInplaceOrView, where torch counts the versions of a tensor: after the write, by
+// which allow_mutation_on_saved_tensors has found what to keep. Both checks come before anything is written.
+inline void run_in_place(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
+  const Tensor input = torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensor();
+  at::assert_no_internal_overlap(input);
+  if (input.is_inference() && !c10::InferenceMode::is_enabled()) torch::autograd::increment_version(input);  // refuses
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    op.callBoxed(stack);
+  }
+  torch::autograd::increment_version(input);
+}
+
+}  // namespace fastact

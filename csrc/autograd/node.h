@@ -1,0 +1,168 @@
+// The autograd node of every op: what it keeps, and what its backward runs.
+#pragma once
+
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+
+#include "autograd/direct.h"
+
+namespace fastact {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+// What a node keeps beside tensors.
+struct Kept {
+  c10::SmallVector<IValue, 3> scalars;
+  std::vector<int64_t> strides;  // of the output, where a mask is saved; none if it is contiguous
+};
+
+// Returns the input's gradient by a direct call, or nothing where the op has to be called.
+inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tensor& grad, const variable_list& tensors) {
+  if (op.direct < 0 || !run_direct() || !is_direct(grad) || is_watched()) return {};
+  const Tensor& read = tensors[0];
+  DirectCall call = direct_call(op.direct, true, grad);
+  if (op.saves == Saves::kMask) {
+    if (saved.strides.empty() ? !grad.is_contiguous() : grad.strides() != c10::IntArrayRef(saved.strides)) return {};
+    call.mask = const_cast<uint8_t*>(read.const_data_ptr<uint8_t>());
+  } else {
+    if (!is_direct(read) || !same_layout(grad, read)) return {};
+    call.inputs[1] = read.const_data_ptr();
+  }
+  double scalars[most(Kind::kScalar)];
+  if (op.direct >= kElementwiseCount) {
+    if (!describe_rows(call, grad, saved.scalars[0].toInt(), saved.scalars[1].toInt())) return {};
+  } else {
+    for (size_t i = 0; i < saved.scalars.size(); ++i) scalars[i] = saved.scalars[i].toDouble();
+  }
+  call.scalars = scalars;
+  Tensor gradient = new_like(grad);
+  call.output = gradient.mutable_data_ptr();
+  return run_direct()(call) ? gradient : Tensor();
+}
+
+// The gradients of the op's tensors, from that of the output and the saved tensors.
+inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors,
+                                  bool composed) {
+  if (!grad.defined()) return variable_list(op.tensors);
+  if (tensors.empty()) {  // only the residual needs a gradient
+    variable_list gradients(op.tensors);
+    gradients.back() = grad;
+    return gradients;
+  }
+  if (!composed) {
+    if (Tensor gradient = direct_backward(op, saved, grad, tensors); gradient.defined()) return {std::move(gradient)};
+  }
+  Stack stack;
+  if (composed) {
+    static const OperatorHandle differentiable = find("differentiable_backward");
+    std::vector<double> scalars;
+    for (const IValue& each : saved.scalars) scalars.push_back(each.toScalar().toDouble());
+    torch::jit::push(stack, op.name, grad, tensors, scalars, saved.strides);
+    // Straight to the function, whatever the tensors are: batching and modes concern the ops that it calls.
+    differentiable.redispatchBoxed(DispatchKeySet(DispatchKey::AutogradCPU), &stack);
+    return stack[0].toTensorVector();
+  }
+  at::AutoDispatchBelowADInplaceOrView below;
+  if (op.saves == Saves::kMask && saved.strides.empty()) {
+    grad = grad.contiguous();
+  } else if (op.saves == Saves::kMask && grad.strides() != c10::IntArrayRef(saved.strides)) {
+    grad = at::empty_strided(grad.sizes(), saved.strides, grad.options()).copy_(grad);
+  }
+  stack.reserve(1 + tensors.size() + saved.scalars.size());
+  torch::jit::push(stack, grad);
+  for (const Tensor& each : tensors) torch::jit::push(stack, each);
+  for (const IValue& each : saved.scalars) stack.push_back(each);
+  const Tensor passed = op.adds_last ? grad : Tensor();
+  op.backward->callBoxed(&stack);
+  variable_list gradients;
+  for (IValue& each : stack) gradients.push_back(std::move(each).toTensor());
+  if (op.adds_last) gradients.push_back(passed);
+  return gradients;
+}
+
+// A tensor of zeros in an input's place in the graph. What is linear by parts saves a mask, which has none; and yet its
+// gradient depends on the input, with a derivative of zero.
+inline Tensor stand_in(const torch::autograd::Edge& input, at::IntArrayRef sizes, const Tensor& grad) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  Tensor zeros = at::zeros({}, grad.options()).expand(sizes);
+  if (input.is_valid()) torch::autograd::impl::set_gradient_edge(zeros, input);
+  return zeros;
+}
+
+struct Backward : torch::autograd::Node {
+  const NodeSpec& op;
+  Kept saved;
+  std::vector<SavedVariable> tensors;
+
+  explicit Backward(const NodeSpec& op) : op(op) {}
+
+  std::string name() const override { return op.module + "Backward"; }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& each : tensors) each.reset_data();
+  }
+
+  variable_list unpack() {
+    variable_list unpacked;
+    for (const SavedVariable& each : tensors)
+      unpacked.push_back(each.unpack(op.saves == Saves::kOutput ? getptr() : nullptr));
+    return unpacked;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const bool composed = grads[0].defined() && needs_torch_ops(grads[0]);
+    variable_list saved_tensors = unpack();
+    if (composed && op.saves == Saves::kMask && at::GradMode::is_enabled() && !saved_tensors.empty()) {
+      for (size_t i = 0; i < op.tensors - op.adds_last; ++i)  // the input and, after the mask, a bias
+        saved_tensors.push_back(stand_in(next_edge(i), i == 0 ? grads[0].sizes() : saved_tensors[i].sizes(), grads[0]));
+    }
+    return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+  }
+
+  // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
+  // saved. It traces the graph with fake tensors, for which the ops have shapes (fastact/ops.py).
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
+    arguments.collect(op.name);
+    arguments.collect(tensors, op.saves == Saves::kOutput);
+    for (const IValue& each : saved.scalars) arguments.collect(each);
+    arguments.collect(saved.strides);
+  }
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& variables) override {
+    namespace compiled = torch::dynamo::autograd;
+    variables.before(tensors);
+    std::vector<IValue> arguments = {op.name, saved.strides, unpack()};
+    arguments.insert(arguments.end(), saved.scalars.begin(), saved.scalars.end());
+    std::vector<at::TypePtr> schema;
+    for (const IValue& each : arguments) schema.push_back(each.type());
+    const auto call = [](const variable_list& grads, const std::vector<IValue>& arguments) {
+      const NodeSpec& op = ops().at(arguments[0].toStringRef());
+      const Kept saved = {{arguments.begin() + 3, arguments.end()}, arguments[1].toIntVector()};
+      return run_backward(op, saved, grads[0], arguments[2].toTensorVector(), at::GradMode::is_enabled());
+    };
+    const auto& python = compiled::getPyCompilerInterface();
+    auto* compiler = variables.get_py_compiler();
+    const std::string bound = python->bind_function(compiler, name(), call, schema, true, true);
+    auto metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    variable_list gradients = python->call_function(compiler, "apply_functional", bound, grads, arguments, metadata);
+    variables.after(tensors);
+    return gradients;
+  }
+};
+
+// torch's pointers to nodes are shared_ptr, or intrusive from some version on.
+template <class Node, class... Arguments>
+auto make_node(Arguments&&... arguments) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
+    return c10::make_intrusive<Node>(std::forward<Arguments>(arguments)...);
+  else
+    return std::shared_ptr<Node>(new Node(std::forward<Arguments>(arguments)...), [](Node* it) { deleteNode(it); });
+}
+
+}  // namespace fastact

@@ -1,0 +1,430 @@
+// Overrides of torch's own activation ops, aten::relu and the like, by fastact's: at the autograd keys, where a call
+// gets fastact's node, and at the devices' keys, where calls from below autograd arrive.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+#include <array>
+#include <atomic>
+#include <cmath>
+
+#include "autograd/forward.h"
+
+namespace fastact {
+
+using Arguments = c10::ArrayRef<IValue>;
+
+// The ops that stand in for torch's are numbered as in kOps, then as in kSoftmaxOps.
+constexpr int kStandIns = kElementwiseCount + kSoftmaxCount;
+constexpr int kTorchs = -1;
+static_assert(kStandIns <= 64);
+
+inline const char* stand_in_name(int which) {
+  return which < kElementwiseCount ? kOps[which].name : kSoftmaxOps[which - kElementwiseCount].name;
+}
+
+// Whether this thread's calls of torch's ops are torch's, whatever is active: within an op that stands in for one of
+// them. (Some softmaxes are computed by torch's kernels, and a GPU may have no others.)
+inline bool& within() {
+  static thread_local bool is_within = false;
+  return is_within;
+}
+
+// One bit for each op that stands in for torch's at present.
+inline std::atomic<uint64_t>& active() {
+  static std::atomic<uint64_t> bits{0};
+  return bits;
+}
+
+// One bit for each GPU on which kernels cannot run.
+inline std::atomic<uint64_t>& gpus_left() {
+  static std::atomic<uint64_t> bits{0};
+  return bits;
+}
+
+// How calls of torch's ops become calls of fastact's. Each function pushes the arguments for fastact's op, from those
+// of torch's, and returns the number of the op, or kTorchs where torch's must run.
+using Translate = int (*)(Arguments, Stack&);
+
+inline void push_number(Stack& to, const IValue& scalar) {
+  // A complex number becomes one that no op accepts.
+  const at::Scalar number = scalar.toScalar();
+  to.emplace_back(number.isComplex() ? NAN : number.toDouble());
+}
+
+// `tensors` tensors, then numbers.
+template <int which, size_t tensors = 1>
+int same(Arguments from, Stack& to) {
+  for (size_t i = 0; i < from.size(); ++i) {
+    if (i < tensors) {
+      to.push_back(from[i]);
+    } else {
+      push_number(to, from[i]);
+    }
+  }
+  return which;
+}
+
+inline int hardtanh(Arguments from, Stack& to) {
+  same<kHardtanh>(from, to);
+  const size_t low = to.size() - 2;
+  if (to[low].toDouble() != 0 || to[low + 1].toDouble() != 6) return kHardtanh;
+  to.resize(low);
+  return kReLU6;
+}
+
+// torch's ELU has two more parameters, by which SELU and CELU call it. `before` is pushed already.
+inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& input_scale, Stack& to) {
+  constexpr double kSeluAlpha = 1.6732632423543772848170429916717, kSeluScale = 1.0507009873554804934193349852946;
+  const double a = alpha.toScalar().toDouble(), s = scale.toScalar().toDouble(), i = input_scale.toScalar().toDouble();
+  if (i == 1 && a == kSeluAlpha && s == kSeluScale) return kSELU;
+  if (s != 1 || (i != 1 && i != 1 / a)) return kTorchs;
+  to.emplace_back(a);
+  return i == 1 ? kELU : kCELU;
+}
+inline int elu(Arguments from, Stack& to) {
+  to.push_back(from[0]);
+  return elu_kind(from[1], from[2], from[3], to);
+}
+
+inline int gelu_kind(const IValue& approximate) {
+  const auto text = approximate.toStringView();
+  return text == "none" ? kGELU : text == "tanh" ? kGELUTanh : kTorchs;
+}
+inline int gelu(Arguments from, Stack& to) {
+  to.push_back(from[0]);
+  return gelu_kind(from[1]);
+}
+
+inline bool can_be_halved(const Tensor& tensor, int64_t dim) {
+  return -tensor.dim() <= dim && dim < tensor.dim() && tensor.size(dim) % 2 == 0;
+}
+inline int glu(Arguments from, Stack& to) {
+  to.insert(to.end(), {from[0], from[1], false});
+  return can_be_halved(from[0].toTensor(), from[1].toInt()) ? kGLU : kTorchs;
+}
+
+inline int prelu(Arguments from, Stack& to) {
+  const Tensor &input = from[0].toTensor(), &weight = from[1].toTensor();
+  to.insert(to.end(), {from[0], from[1]});
+  const bool fits = weight.scalar_type() == input.scalar_type() && weight.device() == input.device() &&
+                    weight.dim() <= 1 && weight.is_contiguous() &&
+                    (weight.numel() == 1 || (input.dim() >= 2 && weight.numel() == input.size(1)));
+  return fits ? kPReLU : kTorchs;
+}
+
+inline int rrelu(Arguments from, Stack& to) {
+  if (!from[3].toBool()) return kTorchs;     // which is leaky_relu
+  to.insert(to.end(), {from[0], IValue()});  // the seed, which is drawn when nothing can fail any more
+  push_number(to, from[1]);
+  push_number(to, from[2]);
+  return kRReLU;
+}
+
+inline bool has_dim(const Tensor& tensor, int64_t dim) {
+  const int64_t dims = std::max<int64_t>(1, tensor.dim());
+  return -dims <= dim && dim < dims;
+}
+template <int kind>
+int softmax(Arguments from, Stack& to) {
+  const Tensor& input = from[0].toTensor();
+  const bool widens = from[2].toBool() && input.scalar_type() != at::kDouble;
+  to.insert(to.end(), {from[0], from[1], static_cast<int64_t>(widens ? at::kFloat : input.scalar_type())});
+  return has_dim(input, from[1].toInt()) ? kElementwiseCount + kind : kTorchs;
+}
+
+// Of the backward ops: (grad, what was saved, …).
+inline int elu_backward(Arguments from, Stack& to) {
+  if (!from[4].toBool()) return kTorchs;  // the input was saved
+  to.insert(to.end(), {from[0], from[5]});
+  return elu_kind(from[1], from[2], from[3], to);
+}
+inline int gelu_backward(Arguments from, Stack& to) {
+  to.insert(to.end(), {from[0], from[1]});
+  return gelu_kind(from[2]);
+}
+inline int glu_backward(Arguments from, Stack& to) {
+  to.insert(to.end(), {from[0], from[1], from[2], false});
+  return can_be_halved(from[1].toTensor(), from[2].toInt()) ? kGLU : kTorchs;
+}
+template <int kind>
+int softmax_backward(Arguments from, Stack& to) {
+  to.insert(to.end(), {from[0], from[1], from[2], from[3]});
+  return has_dim(from[0].toTensor(), from[2].toInt()) ? kElementwiseCount + kind : kTorchs;
+}
+
+// An op of torch's. Those that are made of other ops for most devices stand here all the same where the whole saves
+// less than its parts, or has one pass instead of several.
+struct Overridden {
+  const char* name;
+  Translate translate;
+  uint64_t stand_ins;  // all that `translate` can return
+};
+template <class... Which>
+constexpr uint64_t bits(Which... which) {
+  return (... | (uint64_t{1} << which));
+}
+
+inline constexpr Overridden kForwards[] = {
+    {"relu", same<kReLU>, bits(kReLU)},
+    {"leaky_relu", same<kLeakyReLU>, bits(kLeakyReLU)},
+    {"rrelu", rrelu, bits(kRReLU)},
+    {"threshold", same<kThreshold>, bits(kThreshold)},
+    {"hardtanh", hardtanh, bits(kHardtanh, kReLU6)},
+    {"prelu", prelu, bits(kPReLU)},
+    {"elu", elu, bits(kELU, kSELU, kCELU)},
+    {"celu", same<kCELU>, bits(kCELU)},
+    {"sigmoid", same<kSigmoid>, bits(kSigmoid)},
+    {"tanh", same<kTanh>, bits(kTanh)},
+    {"hardsigmoid", same<kHardsigmoid>, bits(kHardsigmoid)},
+    {"silu", same<kSiLU>, bits(kSiLU)},
+    {"gelu", gelu, bits(kGELU, kGELUTanh)},
+    {"mish", same<kMish>, bits(kMish)},
+    {"hardswish", same<kHardswish>, bits(kHardswish)},
+    {"hardshrink", same<kHardshrink>, bits(kHardshrink)},
+    {"softshrink", same<kSoftshrink>, bits(kSoftshrink)},
+    {"softplus", same<kSoftplus>, bits(kSoftplus)},
+    {"log_sigmoid", same<kLogSigmoid>, bits(kLogSigmoid)},
+    {"glu", glu, bits(kGLU)},
+    {"_softmax", softmax<kSoftmax>, bits(kElementwiseCount + kSoftmax)},
+    {"_log_softmax", softmax<kLogSoftmax>, bits(kElementwiseCount + kLogSoftmax)},
+};
+
+// Of what torch's nodes and its compiled graphs call. (Where a mask is saved here, torch saves a tensor that no kernel
+// reads.)
+inline constexpr Overridden kBackwards[] = {
+    {"elu_backward", elu_backward, bits(kELU, kSELU, kCELU)},
+    {"sigmoid_backward", same<kSigmoid, 2>, bits(kSigmoid)},
+    {"tanh_backward", same<kTanh, 2>, bits(kTanh)},
+    {"silu_backward", same<kSiLU, 2>, bits(kSiLU)},
+    {"gelu_backward", gelu_backward, bits(kGELU, kGELUTanh)},
+    {"mish_backward", same<kMish, 2>, bits(kMish)},
+    {"hardswish_backward", same<kHardswish, 2>, bits(kHardswish)},
+    {"softplus_backward", same<kSoftplus, 2>, bits(kSoftplus)},
+    {"glu_backward", glu_backward, bits(kGLU)},
+    {"_softmax_backward_data", softmax_backward<kSoftmax>, bits(kElementwiseCount + kSoftmax)},
+    {"_log_softmax_backward_data", softmax_backward<kLogSoftmax>, bits(kElementwiseCount + kLogSoftmax)},
+};
+
+// The conditions of fastact/dispatch.py: numbers in the dtype's range, for which the formulas hold.
+inline bool accepts(int which, at::ScalarType dtype, Arguments pushed) {
+  double numbers[most(Kind::kScalar) + 1] = {};
+  size_t count = 0;
+  for (const IValue& each : pushed) {
+    if (!each.isDouble()) continue;
+    const double number = numbers[count++] = each.toDouble();
+    if (!(std::abs(number) <= (dtype == at::kHalf ? 65504.0 : double{std::numeric_limits<float>::max()}))) return false;
+  }
+  const auto is_moderate = [](double divisor) { return 0x1p-60 <= std::abs(divisor) && std::abs(divisor) <= 0x1p60; };
+  switch (which) {
+    case kRReLU:
+    case kHardtanh:
+      return numbers[0] <= numbers[1];
+    case kELU:
+    case kHardshrink:
+    case kSoftshrink:
+      return numbers[0] >= 0;
+    case kCELU:
+      return numbers[0] > 0 && is_moderate(numbers[0]);
+    case kSoftplus:
+      return is_moderate(numbers[0]);
+    default:
+      return true;
+  }
+}
+
+// How a call reaches one of fastact's ops: the handles of its forms.
+struct StandIn {
+  const NodeSpec* op;
+  std::optional<OperatorHandle> plain, in_place;
+};
+inline const StandIn& stand_in_of(int which) {
+  static const auto all = [] {
+    std::array<StandIn, kStandIns> made;
+    for (int i = 0; i < kStandIns; ++i) {
+      std::string name = stand_in_name(i);
+      if (i < kElementwiseCount && kOps[i].count(Kind::kTile) == 2) name += "_packed";
+      made[i] = {&ops().at(name), find(name), {}};
+      if (has_op(name + "_")) made[i].in_place = find(name + "_");
+    }
+    return made;
+  }();
+  return all[which];
+}
+
+// Whether fastact's op takes a call with this tensor. Subclasses, tracing and transforms see torch's ops, so that their
+// graphs are the stock ones.
+inline bool takes(const Tensor& tensor) {
+  return tensor.defined() && has_kernel_dtype(tensor) && !tensor.key_set().has(DispatchKey::Python) &&
+         is_plain(tensor) && (tensor.is_cpu() || !((gpus_left().load() >> (tensor.get_device() & 63)) & 1));
+}
+
+inline bool in_transform() {
+  constexpr DispatchKeySet transforms({DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                       DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchVmapMode,
+                                       DispatchKey::VmapMode, DispatchKey::Functionalize});
+  return c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms) || is_tracing();
+}
+
+// The kernel of one of torch's ops at one key.
+struct Override : c10::OperatorKernel {
+  enum class Form { kFunctional, kInPlace, kOut, kBackward };
+
+  const Overridden& overridden;
+  const Form form;
+  const bool at_autograd;
+  const size_t arguments;
+  const c10::SafeKernelFunction torchs;
+
+  Override(const Overridden& overridden, Form form, bool at_autograd, const OperatorHandle& aten, DispatchKey key)
+      : overridden(overridden),
+        form(form),
+        at_autograd(at_autograd),
+        arguments(aten.schema().arguments().size()),
+        torchs(aten.getComputedKernelForDispatchKey(key)) {}
+
+  void operator()(const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
+    const uint64_t wanted = active().load(std::memory_order_relaxed) & overridden.stand_ins;
+    if (wanted == 0 || within() || !run(wanted, stack)) torchs.callBoxed(aten, keys, stack);
+  }
+
+ private:
+  // Returns whether fastact's op has run. If not, the stack is as it was.
+  bool run(uint64_t wanted, Stack* stack) const {
+    const size_t begin = stack->size() - arguments;
+    const Arguments from(stack->data() + begin, arguments);
+    for (const IValue& each : from)
+      if (each.isTensor() && !takes(each.toTensor())) return false;
+    if (at_autograd && in_transform()) return false;
+    Stack to;
+    to.reserve(6);
+    const int which = overridden.translate(form == Form::kOut ? from.slice(0, arguments - 1) : from, to);
+    if (which == kTorchs || !((wanted >> which) & 1)) return false;
+    const Tensor& input = from[0].toTensor();
+    if (!accepts(which, input.scalar_type(), to)) return false;
+    if (which == kHardshrink) to[1] = rounded(to[1].toDouble(), input.scalar_type());
+    if (which == kRReLU) to[1] = draw_seed(input, from[4].toOptional<at::Generator>());
+    const StandIn& stand_in = stand_in_of(which);
+    if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return false;
+    try {
+      if (form == Form::kOut) {
+        if (!write_out(*stand_in.op, from.back().toTensor(), to)) return false;
+      } else {
+        call(stand_in, from, to);
+      }
+    } catch (const std::exception&) {
+      // A GPU's kernel may not compile or load; it has said so (fastact/dispatch.py). Other errors are torch's too.
+      if (!input.is_cuda()) throw;
+      return false;
+    }
+    stack->resize(begin);
+    stack->push_back(std::move(to[0]));
+    return true;
+  }
+
+  // Writes the result into a tensor of the caller's and leaves that in `to`. What would have to be copied is torch's.
+  static bool write_out(const NodeSpec& op, Tensor out, Stack& to) {
+    const Tensor& input = to[0].toTensor();
+    if (op.direct < 0 || !run_direct() || !in_one_piece(input) || out.scalar_type() != input.scalar_type() ||
+        at::get_overlap_status(input, out) == at::MemOverlapStatus::Partial)
+      return false;
+    if (out.numel() == 0 && input.is_contiguous()) out.resize_(input.sizes());
+    if (!in_one_piece(out) || !same_layout(out, input) || !run_directly(op, to, out, {})) return false;
+    to = {out};
+    return true;
+  }
+
+  void call(const StandIn& stand_in, Arguments from, Stack& to) const {
+    const Within guard;
+    if (form == Form::kBackward) {
+      at::AutoDispatchBelowADInplaceOrView below;
+      stand_in.op->backward->callBoxed(&to);
+    } else {
+      const bool in_place = form == Form::kInPlace;
+      const Forward forward(*stand_in.op, in_place);
+      const OperatorHandle& called = in_place ? *stand_in.in_place : *stand_in.plain;
+      if (at_autograd) {
+        forward.run(called, &to);
+      } else {
+        at::AutoDispatchBelowADInplaceOrView below;
+        forward.run_below(called, false, &to);
+      }
+      if (in_place) to.push_back(from[0]);
+    }
+  }
+
+  static Tensor draw_seed(const Tensor& input, const std::optional<at::Generator>& generator) {
+    return at::randint(std::numeric_limits<int64_t>::max(), {}, generator, input.options().dtype(at::kLong));
+  }
+
+  struct Within {
+    Within() { within() = true; }
+    ~Within() { within() = false; }
+    Within(const Within&) = delete;
+  };
+
+  // torch rounds Hardshrink's lambd to the input's dtype.
+  static double rounded(double number, at::ScalarType dtype) {
+    if (dtype == at::kHalf) return static_cast<c10::Half>(static_cast<float>(number));
+    if (dtype == at::kBFloat16) return static_cast<c10::BFloat16>(static_cast<float>(number));
+    return number;
+  }
+};
+
+// Puts an override before torch's kernel at a key, if torch has one there.
+inline void override_at(torch::Library& library, DispatchKey key, const std::string& name, const Overridden& op,
+                        Override::Form form) {
+  const std::string overload = form == Override::Form::kOut ? "out" : "";
+  const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
+  if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
+  const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+  library.impl((overload.empty() ? name : name + "." + overload).c_str(),
+               torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(op, form, at_autograd, *aten, key)));
+}
+
+// Registers all overrides, once. They stay: other threads may be calling torch's ops whenever they would be taken back.
+// While none is active, they cost a call the price of one more function.
+inline void install_overrides() {
+  struct Silent : c10::WarningHandler {  // torch warns of kernels that replace others
+    void process(const c10::Warning&) override {}
+  } silent;
+  c10::WarningUtils::WarningHandlerGuard guard(&silent);
+  for (const DispatchKey key :
+       {DispatchKey::AutogradCPU, DispatchKey::CPU, DispatchKey::AutogradCUDA, DispatchKey::CUDA}) {
+    const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+    if ((key == DispatchKey::AutogradCUDA || key == DispatchKey::CUDA) && !at::hasCUDA()) continue;
+    // Never destroyed: torch's ops are called until the process has ended.
+    auto* library = new torch::Library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+    for (const Overridden& op : kForwards) {
+      override_at(*library, key, op.name, op, Override::Form::kFunctional);
+      override_at(*library, key, std::string(op.name) + "_", op, Override::Form::kInPlace);
+    }
+    if (at_autograd) continue;  // nothing that is differentiated arrives there
+    if (key == DispatchKey::CPU)
+      for (const Overridden& op : kForwards) override_at(*library, key, op.name, op, Override::Form::kOut);
+    for (const Overridden& op : kBackwards) override_at(*library, key, op.name, op, Override::Form::kBackward);
+  }
+}
+
+// Returns torch's ops and the names of those of fastact's that can stand in for each.
+inline std::vector<std::pair<std::string, std::vector<std::string>>> overridable() {
+  std::vector<std::pair<std::string, std::vector<std::string>>> found;
+  for (const Overridden& op : kForwards) {
+    found.emplace_back(op.name, std::vector<std::string>());
+    for (int which = 0; which < kStandIns; ++which)
+      if (op.stand_ins >> which & 1) found.back().second.emplace_back(stand_in_name(which));
+  }
+  return found;
+}
+
+// Makes these ops, by fastact's names, stand in for torch's, and no others.
+inline void set_overrides(const std::vector<std::string>& names) {
+  uint64_t bits = 0;
+  for (int which = 0; which < kStandIns; ++which)
+    if (std::find(names.begin(), names.end(), stand_in_name(which)) != names.end()) bits |= uint64_t{1} << which;
+  static std::once_flag installed;
+  if (bits != 0) std::call_once(installed, install_overrides);
+  active().store(bits, std::memory_order_relaxed);
+}
+
+}  // namespace fastact

@@ -1,0 +1,189 @@
+"""fastact for every model: torch's own activation ops run fastact's kernels.
+
+>>> fastact.enable()
+>>> torch.nn.functional.gelu(x)  # fastact's kernel and node, here and in any model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .catalogue import ACTIVATIONS, Activation
+from .names import chosen
+from .ops import HAS_NODES, WHY_NO_NODES, load_gpu_kernels
+
+__all__ = ["disable", "enable", "is_enabled", "overrides"]
+
+_TORCH_OPS: dict[str, str] = (
+    {row: f"aten::{op}" for op, rows in torch.ops.fastact.overridable().items() for row in rows} if HAS_NODES else {}
+)
+"""torch's op for each activation that has one."""
+
+_enabled: frozenset[str] = frozenset()
+
+
+def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> Enabled:
+    """Make torch's own activation ops run fastact's kernels, whoever calls them.
+
+    Functions, methods, in-place and `out` forms, modules, and calls from C++ all go through torch's dispatcher, where
+    the kernels of `aten::relu`, `aten::gelu` and so on are replaced: for float32, float64, float16 and bfloat16 on the
+    CPU and on GPUs. A plain tensor that needs a gradient gets fastact's node, which saves what `fastact.relu` and so on
+    save: never more than torch's but one bit per element. A call from below autograd, as for the local part of a
+    `DTensor`, or from a graph that `torch.compile`'s backends run op by op, gets the kernel alone.
+
+    Where a graph is made (`torch.compile`, `torch.export`, `make_fx`), under `torch.func`'s transforms, for tensor
+    subclasses, other dtypes, devices and layouts, torch's own kernel runs, and a compiled or exported graph is the
+    stock one. Softsign, Tanhshrink, Softmin and what models compose by themselves are no ops of torch's: there the
+    parts are replaced, and `fastact.convert` reaches modules as a whole. `fastact.overrides()` lists what is replaced.
+
+    Args:
+        only: the activations to enable, by the catalogue's names; by default all.
+        exclude: those to leave to torch.
+
+    Replaces what an earlier call chose. Holds for the whole process, all its threads and those that it forks later,
+    until `disable`; used as a context manager, until the block ends, which then brings back what was before. A graph
+    made before stays as it is, and goes on working. The first call in a process must not run while another thread calls
+    torch; all others may.
+
+    Raises:
+        ValueError: if a name is unknown, or `only` names an activation for which torch has no op.
+        RuntimeError: if the library of autograd nodes for this release of torch is missing: `fastact.convert` and the
+            modules and functions work without it.
+
+    >>> fastact.enable(exclude=["softmax", "log_softmax"])
+    >>> with fastact.enable(only="gelu"):
+    ...     loss = model(x).sum()
+    """
+    if not HAS_NODES:
+        raise RuntimeError(
+            f"fastact.enable needs fastact's C++ library for torch {torch.__version__}: {WHY_NO_NODES}. Without it, "
+            "fastact.convert(model) and fastact's modules and functions work."
+        )
+    rows = chosen(only, exclude)
+    if only is not None:
+        elsewhere = sorted(rows - _TORCH_OPS.keys())
+        if elsewhere:
+            raise ValueError(
+                f"fastact.enable: torch has no op for {', '.join(elsewhere)}, so there is none to replace; "
+                "fastact.convert(model) reaches modules"
+            )
+    if torch.cuda.is_available():
+        load_gpu_kernels(torch.device("cuda"))
+    before = _enabled
+    _set(rows & _TORCH_OPS.keys())
+    return Enabled(before)
+
+
+def disable() -> None:
+    """Make torch's own activation ops run torch's kernels again."""
+    _set(frozenset())
+
+
+def is_enabled() -> bool:
+    """Whether any of torch's ops runs fastact's kernels."""
+    return bool(_enabled)
+
+
+def _set(rows: frozenset[str]) -> None:
+    global _enabled
+    if rows or _enabled:
+        torch.ops.fastact.set_overrides(sorted(rows))
+    _enabled = rows
+
+
+class Enabled:
+    """What `enable` returns: as a context manager, it brings back at its end what was enabled before."""
+
+    def __init__(self, before: frozenset[str]) -> None:
+        self._before = before
+
+    def __enter__(self) -> Enabled:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        _set(self._before)
+
+    def __repr__(self) -> str:
+        return f"<fastact.enable: {len(_enabled)} activations of torch's run fastact's kernels>"
+
+
+@dataclass(frozen=True)
+class Override:
+    """What stands in for an op of torch's."""
+
+    activation: str
+    """The name of the catalogue's row."""
+    torch_op: str
+    enabled: bool
+    saves: str
+    """What fastact's node keeps for backward: "mask" (one bit per element), "output" or "input"."""
+    bytes: float
+    """Kept for backward per element of the output, in float32."""
+    torch_bytes: float
+    """The same by torch's node."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The list that `overrides` returns; printed, an aligned table."""
+
+    rows: list[Override]
+
+    def __str__(self) -> str:
+        from .tools.info import table
+
+        cells = [
+            [row.activation, row.torch_op, "yes" if row.enabled else "no", f"{row.bytes:g} / {row.torch_bytes:g}"]
+            for row in self.rows
+        ]
+        return table(["activation", "torch's op", "enabled", "bytes kept per element, fastact / torch"], cells)
+
+
+def overrides() -> Overrides:
+    """Return which of torch's ops `enable` replaces, whether each is now, and what either node keeps for backward.
+
+    The bytes are counted as the nodes save them, in a call of 1,024 elements.
+    """
+    rows = []
+    for name, op in _TORCH_OPS.items():
+        row = ACTIVATIONS[name]
+        ours = _kept_bytes(row, getattr(functional, row.function))
+        with _torch_kernels():
+            torchs = _kept_bytes(row, row.reference)
+        rows.append(Override(name, op, name in _enabled, row.saved, ours, torchs))
+    return Overrides(rows)
+
+
+@contextmanager
+def _torch_kernels() -> Iterator[None]:
+    """Let this thread's calls of torch's ops be torch's, whatever is enabled."""
+    before = torch.ops.fastact.set_within(True)
+    try:
+        yield
+    finally:
+        torch.ops.fastact.set_within(before)
+
+
+def _kept_bytes(row: Activation, function: Callable[..., Tensor]) -> float:
+    """What a call of the function keeps per element of its output: each storage once, weights aside."""
+    kept: dict[int, int] = {}
+    weights = [torch.full((1,), low, requires_grad=True) for low, _ in row.weights.values()]
+    apart = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def keep(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in apart:
+            kept[storage.data_ptr()] = storage.nbytes()
+
+    with torch.inference_mode(False), torch.enable_grad():
+        input = torch.linspace(-8, 8, 1024).view(4, 256).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+            output = function(input, *weights, **{**row.arguments(), **row.keywords})
+    return sum(kept.values()) / output.numel()
