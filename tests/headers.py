@@ -18,14 +18,16 @@ def main() -> int:
     setup = runpy.run_path(str(ROOT / "setup.py"))
     include, _ = setup["torch_paths"]()
     flags = [*setup["FLAGS"], *setup["INSTRUCTION_SETS"].get("Avx512", []), "-Wno-unused-function", "-Wno-attributes"]
-    flags += [f"-DTORCH_TARGET_VERSION={setup['TORCH_TARGET_VERSION']}", f"-isystem{include}"]
-    flags += [f"-isystem{include}/torch/csrc/api/include", "-Werror", "-fsyntax-only", "-x", "c++", "-"]
+    flags += [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
+    stable = [f"-DTORCH_TARGET_VERSION={setup['TORCH_TARGET_VERSION']}"]
     foreign = {"neon"} if "Avx512" in setup["INSTRUCTION_SETS"] else {"x86", "sse2", "avx2", "avx512"}
     headers = [path for path in sorted((ROOT / "csrc").glob("*/*.h")) if path.stem not in foreign]
 
     def messages(header: Path) -> str:
         source = f'#include "{header.relative_to(ROOT / "csrc")}"'
-        return subprocess.run(["c++", *flags], cwd=ROOT, input=source, capture_output=True, text=True).stderr
+        abi = [setup["standard_of"](include)] if header.parent.name == "autograd" else stable
+        command = ["c++", *flags, *abi, "-Werror", "-fsyntax-only", "-x", "c++", "-"]
+        return subprocess.run(command, cwd=ROOT, input=source, capture_output=True, text=True).stderr
 
     with ThreadPoolExecutor() as pool:
         found = dict(zip(headers, pool.map(messages, headers), strict=True))

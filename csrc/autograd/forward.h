@@ -59,19 +59,26 @@ struct Forward : c10::OperatorKernel {
     }
   }
 
+  // The same below autograd, where versions have been counted.
+  void run_kernel(const OperatorHandle& plain, Stack* stack) const {
+    if (call_directly(false, false, stack)) return;
+    at::AutoDispatchBelowADInplaceOrView below;
+    plain.callBoxed(stack);
+  }
+
+ private:
   // Runs the op below autograd, or the one that also returns what backward needs.
   void run_below(const OperatorHandle& called, bool saving, Stack* stack) const {
-    if (call_directly(saving, stack)) return;
+    if (call_directly(saving, true, stack)) return;
     at::AutoDispatchBelowAutograd below;
     called.callBoxed(stack);
   }
 
- private:
   static bool has_kernel(const OperatorHandle& op, const Tensor& tensor) {
     return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
   }
 
-  bool call_directly(bool saving, Stack* stack) const {
+  bool call_directly(bool saving, bool counts_version, Stack* stack) const {
     if (op.direct < 0 || !run_direct()) return false;
     const auto arguments = torch::jit::last(*stack, op.arguments);
     const Tensor& input = arguments[0].toTensor();
@@ -81,11 +88,8 @@ struct Forward : c10::OperatorKernel {
     if (saving && op.saves == Saves::kMask) mask = new_mask(input);
     if (!run_directly(op, arguments, output, mask)) return false;
     torch::jit::drop(*stack, op.arguments);
-    if (in_place) {
-      torch::autograd::increment_version(output);
-    } else {
-      stack->emplace_back(std::move(output));
-    }
+    if (in_place && counts_version) torch::autograd::increment_version(output);
+    if (!in_place) stack->emplace_back(std::move(output));
     if (mask.defined()) stack->emplace_back(std::move(mask));
     return true;
   }

@@ -107,8 +107,7 @@ inline int glu(Arguments from, Stack& to) {
 inline int prelu(Arguments from, Stack& to) {
   const Tensor &input = from[0].toTensor(), &weight = from[1].toTensor();
   to.insert(to.end(), {from[0], from[1]});
-  const bool fits = weight.scalar_type() == input.scalar_type() && weight.device() == input.device() &&
-                    weight.dim() <= 1 && weight.is_contiguous() &&
+  const bool fits = weight.device() == input.device() && weight.dim() <= 1 && weight.is_contiguous() &&
                     (weight.numel() == 1 || (input.dim() >= 2 && weight.numel() == input.size(1)));
   return fits ? kPReLU : kTorchs;
 }
@@ -128,9 +127,10 @@ inline bool has_dim(const Tensor& tensor, int64_t dim) {
 template <int kind>
 int softmax(Arguments from, Stack& to) {
   const Tensor& input = from[0].toTensor();
-  const bool widens = from[2].toBool() && input.scalar_type() != at::kDouble;
+  const bool widens = from[2].toBool();  // which torch does to float16 on a GPU, and nowhere else
   to.insert(to.end(), {from[0], from[1], static_cast<int64_t>(widens ? at::kFloat : input.scalar_type())});
-  return has_dim(input, from[1].toInt()) ? kElementwiseCount + kind : kTorchs;
+  const bool valid = !widens || (input.is_cuda() && input.scalar_type() == at::kHalf);
+  return valid && has_dim(input, from[1].toInt()) ? kElementwiseCount + kind : kTorchs;
 }
 
 // Of the backward ops: (grad, what was saved, …).
@@ -252,11 +252,12 @@ inline const StandIn& stand_in_of(int which) {
   return all[which];
 }
 
-// Whether fastact's op takes a call with this tensor. Subclasses, tracing and transforms see torch's ops, so that their
-// graphs are the stock ones.
-inline bool takes(const Tensor& tensor) {
-  return tensor.defined() && has_kernel_dtype(tensor) && !tensor.key_set().has(DispatchKey::Python) &&
-         is_plain(tensor) && (tensor.is_cpu() || !((gpus_left().load() >> (tensor.get_device() & 63)) & 1));
+// Whether fastact's op takes a call with this tensor, beside the first one. Subclasses, tracing and transforms see
+// torch's ops, so that their graphs are the stock ones.
+inline bool takes(const Tensor& tensor, const Tensor& first) {
+  return tensor.defined() && has_kernel_dtype(tensor) && tensor.scalar_type() == first.scalar_type() &&
+         !tensor.key_set().has(DispatchKey::Python) && is_plain(tensor) &&
+         (tensor.is_cpu() || !((gpus_left().load() >> (tensor.get_device() & 63)) & 1));
 }
 
 inline bool in_transform() {
@@ -294,7 +295,7 @@ struct Override : c10::OperatorKernel {
     const size_t begin = stack->size() - arguments;
     const Arguments from(stack->data() + begin, arguments);
     for (const IValue& each : from)
-      if (each.isTensor() && !takes(each.toTensor())) return false;
+      if (each.isTensor() && !takes(each.toTensor(), from[0].toTensor())) return false;
     if (at_autograd && in_transform()) return false;
     Stack to;
     to.reserve(6);
@@ -304,6 +305,7 @@ struct Override : c10::OperatorKernel {
     if (!accepts(which, input.scalar_type(), to)) return false;
     if (which == kHardshrink) to[1] = rounded(to[1].toDouble(), input.scalar_type());
     if (which == kRReLU) to[1] = draw_seed(input, from[4].toOptional<at::Generator>());
+    if (form == Form::kBackward && which != kGLU && to[0].toTensor().sizes() != to[1].toTensor().sizes()) return false;
     const StandIn& stand_in = stand_in_of(which);
     if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return false;
     try {
@@ -346,8 +348,7 @@ struct Override : c10::OperatorKernel {
       if (at_autograd) {
         forward.run(called, &to);
       } else {
-        at::AutoDispatchBelowADInplaceOrView below;
-        forward.run_below(called, false, &to);
+        forward.run_kernel(called, &to);
       }
       if (in_place) to.push_back(from[0]);
     }
