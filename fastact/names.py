@@ -1,0 +1,36 @@
+"""The names by which users choose activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from .catalogue import ACTIVATIONS
+
+
+def rows_named(name: str) -> frozenset[str]:
+    """The catalogue's rows with this name, or whose function has it: "gelu" is gelu and gelu_tanh.
+
+    Raises `ValueError`, with the names that are near, if there are none.
+    """
+    rows = frozenset(row.name for row in ACTIVATIONS.values() if name in (row.name, row.function))
+    if not rows:
+        near = get_close_matches(str(name).lower(), ACTIVATIONS, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(ACTIVATIONS)}"
+        raise ValueError(f"fastact has no activation named {name!r}{hint}")
+    return rows
+
+
+def chosen(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> frozenset[str]:
+    """The names of the catalogue's rows that `only` names (by default all of them) without those of `exclude`.
+
+    Either takes a name or several, of rows or of functions, as `rows_named` reads them. Raises `ValueError` for others.
+
+    >>> sorted(chosen(only=["gelu", "relu"], exclude="gelu_tanh"))
+    ['gelu', 'relu']
+    """
+    return (frozenset(ACTIVATIONS) if only is None else _rows(only)) - _rows(exclude or ())
+
+
+def _rows(names: Iterable[str] | str) -> frozenset[str]:
+    return frozenset().union(*map(rows_named, [names] if isinstance(names, str) else names))
