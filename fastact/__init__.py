@@ -7,12 +7,23 @@ tensor([-0.1000,  2.0000])
 
 from . import autograd as _autograd  # noqa: F401 (registers nodes)
 from . import functional, modules
-from .convert import convert, revert
+from .convert import Conversion, conversion, convert, revert
 from .dispatch import always_kernels
 from .modules import *  # noqa: F403
 from .monitor import Monitor
+from .register import register_timm, register_transformers
 
 __version__ = "0.1.0"
 
-__all__ = ["Monitor", "always_kernels", "convert", "functional", "revert"]
+__all__ = [
+    "Conversion",
+    "Monitor",
+    "always_kernels",
+    "conversion",
+    "convert",
+    "functional",
+    "register_timm",
+    "register_transformers",
+    "revert",
+]
 __all__ += modules.__all__
