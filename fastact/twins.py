@@ -215,12 +215,17 @@ def row_of(module: object) -> str | None:
     if isinstance(found, Named):
         *with_options, plain = found.rows
         return next((name for name in with_options if _has_options(module, name)), plain)
-    if not found.child:
-        return found.rows[""]
-    child = getattr(module, found.child, None)
-    if getattr(child, "inplace", False):  # it would change its input too
+    return _row_of_form(module, found)
+
+
+def _row_of_form(module: nn.Module, form: Form) -> str | None:
+    if not form.child:
+        return form.rows[""]
+    # Not getattr, which takes microseconds where a module lacks something.
+    child = module._modules.get(form.child)
+    if child is None or child.__dict__.get("inplace"):  # in place, it would change its input too
         return None
-    return found.rows.get(row_of(child) or "")
+    return form.rows.get(row_of(child) or "")
 
 
 def _has_options(module: nn.Module, name: str) -> bool:
@@ -242,7 +247,8 @@ def _is_seen(module: nn.Module) -> bool:
 @cache
 def _function(name: str) -> Callable[..., Tensor]:
     row = ACTIVATIONS[name]
-    return partial(getattr(F, row.function), **row.options)
+    function = getattr(F, row.function)
+    return partial(function, **row.options) if row.options else function
 
 
 def _fused(stock: type[nn.Module], form: Form) -> Callable[..., Any]:
@@ -256,8 +262,8 @@ def _fused(stock: type[nn.Module], form: Form) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         if not args and kwargs.keys() == {name}:
             args, kwargs = tuple(kwargs.values()), {}
-        row = row_of(self)
-        if row is None or kwargs or len(args) != 1 or (form.child and _is_seen(getattr(self, form.child))):
+        row = _row_of_form(self, form)
+        if row is None or kwargs or len(args) != 1 or (form.child and _is_seen(self._modules[form.child])):
             return original(self, *args, **kwargs)
         return form.fused(self, *args, _function(row))
 
