@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -163,7 +164,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module in CLASSES for name in CLASSES[module]])
 def test_class_computes_the_same(module: str, name: str, kernel_calls: list[str]) -> None:
     """Each class by its name, with each of its options; each kind of gradient."""
-    cls = getattr(sys.modules.get(module), name, None)
+    cls = getattr(import_module(module), name, None)
     if cls is None:
         pytest.skip("not in this version")
     arguments = ARGUMENTS.get(name, {}) if module.startswith("diffusers") else {}
@@ -189,7 +190,7 @@ def leaf(module: nn.Module, numbers: Tensor) -> tuple[nn.Module, Callable[..., T
 
 
 def test_fp32_silu_keeps_its_precision() -> None:
-    silu = sys.modules["diffusers.models.activations"].FP32SiLU()
+    silu = import_module("diffusers.models.activations").FP32SiLU()
     # In 16 bits both round a float32 once, to neighbours at most; in float64 each is within 2 ULP of SiLU in float32.
     for dtype, eps in ((torch.bfloat16, torch.finfo(torch.bfloat16).eps), (torch.float64, 4 * torch.finfo().eps)):
         input = torch.randn(100, dtype=dtype)
@@ -213,7 +214,7 @@ def test_dropout_draws_the_same_numbers() -> None:
 
 
 def test_in_place_stays_in_place() -> None:
-    layers = sys.modules["timm.layers.activations"]
+    layers = import_module("timm.layers.activations")
     for name in ("Sigmoid", "Tanh", "Swish", "HardSwish", "HardSigmoid"):
         input = torch.randn(8)
         output = fastact.convert(getattr(layers, name)(inplace=True))(input)
