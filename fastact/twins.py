@@ -10,7 +10,6 @@ pickled as the stock class, and made a twin again where it is loaded.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial, wraps
@@ -157,10 +156,9 @@ def _named(stock: type[nn.Module]) -> Named | None:
         rows = [row for row in ACTIVATIONS.values() if stock.__name__ in (row.module, *row.further_modules)]
         names = tuple(row.name for row in sorted(rows, key=lambda row: -len(row.options)))
         return Named(names, getattr(modules, stock.__name__).forward) if rows else None
-    named = CLASSES.get(stock.__module__, {}).get(stock.__name__)
-    # Neither a class of that name inside a function, nor one whose forward somebody has replaced.
-    is_itself = named and getattr(sys.modules.get(stock.__module__), stock.__name__, None) is stock
-    return named if is_itself and stock.forward.__module__ == stock.__module__ else None
+    named = CLASSES.get(stock.__module__, {}).get(stock.__qualname__)
+    # The forward is the library's own unless somebody has replaced it in the class.
+    return named if named and stock.forward.__module__ == stock.__module__ else None
 
 
 def _per_class(function: Callable[[type[nn.Module]], T]) -> Callable[[type[nn.Module]], T]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -201,6 +202,25 @@ def test_forms_are_told_apart() -> None:
     for form in FORMS:
         namesake = type(form.name, (nn.Module,), {form.method: form.stock})
         assert known(namesake) is form
+
+
+def test_lookalikes_are_left() -> None:
+    swish = next(form for form in FORMS if form.name.startswith("x * torch.sigmoid(x)"))
+    elsewhere = FunctionType(swish.stock.__code__, {"torch": torch.special})  # the same lines, of another `torch`
+    assert known(type("Swish", (nn.Module,), {"forward": elsewhere})) is None
+    assert known(type("Swish", (nn.Module,), {"forward": torch.no_grad()(swish.stock)})) is None
+
+    star_relu = import_module("timm.models.metaformer").StarReLU
+    assert row_of(star_relu()) == "star_relu"
+    assert row_of(star_relu(inplace=True)) is None  # it changes its input too
+
+    class HardSwish(import_module("timm.layers.activations").HardSwish):
+        pass
+
+    assert known(HardSwish) is None
+    named = {"__module__": "timm.layers.activations", "__qualname__": "HardSwish"}
+    assert known(type("HardSwish", (nn.Module,), {"forward": HardSwish.forward, **named})) is not None
+    assert known(type("HardSwish", (nn.Module,), {"forward": elsewhere, **named})) is None  # replaced in the class
 
 
 def test_dropout_draws_the_same_numbers() -> None:
