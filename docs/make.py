@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 
 from fastact.catalogue import ACTIVATIONS, Activation
+from fastact.forms import FORMS
+from fastact.twins import CLASSES
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
+MODELS = ROOT / "docs" / "models.md"
 SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
 EXAMPLE = ROOT / "examples" / "dying_relu.py"
 _SAVED = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
@@ -108,6 +111,27 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def classes_table() -> str:
+    """What `convert` knows by name."""
+    rows = (
+        (f"`{module}`", f"`{name}`", " or ".join(f"`{row}`" for row in named.rows))
+        for module, classes in CLASSES.items()
+        for name, named in classes.items()
+    )
+    return table(("module", "class", "activation"), rows)
+
+
+def forms_table() -> str:
+    """What `convert` knows by its lines."""
+    rows = ((form.name, ", ".join(f"`{row}`" for row in form.rows.values())) for form in FORMS)
+    return table(("form", "activation"), rows)
+
+
+def models() -> str:
+    """docs/models.md, with its tables renewed."""
+    return with_block(with_block(MODELS.read_text(), "classes", classes_table()), "forms", forms_table())
+
+
 def with_block(text: str, name: str, content: str) -> str:
     """The text with what stands between the markers of that name replaced."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -134,6 +158,7 @@ def main() -> None:
 
     README.write_text(with_block(README.read_text(), "activations", short_table()))
     PAGE.write_text(page())
+    MODELS.write_text(models())
     output = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True).stdout
     guide = with_block(GUIDE.read_text(), "example", example())
     GUIDE.write_text(with_block(guide, "output", f"```\n{output.rstrip()}\n```\n"))

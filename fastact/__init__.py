@@ -7,13 +7,28 @@ tensor([-0.1000,  2.0000])
 
 from . import autograd as _autograd  # noqa: F401 (registers nodes)
 from . import functional, modules
-from .convert import convert, revert
+from .convert import Conversion, conversion, convert, revert
 from .dispatch import always_kernels
 from .enable import disable, enable, is_enabled, overrides
 from .modules import *  # noqa: F403
 from .monitor import Monitor
+from .register import register_timm, register_transformers
 
 __version__ = "0.1.0"
 
-__all__ = ["Monitor", "always_kernels", "convert", "disable", "enable", "functional", "is_enabled", "overrides", "revert"]
+__all__ = [
+    "Conversion",
+    "Monitor",
+    "always_kernels",
+    "conversion",
+    "convert",
+    "disable",
+    "enable",
+    "functional",
+    "is_enabled",
+    "overrides",
+    "register_timm",
+    "register_transformers",
+    "revert",
+]
 __all__ += modules.__all__

@@ -20,6 +20,10 @@ def test_the_page_of_activations() -> None:
     assert make.PAGE.read_text() == make.page(), "run `make docs`"
 
 
+def test_the_page_of_models() -> None:
+    assert make.MODELS.read_text() == make.models(), "run `make docs`"
+
+
 def test_the_guides_example() -> None:
     text = make.GUIDE.read_text()
     assert make.with_block(text, "example", make.example()) == text, "run `make docs`"
