@@ -23,7 +23,13 @@ inline bool run_directly(const NodeSpec& op, c10::ArrayRef<IValue> arguments, co
   if (op.direct >= kElementwiseCount) {
     if (!describe_rows(call, input, arguments[1].toInt(), arguments[2].toInt())) return false;
   } else {
-    for (size_t i = 1; i < op.arguments; ++i) scalars[i - 1] = arguments[i].toDouble();
+    for (size_t i = op.tensors; i < op.arguments; ++i) scalars[i - op.tensors] = arguments[i].toDouble();
+  }
+  if (op.tensors > 1) {
+    const Tensor& weight = arguments[1].toTensor();
+    if (!in_one_piece(weight) || weight.numel() != 1 || weight.dim() > 1 || weight.scalar_type() != input.scalar_type())
+      return false;
+    call.weight = weight.const_data_ptr();
   }
   call.scalars = scalars;
   call.output = output.mutable_data_ptr();

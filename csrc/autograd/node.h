@@ -21,7 +21,7 @@ struct Kept {
 
 // Returns the input's gradient by a direct call, or nothing where the op has to be called.
 inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tensor& grad, const variable_list& tensors) {
-  if (op.direct < 0 || !run_direct() || !is_direct(grad) || is_watched()) return {};
+  if (op.direct < 0 || op.tensors > 1 || !run_direct() || !is_direct(grad) || is_watched()) return {};
   const Tensor& read = tensors[0];
   DirectCall call = direct_call(op.direct, true, grad);
   if (op.saves == Saves::kMask) {

@@ -59,8 +59,18 @@ struct Weights {
                     "beside one of 16 bits, float32");
     // Neighbours share a channel as far as the stride of dimension 1 reaches.
     channels = {count, count == 1 ? std::max<int64_t>(2, walked.numel()) : walked.stride(1)};
+    read(tensor.data_ptr(), type);
+  }
+  // One number, of the tensor's dtype.
+  Weights(const void* number, ScalarType type, int64_t numel) : channels{1, std::max<int64_t>(2, numel)} {
+    read(number, type);
+  }
+
+ private:
+  void read(const void* data, ScalarType type) {
+    const int64_t count = channels.count;
     values.resize(round_up(count));
-    Strided strided{static_cast<char*>(tensor.data_ptr()), count, type};
+    Strided strided{static_cast<char*>(const_cast<void*>(data)), count, type};
     for (int64_t i = 0; i < count; i += kBlock) {
       int64_t n = std::min(kBlock, count - i);
       const void* source = load_promoted(strided, i, n, values.data() + i);

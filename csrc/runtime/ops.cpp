@@ -366,6 +366,7 @@ bool run_direct(const DirectCall& call) {
     } else {
       run.mask_written = call.mask;
     }
+    if (call.weight) run.weights.emplace_back(call.weight, type, call.n);
     run.run();
   });
   return true;

@@ -7,7 +7,7 @@
 
 namespace fastact {
 
-// Of an op with one tile and no channelwise operands, or of a softmax.
+// Of an op with one tile and, in forward, at most one channelwise operand, which holds one number; or of a softmax.
 struct DirectCall {
   int which;  // place in kOps or, behind them, in kSoftmaxOps
   bool backward;
@@ -17,6 +17,7 @@ struct DirectCall {
   uint8_t* mask;  // forward: written, unless it is null; backward: read, where the op saves one
   int64_t n;
   const double* scalars;
+  const void* weight;       // of the dtype; null without a channelwise operand
   int64_t row_size, inner;  // of a softmax: elements in a row, and how far apart they lie
 };
 // Returns whether the kernel has run: torch computes some softmaxes.
