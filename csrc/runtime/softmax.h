@@ -89,8 +89,8 @@ class Scratch {
   };
 
  public:
-  explicit Scratch(int64_t steps) : steps_(new Step[steps]) {}
-  T* data() const { return steps_[0].numbers; }
+  explicit Scratch(int64_t steps) : steps_(steps > 0 ? new Step[steps] : nullptr) {}
+  T* data() const { return reinterpret_cast<T*>(steps_.get()); }
 
  private:
   std::unique_ptr<Step[]> steps_;
