@@ -74,6 +74,8 @@ def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
         return case in LOOPS or (case.per_channel and case.activation.name == "prelu")
     if "row" in parameters:
         return parameters["row"] in [case.activation for case in LOOPS]
+    if "op" in parameters:
+        return parameters["op"].activation in [case.activation for case in LOOPS]
     if "sample" in parameters:
         default = parameters["sample"] == samples(parameters["activation"])[0]
         return default and parameters.get("dtype") is not torch.float16

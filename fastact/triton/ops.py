@@ -199,13 +199,16 @@ KERNELS: dict[str, Callable] = dict(_kernels())
 
 
 def _implementation(op: str, kernel: Callable) -> Callable:
+    is_backward = op.endswith("_backward")
+
     def implementation(*arguments: Any) -> Any:
         try:
             return kernel(*arguments)
         except KernelUnavailable as error:
+            if is_backward and isinstance(error, NotLoaded):  # a graph could not hold the way to the CPU
+                raise
             fall_back(error)
-            # Forward's caller has torch's ops to fall back on. Nor could a captured graph hold the way to the CPU.
-            if not op.endswith("_backward") or isinstance(error, NotLoaded):
+            if not is_backward:  # whose caller has torch's ops to fall back on
                 raise
         there = tree_map_only(Tensor, Tensor.cpu, arguments)
         return tree_map_only(Tensor, lambda x: x.to(arguments[0].device), cpp_kernel(op)(*there))
