@@ -81,10 +81,10 @@ struct Forward : c10::OperatorKernel {
     if (saving && op.saves == Saves::kMask) mask = new_mask(input);
     if (!run_directly(op, arguments, output, mask)) return false;
     torch::jit::drop(*stack, op.arguments);
-    if (in_place) {
-      torch::autograd::increment_version(output);
-    } else {
+    if (!in_place) {
       stack->emplace_back(std::move(output));
+    } else if (!c10::impl::tls_is_dispatch_key_excluded(DispatchKey::ADInplaceOrView)) {  // or it was counted there
+      torch::autograd::increment_version(output);
     }
     if (mask.defined()) stack->emplace_back(std::move(mask));
     return true;
