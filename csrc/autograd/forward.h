@@ -67,7 +67,7 @@ struct Forward : c10::OperatorKernel {
 
   // The same below autograd, where versions have been counted.
   void run_kernel(const OperatorHandle& plain, Stack* stack) const {
-    if (call_directly(false, false, stack)) return;
+    if (call_directly(false, stack)) return;
     at::AutoDispatchBelowADInplaceOrView below;
     plain.callBoxed(stack);
   }
@@ -75,7 +75,7 @@ struct Forward : c10::OperatorKernel {
  private:
   // Runs the op below autograd, or the one that also returns what backward needs.
   void run_below(const OperatorHandle& called, bool saving, Stack* stack) const {
-    if (call_directly(saving, true, stack)) return;
+    if (call_directly(saving, stack)) return;
     at::AutoDispatchBelowAutograd below;
     called.callBoxed(stack);
   }
@@ -84,7 +84,7 @@ struct Forward : c10::OperatorKernel {
     return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
   }
 
-  bool call_directly(bool saving, bool counts_version, Stack* stack) const {
+  bool call_directly(bool saving, Stack* stack) const {
     if (op.direct < 0 || !run_direct()) return false;
     const auto arguments = torch::jit::last(*stack, op.arguments);
     const Tensor& input = arguments[0].toTensor();
@@ -94,8 +94,11 @@ struct Forward : c10::OperatorKernel {
     if (saving && op.saves == Saves::kMask) mask = new_mask(input);
     if (!run_directly(op, arguments, output, mask)) return false;
     torch::jit::drop(*stack, op.arguments);
-    if (in_place && counts_version) torch::autograd::increment_version(output);
-    if (!in_place) stack->emplace_back(std::move(output));
+    if (!in_place) {
+      stack->emplace_back(std::move(output));
+    } else if (!c10::impl::tls_is_dispatch_key_excluded(DispatchKey::ADInplaceOrView)) {  // or it was counted there
+      torch::autograd::increment_version(output);
+    }
     if (mask.defined()) stack->emplace_back(std::move(mask));
     return true;
   }

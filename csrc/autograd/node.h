@@ -61,6 +61,7 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
     std::vector<double> scalars;
     for (const IValue& each : saved.scalars) scalars.push_back(each.toScalar().toDouble());
     torch::jit::push(stack, op.name, grad, tensors, scalars, saved.strides);
+    const Within guard;
     // Straight to the function, whatever the tensors are: batching and modes concern the ops that it calls.
     differentiable.redispatchBoxed(DispatchKeySet(DispatchKey::AutogradCPU), &stack);
     return stack[0].toTensorVector();

@@ -23,13 +23,6 @@ inline const char* stand_in_name(int which) {
   return which < kElementwiseCount ? kOps[which].name : kSoftmaxOps[which - kElementwiseCount].name;
 }
 
-// Whether this thread's calls of torch's ops are torch's, whatever is active: within an op that stands in for one of
-// them. (Some softmaxes are computed by torch's kernels, and a GPU may have no others.)
-inline bool& within() {
-  static thread_local bool is_within = false;
-  return is_within;
-}
-
 // One bit for each op that stands in for torch's at present.
 inline std::atomic<uint64_t>& active() {
   static std::atomic<uint64_t> bits{0};
@@ -75,6 +68,8 @@ inline int hardtanh(Arguments from, Stack& to) {
 
 // torch's ELU has two more parameters, by which SELU and CELU call it. `before` is pushed already.
 inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& input_scale, Stack& to) {
+  for (const IValue* each : {&alpha, &scale, &input_scale})
+    if (each->toScalar().isComplex()) return kTorchs;
   constexpr double kSeluAlpha = 1.6732632423543772848170429916717, kSeluScale = 1.0507009873554804934193349852946;
   const double a = alpha.toScalar().toDouble(), s = scale.toScalar().toDouble(), i = input_scale.toScalar().toDouble();
   if (i == 1 && a == kSeluAlpha && s == kSeluScale) return kSELU;
@@ -150,7 +145,21 @@ inline int glu_backward(Arguments from, Stack& to) {
 template <int kind>
 int softmax_backward(Arguments from, Stack& to) {
   to.insert(to.end(), {from[0], from[1], from[2], from[3]});
-  return has_dim(from[0].toTensor(), from[2].toInt()) ? kElementwiseCount + kind : kTorchs;
+  const Tensor& grad = from[0].toTensor();
+  const auto input = static_cast<at::ScalarType>(from[3].toInt());
+  const bool fits = input == grad.scalar_type() || (grad.is_cuda() && input == at::kHalf);
+  return fits && grad.is_contiguous() && has_dim(grad, from[2].toInt()) ? kElementwiseCount + kind : kTorchs;
+}
+
+// Whether fastact's backward takes these, pushed: torch's also broadcasts and promotes. Where they lie in memory in
+// different ways, torch chooses how the result does.
+inline bool match(int which, const Stack& pushed) {
+  const Tensor &grad = pushed[0].toTensor(), &saved = pushed[1].toTensor();
+  if (which != kGLU) return same_layout(grad, saved);
+  std::vector<int64_t> halved = saved.sizes().vec();
+  halved[at::maybe_wrap_dim(pushed[2].toInt(), saved.dim())] /= 2;
+  return grad.scalar_type() == saved.scalar_type() && grad.sizes() == c10::IntArrayRef(halved) &&
+         grad.is_contiguous() && saved.is_contiguous();
 }
 
 // An op of torch's. Those that are made of other ops for most devices stand here all the same where the whole saves
@@ -233,6 +242,11 @@ inline bool accepts(int which, at::ScalarType dtype, Arguments pushed) {
   }
 }
 
+// Whether torch's result is contiguous whatever the input is, as callers that view it expect.
+inline bool is_dense_in_torch(int which) {
+  return which == kLogSigmoid || which == kRReLU || which >= kElementwiseCount;
+}
+
 // How a call reaches one of fastact's ops: the handles of its forms.
 struct StandIn {
   const NodeSpec* op;
@@ -302,10 +316,12 @@ struct Override : c10::OperatorKernel {
     const int which = overridden.translate(form == Form::kOut ? from.slice(0, arguments - 1) : from, to);
     if (which == kTorchs || !((wanted >> which) & 1)) return false;
     const Tensor& input = from[0].toTensor();
-    if (!accepts(which, input.scalar_type(), to)) return false;
+    // Which torch refuses to write, but by some ops.
+    if (form == Form::kInPlace && at::has_internal_overlap(input) == at::MemOverlap::Yes) return false;
+    if (!accepts(which, input.scalar_type(), to) || (form == Form::kBackward && !match(which, to))) return false;
+    if (form == Form::kFunctional && is_dense_in_torch(which) && !input.is_contiguous()) to[0] = input.contiguous();
     if (which == kHardshrink) to[1] = rounded(to[1].toDouble(), input.scalar_type());
     if (which == kRReLU) to[1] = draw_seed(input, from[4].toOptional<at::Generator>());
-    if (form == Form::kBackward && which != kGLU && to[0].toTensor().sizes() != to[1].toTensor().sizes()) return false;
     const StandIn& stand_in = stand_in_of(which);
     if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return false;
     try {
@@ -358,12 +374,6 @@ struct Override : c10::OperatorKernel {
     return at::randint(std::numeric_limits<int64_t>::max(), {}, generator, input.options().dtype(at::kLong));
   }
 
-  struct Within {
-    Within() { within() = true; }
-    ~Within() { within() = false; }
-    Within(const Within&) = delete;
-  };
-
   // torch rounds Hardshrink's lambd to the input's dtype.
   static double rounded(double number, at::ScalarType dtype) {
     if (dtype == at::kHalf) return static_cast<c10::Half>(static_cast<float>(number));
@@ -379,6 +389,9 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
   const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
   if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
   const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+  // What is made of other ops leaves it to those to refuse and to count what it writes.
+  const bool writes = form == Override::Form::kInPlace || form == Override::Form::kOut;
+  if (!at_autograd && writes && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd)) return;
   library.impl((overload.empty() ? name : name + "." + overload).c_str(),
                torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(op, form, at_autograd, *aten, key)));
 }

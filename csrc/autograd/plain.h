@@ -4,6 +4,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
+#include <utility>
+
 #include "autograd/specs.h"
 
 namespace fastact {
@@ -44,5 +46,19 @@ inline bool needs_torch_ops(const Tensor& grad) {
   return at::GradMode::is_enabled() || grad.layout() != at::kStrided || grad._fw_grad(0).defined() ||
          ((grad.key_set() | active).has_any(special) && !is_tracing());
 }
+
+// Whether this thread's calls of torch's ops are torch's, whatever stands in for them elsewhere (overrides.h): within
+// an op that stands in for one, and where an op's gradient is composed of torch's. (Some softmaxes are computed by
+// torch's kernels, and a GPU may have no others.)
+inline bool& within() {
+  static thread_local bool is_within = false;
+  return is_within;
+}
+struct Within {
+  const bool before = std::exchange(within(), true);
+  Within() = default;
+  ~Within() { within() = before; }
+  Within(const Within&) = delete;
+};
 
 }  // namespace fastact
