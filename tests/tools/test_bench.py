@@ -331,6 +331,17 @@ def test_models_are_measured(measured_models: dict[str, Any]) -> None:
     assert 0 < gelu["difference"]["converted"]["gradient"] < 1e-5
 
 
+def test_a_model_that_fails_to_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+        raise RuntimeError("no compiler")
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile(module, backend=fail))
+    result = models.run([zoo.MODELS["MLP, GELU"]], ["stock", "converted", "compiled"], "tiny", 4, "cpu")
+    assert [*result["rows"][0]["step"]] == ["stock", "converted"]
+    assert "- MLP, GELU, compiled: " in models.report(result)
+
+
 def test_ops_are_counted_once() -> None:
     """Composites, ops in place, ops that save bits, and softmax apart."""
     x = torch.randn(4, 8, requires_grad=True)
