@@ -1,4 +1,4 @@
-# make demo | test | bench | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
+# make demo | test | bench | models | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
 # | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench sass exhaustive validate lint coverage mutants \
+.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench models sass exhaustive validate lint coverage mutants \
   sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
@@ -38,6 +38,11 @@ bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
 	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/summary.json)) --readme README.md
 	$(RUN) bench/tails.py
+
+# Training steps of whole models.
+models: .venv/built
+	$(RUN) bench/models.py $(ARGS)
+	$(RUN) bench/models.py --tables README.md docs/model-benchmark.md
 
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
 sass: .venv/built

@@ -46,7 +46,7 @@ def _commit() -> str | None:
     return commit and commit.strip() + ("-dirty" if changed else "")
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -72,7 +72,7 @@ def environment(device: str) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "triton": _version("triton"),
+            "triton": package_version("triton"),
             "fastact": fastact.__version__,
             "compiler": _compiler(),
             **({"cuda": torch.version.cuda} if device == "cuda" else {}),

@@ -4,7 +4,7 @@
 #     bench/gpu.sh OUT [cuda|cpu]
 #
 # builds a copy of these sources, compiles some kernels ahead and checks that another process finds them, runs the GPU
-# tests, runs the GPU benchmark, measures the memory of networks, has compute-sanitizer watch some kernels, runs a quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in
+# tests, runs the GPU benchmark, measures training steps of some models, has compute-sanitizer watch some kernels, runs a quick CPU benchmark (GPU hosts often have a wider instruction set), and the CPU tests in
 # what time is left. Needs a compiler, torch, triton, setuptools, numpy, mpmath, pytest, pytest-benchmark and matplotlib;
 # with pytest-xdist the tests take up to 16 cores; without expecttest those of torch's own descriptions are skipped. A
 # stage that fails or runs out of its time is noted, and the next begins. OUT gets the logs, the reports and
@@ -78,7 +78,9 @@ quick=()
 [[ $device == cpu ]] && quick=(--quick)
 stage "benchmark on $device" 140 python3 bench/run.py --device "$device" --out "$results" --budget 110 "${quick[@]}"
 cp "$work/stage.log" "$work/table.txt"
-stage "memory of networks" 40 python3 bench/networks.py --device "$device" --out "$results"
+# Of the models of other libraries those that are installed.
+stage "whole models" 60 python3 bench/models.py --device "$device" --out "$results" --modes converted --steps 6 \
+  --models "MLP, GELU" "MLP, LeakyReLU" resnet50 Llama
 cat "$work/stage.log" >>"$work/table.txt"
 sanitizer=$(compgen -c compute-sanitizer | head -1)
 [[ -z $sanitizer ]] && sanitizer=$(compgen -G '/usr/local/cuda*/bin/compute-sanitizer' | head -1)

@@ -19,7 +19,13 @@ from environment import name_of
 Row = dict[str, Any]
 Group = tuple[str, dict[str, Any]]
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+def markers(name: str) -> tuple[str, str]:
+    """Between which a table stands in a page."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+BEGIN, END = markers("bench")
 
 # The columns of the short table: a heading, and the rows that it takes its figure from.
 SHORT_COLUMNS: dict[str, list[Group]] = {
@@ -141,7 +147,7 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio_cell(value: float | None) -> str:
     """Bold where fastact loses, as far as the digits shown say so."""
     shown = _number(value)
     return f"**{shown}**" if shown and float(shown) < 1 else shown
@@ -185,8 +191,10 @@ def short_table(summary: dict[str, Any]) -> str:
 
     names = sorted({row["activation"] for row in rows}, key=worst)
     headings = ["activation", *(heading for heading, _ in columns), "bytes saved per element, fastact / torch"]
-    means = [_ratio(geometric_mean(row["ratio"] for row in found.values())) for _, found in columns]
-    lines = ([name, *(_ratio(found.get(name, {}).get("ratio")) for _, found in columns), saved(name)] for name in names)
+    means = [ratio_cell(geometric_mean(row["ratio"] for row in found.values())) for _, found in columns]
+    lines = (
+        [name, *(ratio_cell(found.get(name, {}).get("ratio")) for _, found in columns), saved(name)] for name in names
+    )
     return table(headings, [["*geometric mean*", *means, ""], *lines])
 
 
@@ -222,7 +230,7 @@ def _means(rows: list[Row]) -> str:
         worst = min(members, key=lambda row: row["ratio"])
         mean = geometric_mean(row["ratio"] for row in members)
         cells = [level, what, dtype, _count(numel), layout, str(threads), peer, str(len(members))]
-        lines.append([*cells, _ratio(mean), f"{_ratio(worst['ratio'])} {worst['activation']}"])
+        lines.append([*cells, ratio_cell(mean), f"{ratio_cell(worst['ratio'])} {worst['activation']}"])
     headings = ["level", "direction", "dtype", "elements", "layout", "threads", "peer", "activations"]
     return table([*headings, "geometric mean", "worst"], lines, numbers_from=7)
 
@@ -258,7 +266,7 @@ def _full_table(rows: list[Row]) -> str:
             row["peer"],
             _time(row["ns"]),
             _time(row["peer_ns"]),
-            _ratio(row["ratio"]),
+            ratio_cell(row["ratio"]),
             f"{low:.2f} to {high:.2f}",
             _number(row["fraction_of_copy"]),
             _number(row["fraction_of_stream"]),
@@ -310,12 +318,13 @@ def report(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def replace_block(text: str, block: str) -> str:
-    """The text with what stands between the markers replaced."""
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"no {BEGIN} … {END} to put the table in")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
+def replace_block(text: str, block: str, name: str = "bench") -> str:
+    """The text with what stands between the markers of that name replaced."""
+    begin, end = markers(name)
+    if begin not in text or end not in text:
+        raise SystemExit(f"no {begin} … {end} to put the table in")
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{block}\n{end}", text)
 
 
 # Picture

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import pytest
 import torch
+import zoo
 
-try:
-    importlib.import_module("torchvision")
-except ImportError:
-    pass  # what needs it is skipped
-except RuntimeError:  # its ops do not exist: stand-ins, which nothing here calls
-    _OPS = torch.library.Library("torchvision", "DEF")
-    _OPS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _OPS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+zoo.torchvision_stand_in()
 
 
 @pytest.fixture(autouse=True, scope="package")

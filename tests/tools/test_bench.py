@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections import Counter
@@ -13,12 +14,13 @@ import environment
 import exhaustive
 import instructions
 import measure
-import networks
+import models
 import page_faults
 import pytest
 import report
 import run
 import torch
+import zoo
 
 import fastact
 from fastact import ops
@@ -305,20 +307,95 @@ def test_results_say_what_the_libraries_were_held_to(monkeypatch: pytest.MonkeyP
     assert environment.name_of(held) == environment.name_of(free).replace(instructions, f"held to {instructions}")
 
 
-def test_memory_of_networks() -> None:
-    """Kernels that save bits or a gated unit's input alone show in a whole network; ReLU in place saves bits on top."""
-    saved = {}
-    rows: list[dict[str, Any]] = []
-    for network in networks.networks(scale=64):
-        ours, theirs = networks.measure(network, "cpu")
-        rows += ours, theirs
-        saved[network.name] = (ours["saved_bytes"], theirs["saved_bytes"])
-        assert (ours["library"], theirs["library"]) == ("fastact", "torch")
-    hidden = 4 * 128 * 256 * 4  # four layers' activations
-    ours, theirs = saved["MLP, LeakyReLU"]
-    assert theirs - ours == hidden - hidden // 32
-    assert saved["MLP, GELU"][0] == saved["MLP, GELU"][1]
-    assert saved["MLP, SwiGLU"][0] < saved["MLP, SwiGLU"][1]
-    ours, theirs = saved["ResNet-50, ReLU in place"]
-    assert theirs < ours < theirs * 33 / 32
-    assert "not measured" in networks.report(rows)
+@pytest.fixture(scope="module")
+def measured_models() -> dict[str, Any]:
+    """Of the models that need torch alone."""
+    names = ("MLP, GELU", "MLP, LeakyReLU")
+    return models.run([zoo.MODELS[name] for name in names], ["stock", "converted"], "tiny", 4, "cpu")
+
+
+def test_models_are_measured(measured_models: dict[str, Any]) -> None:
+    """Kernels that save bits show in what a whole model keeps."""
+    gelu, leaky_relu = measured_models["rows"]
+    hidden = 4 * 16 * 128 * 4  # four layers' activations
+    assert gelu["kept_bytes"]["converted"] == gelu["kept_bytes"]["stock"]
+    assert leaky_relu["kept_bytes"]["stock"] - leaky_relu["kept_bytes"]["converted"] == hidden - hidden // 32
+    for row in (gelu, leaky_relu):
+        reached = {mode: row["coverage"][mode]["activations"] for mode in ("stock", "converted")}
+        assert reached["converted"] == {"elements": 2 * hidden // 4, "share": 1}  # forward and backward
+        assert reached["stock"] == {"elements": 2 * hidden // 4, "share": 0}
+        assert row["step"]["stock"]["ratio"] == 1
+        low, high = row["step"]["converted"]["ratio_quartiles"]
+        assert 0 < low <= high
+    assert leaky_relu["difference"]["converted"] == {"output": 0, "gradient": 0}
+    assert 0 < gelu["difference"]["converted"]["gradient"] < 1e-5
+
+
+def test_a_model_that_fails_to_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> None:
+        raise RuntimeError("no compiler")
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile(module, backend=fail))
+    result = models.run([zoo.MODELS["MLP, GELU"]], ["stock", "converted", "compiled"], "tiny", 4, "cpu")
+    assert [*result["rows"][0]["step"]] == ["stock", "converted"]
+    assert "- MLP, GELU, compiled: " in models.report(result)
+
+
+def test_ops_are_counted_once() -> None:
+    """Composites, ops in place, ops that save bits, and softmax apart."""
+    x = torch.randn(4, 8, requires_grad=True)
+    with models.Count() as count:
+        y = torch.nn.functional.selu(x)
+        torch.nn.functional.relu_(y * 1)
+        fastact.functional.relu(x * 1, inplace=True)
+        fastact.functional.softmax(x, -1).sum().backward()
+        torch.nn.functional.softmax(x, -1)
+    assert count.elements == {
+        "aten.elu": 32, "aten.relu_": 32, "fastact.relu_mask_": 32, "fastact.softmax": 32,
+        "fastact.softmax_backward": 32, "aten._softmax": 32,
+    }  # fmt: skip
+    found = models.coverage(count.elements)
+    assert found["activations"] == {"elements": 96, "share": 1 / 3}
+    assert found["softmax"] == {"elements": 96, "share": 2 / 3}
+    assert found["left_to_torch"] == {"aten.elu": 32, "aten.relu_": 32, "aten._softmax": 32}
+    names = ("relu_", "gelu_backward", "_softmax_backward_data", "_prelu_kernel_backward", "threshold")
+    assert [*map(models.base_name, names)] == ["relu", "gelu", "_softmax", "_prelu_kernel", "threshold"]
+
+
+def test_tables_of_models(measured_models: dict[str, Any]) -> None:
+    """Losses first, means at the top, what was not measured, and all of it between the markers."""
+    result = copy.deepcopy(measured_models)
+    for row, ratio in zip(result["rows"], (1.25, 0.8), strict=True):
+        row["step"]["converted"] |= {"ratio": ratio, "ratio_quartiles": [0.9 * ratio, 1.1 * ratio]}
+    result["rows"][0]["coverage"]["converted"]["activations"]["share"] = 0.99999
+    result["missing"] = [{"model": "resnet18", "why": "timm is not installed"}]
+    _, _, mean, *lines = models.short_table(result["rows"]).splitlines()
+    assert mean.startswith("| *geometric mean* | 1.00 |")
+    assert [line.split(" | ")[:2] for line in lines] == [["| MLP, LeakyReLU", "**0.80**"], ["| MLP, GELU", "1.25"]]
+    assert [line.split(" | ")[-1] for line in lines] == ["100% |", "99.9% |"]
+    text = models.report(result)
+    assert "- resnet18: timm is not installed" in text
+    assert "| converted | " in text
+    assert "**0.80** | 0.72 to 0.88 |" in text
+
+    older = result | {"environment": result["environment"] | {"date": "2001-01-01 00:00 UTC"}}
+    short, full = (" outdated ".join(report.markers(name)) for name in ("models", "models-in-full"))
+    page = f"a\n{short}\nb\n{full}\n"
+    filled = models.with_tables(page, [older, result])
+    latest, _, folded = filled.partition("<details>")
+    assert filled.startswith("a\n<!-- models:begin -->\nMeasured on ")
+    assert "outdated" not in filled
+    assert models.short_block(result) in latest
+    assert "2001-01-01" in folded
+    assert models.long_block(result) in folded
+    assert "Not measured yet" in models.with_tables(page, [])
+
+
+def test_committed_tables_are_those_of_the_committed_models() -> None:
+    for result in models.committed():
+        folder = environment.RESULTS / environment.folder_of(result["environment"])
+        assert (folder / "models.md").read_text() == models.report(result), "run bench/models.py"
+    for page in (ROOT / "README.md", ROOT / "docs" / "model-benchmark.md"):
+        text = page.read_text()
+        assert models.with_tables(text, models.committed()) == text, f"run bench/models.py --tables {page.name}"
