@@ -8,6 +8,7 @@ tensor([-0.1000,  2.0000])
 from . import autograd as _autograd  # noqa: F401 (registers nodes)
 from . import functional, modules
 from .convert import Conversion, conversion, convert, revert
+from .coverage import Coverage
 from .dispatch import always_kernels
 from .enable import disable, enable, is_enabled, overrides
 from .modules import *  # noqa: F403
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Conversion",
+    "Coverage",
     "Monitor",
     "always_kernels",
     "conversion",

@@ -61,11 +61,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     >>> with fastact.enable(only="gelu"):
     ...     loss = model(x).sum()
     """
-    if not HAS_NODES:
-        raise RuntimeError(
-            f"fastact.enable needs fastact's C++ library for torch {torch.__version__}: {WHY_NO_NODES}. Without it, "
-            "fastact.convert(model) and fastact's modules and functions work."
-        )
+    needs_nodes("fastact.enable")
     rows = chosen(only, exclude)
     if only is not None:
         elsewhere = sorted(rows - _TORCH_OPS.keys())
@@ -79,6 +75,15 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     before = _enabled
     _set(rows & _TORCH_OPS.keys())
     return Enabled(before)
+
+
+def needs_nodes(what: str) -> None:
+    """Raise where the library in C++ that sees torch's ops is missing."""
+    if not HAS_NODES:
+        raise RuntimeError(
+            f"{what} needs fastact's C++ library for torch {torch.__version__}: {WHY_NO_NODES}. Without it, "
+            "fastact.convert(model) and fastact's modules and functions work."
+        )
 
 
 def disable() -> None:
@@ -155,18 +160,22 @@ def overrides() -> Overrides:
     for name, op in _TORCH_OPS.items():
         row = ACTIVATIONS[name]
         ours = _kept_bytes(row, getattr(functional, row.function))
-        with _torch_kernels():
+        with torch_kernels():
             torchs = _kept_bytes(row, row.reference)
         rows.append(Override(name, op, name in _enabled, row.saved, ours, torchs))
     return Overrides(rows)
 
 
 @contextmanager
-def _torch_kernels() -> Iterator[None]:
-    """Let this thread's calls of torch's ops be torch's, whatever is enabled."""
+def torch_kernels() -> Iterator[None]:
+    """Let this thread's calls of torch's ops be torch's, backward included, whatever is enabled."""
+    if not HAS_NODES:
+        yield
+        return
     before = torch.ops.fastact.set_within(True)
     try:
-        yield
+        with torch.autograd.set_multithreading_enabled(False):  # or backward on a GPU would be another thread's
+            yield
     finally:
         torch.ops.fastact.set_within(before)
 

@@ -4,7 +4,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/record_function.h>
 
-#include "autograd/plain.h"
+#include "autograd/watch.h"
 #include "spec/direct.h"
 
 namespace fastact {

@@ -122,7 +122,15 @@ struct Backward : torch::autograd::Node {
       for (size_t i = 0; i < op.tensors - op.adds_last; ++i)  // the input and, after the mask, a bias
         saved_tensors.push_back(stand_in(next_edge(i), i == 0 ? grads[0].sizes() : saved_tensors[i].sizes(), grads[0]));
     }
-    return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+    if (!is_seen() || !grads[0].defined()) return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+    SeenCall call;  // from here on: unpacking may compute a checkpoint again
+    call.kernel_ran = !composed;
+    variable_list gradients = run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+    const auto some = std::find_if(gradients.begin(), gradients.end(), [](auto& each) { return each.defined(); });
+    if (call.is_outermost() && some != gradients.end())
+      call.report("fastact::" + op.name + "_backward", "", composed ? "composed of torch's ops" : nullptr, false, *some,
+                  *some);
+    return gradients;
   }
 
   // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those

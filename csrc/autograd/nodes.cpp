@@ -41,6 +41,18 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
   library.def("leave_gpu(int index) -> ()", [](int64_t index) { fastact::gpus_left() |= uint64_t{1} << index; });
   library.def("set_overrides(str[] names) -> ()",
               [](const std::vector<std::string>& names) { fastact::set_overrides(names); });
+  library.def("set_watching(bool value) -> ()", [](bool value) {
+    if (value) fastact::install_overrides_once();
+    fastact::watching() = value;
+  });
+  // In Python; see fastact/coverage.py.
+  library.def(
+      "seen(str op, str row, str why, bool unwanted, bool kernel_ran, bool torch_within, Tensor about, int numel) -> "
+      "()");
+  library.def("why_torchs(Tensor input) -> str", [](const fastact::Tensor& input) -> std::string {
+    const fastact::Why why = fastact::in_transform() ? "function transform" : fastact::why_torchs(input, input);
+    return why ? why : "";
+  });
 }
 
 TORCH_LIBRARY_IMPL(fastact, Autograd, library) { fastact::implement_autograd(library); }

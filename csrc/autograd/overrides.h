@@ -266,12 +266,27 @@ inline const StandIn& stand_in_of(int which) {
   return all[which];
 }
 
-// Whether fastact's op takes a call with this tensor, beside the first one. Subclasses, tracing and transforms see
-// torch's ops, so that their graphs are the stock ones.
-inline bool takes(const Tensor& tensor, const Tensor& first) {
-  return tensor.defined() && has_kernel_dtype(tensor) && tensor.scalar_type() == first.scalar_type() &&
-         !tensor.key_set().has(DispatchKey::Python) && is_plain(tensor) &&
-         (tensor.is_cpu() || !((gpus_left().load() >> (tensor.get_device() & 63)) & 1));
+// Why a call is torch's, in words for users (watch.h says how); null where fastact's op takes it.
+using Why = const char*;
+
+// Of a call that fastact's op would take, if it were among those that stand in.
+inline constexpr char kNotWanted[] = "not wanted";
+
+// Of a call with this tensor, beside the first one. Subclasses, tracing and transforms see torch's ops, so that their
+// graphs are the stock ones.
+inline Why why_torchs(const Tensor& tensor, const Tensor& first) {
+  if (!tensor.defined()) return "no tensor";
+  if (!has_kernel_dtype(tensor)) return "dtype {dtype}";
+  if (tensor.scalar_type() != first.scalar_type()) return "tensors of two dtypes";
+  if (tensor.key_set().has(DispatchKey::Python)) return "tensor subclass {type}";
+  if (!is_plain(tensor)) {
+    if (tensor.layout() != at::kStrided) return "layout {layout}";
+    if (tensor._fw_grad(0).defined()) return "forward-mode gradient";
+    return tensor.is_neg() ? "lazy negative" : "function transform";
+  }
+  if (!tensor.is_cpu() && ((gpus_left().load() >> (tensor.get_device() & 63)) & 1))
+    return "kernels cannot run on {device}";
+  return nullptr;
 }
 
 inline bool in_transform() {
@@ -300,44 +315,89 @@ struct Override : c10::OperatorKernel {
 
   void operator()(const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
     const uint64_t wanted = active().load(std::memory_order_relaxed) & overridden.stand_ins;
-    if (wanted == 0 || within() || !run(wanted, stack)) torchs.callBoxed(aten, keys, stack);
+    if (is_seen()) return run_seen(wanted, aten, keys, stack);
+    if (wanted == 0 || within()) return torchs.callBoxed(aten, keys, stack);
+    Answer answer;
+    if (run(wanted, stack, answer)) torchs.callBoxed(aten, keys, stack);
   }
 
  private:
-  // Returns whether fastact's op has run. If not, the stack is as it was.
-  bool run(uint64_t wanted, Stack* stack) const {
+  struct Answer {
+    int which = kTorchs;
+    Tensor refused;  // the tensor that the reason is about, unless it is the first
+  };
+
+  // The same for a call that is to be reported.
+  void run_seen(uint64_t wanted, const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
+    SeenCall call;
+    SeenCall& whole = *SeenCall::outermost();
+    if (within()) {
+      whole.torch_within = true;
+      return torchs.callBoxed(aten, keys, stack);
+    }
+    Answer answer;
+    const Tensor input = torch::jit::peek(*stack, 0, arguments).toTensor();
+    const Why why = run(wanted, stack, answer);
+    if (why) torchs.callBoxed(aten, keys, stack);
+    whole.kernel_ran |= !why;
+    whole.torch_within |= why && !call.is_outermost();
+    if (!call.is_outermost()) return;
+    call.report(aten.operator_name().name, row_of(answer.which), why == kNotWanted ? "" : why, why == kNotWanted,
+                answer.refused.defined() ? answer.refused : input, stack->back().toTensor());
+  }
+
+  // The name of the op that stands in, or would; nothing where that is open.
+  const char* row_of(int which) const {
+    if (which != kTorchs) return stand_in_name(which);
+    const uint64_t all = overridden.stand_ins;
+    if ((all & (all - 1)) != 0) return "";
+    which = 0;
+    while (!(all >> which & 1)) ++which;
+    return stand_in_name(which);
+  }
+
+  // Runs fastact's op, or returns why not; then the stack is as it was. That the op is wanted is asked last, so that
+  // the answer says whether it would run.
+  Why run(uint64_t wanted, Stack* stack, Answer& answer) const {
     const size_t begin = stack->size() - arguments;
     const Arguments from(stack->data() + begin, arguments);
-    for (const IValue& each : from)
-      if (each.isTensor() && !takes(each.toTensor(), from[0].toTensor())) return false;
-    if (at_autograd && in_transform()) return false;
+    for (const IValue& each : from) {
+      if (!each.isTensor()) continue;
+      const Why why = why_torchs(each.toTensor(), from[0].toTensor());
+      if (!why) continue;
+      answer.refused = each.toTensor();
+      return why;
+    }
+    if (at_autograd && in_transform()) return "function transform";
     Stack to;
     to.reserve(6);
-    const int which = overridden.translate(form == Form::kOut ? from.slice(0, arguments - 1) : from, to);
-    if (which == kTorchs || !((wanted >> which) & 1)) return false;
+    const int which = answer.which = overridden.translate(form == Form::kOut ? from.slice(0, arguments - 1) : from, to);
+    if (which == kTorchs) return "arguments that the kernel does not take";
     const Tensor& input = from[0].toTensor();
     // Which torch refuses to write, but by some ops.
-    if (form == Form::kInPlace && at::has_internal_overlap(input) == at::MemOverlap::Yes) return false;
-    if (!accepts(which, input.scalar_type(), to) || (form == Form::kBackward && !match(which, to))) return false;
+    if (form == Form::kInPlace && at::has_internal_overlap(input) == at::MemOverlap::Yes) return "elements in one place";
+    if (!accepts(which, input.scalar_type(), to)) return "scalar out of range";
+    if (form == Form::kBackward && !match(which, to)) return "gradient of another shape, dtype or layout";
+    if (!((wanted >> which) & 1)) return kNotWanted;
     if (form == Form::kFunctional && is_dense_in_torch(which) && !input.is_contiguous()) to[0] = input.contiguous();
     if (which == kHardshrink) to[1] = rounded(to[1].toDouble(), input.scalar_type());
     if (which == kRReLU) to[1] = draw_seed(input, from[4].toOptional<at::Generator>());
     const StandIn& stand_in = stand_in_of(which);
-    if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return false;
+    if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return "no kernel for {device}";
     try {
       if (form == Form::kOut) {
-        if (!write_out(*stand_in.op, from.back().toTensor(), to)) return false;
+        if (!write_out(*stand_in.op, from.back().toTensor(), to)) return "out of another dtype or layout";
       } else {
         call(stand_in, from, to);
       }
     } catch (const std::exception&) {
       // A GPU's kernel may not compile or load; it has said so (fastact/dispatch.py). Other errors are torch's too.
       if (!input.is_cuda()) throw;
-      return false;
+      return "the kernel failed on {device}";
     }
     stack->resize(begin);
     stack->push_back(std::move(to[0]));
-    return true;
+    return nullptr;
   }
 
   // Writes the result into a tensor of the caller's and leaves that in `to`. What would have to be copied is torch's.
@@ -431,13 +491,17 @@ inline std::vector<std::pair<std::string, std::vector<std::string>>> overridable
   return found;
 }
 
+inline void install_overrides_once() {
+  static std::once_flag installed;
+  std::call_once(installed, install_overrides);
+}
+
 // Makes these ops, by fastact's names, stand in for torch's, and no others.
 inline void set_overrides(const std::vector<std::string>& names) {
   uint64_t bits = 0;
   for (int which = 0; which < kStandIns; ++which)
     if (std::find(names.begin(), names.end(), stand_in_name(which)) != names.end()) bits |= uint64_t{1} << which;
-  static std::once_flag installed;
-  if (bits != 0) std::call_once(installed, install_overrides);
+  if (bits != 0) install_overrides_once();
   active().store(bits, std::memory_order_relaxed);
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 
 import torch
@@ -14,11 +14,14 @@ from ..dispatch import triton_is_installed
 from ..thresholds import choice, cpu_model
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text in aligned columns under a ruled header."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
+    """Text in aligned columns under a ruled header; those named in `right` have their cells on that side."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    sides = [str.rjust if name in right else str.ljust for name in header]
     lines = [header, ["-" * width for width in widths], *rows]
-    aligned = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    aligned = (
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)) for line in lines
+    )
     return "\n".join(line.rstrip() for line in aligned)
 
 
