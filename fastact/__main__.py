@@ -1,4 +1,4 @@
-"""`python -m fastact` with one of the commands info, validate, warmup and tune."""
+"""`python -m fastact` with one of the commands info, validate, warmup, tune and coverage."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import torch
 
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
+from .enable import enable, needs_nodes
+from .names import rows_named
+from .tools import coverage
 from .tools.info import report, thresholds
 from .tools.tune import tune
 from .tools.validate import validate
@@ -26,6 +29,13 @@ def _capability(target: str) -> int:
     if not found:
         raise argparse.ArgumentTypeError(f"{target} is none like sm_90")
     return int(found[1])
+
+
+def _names(text: str) -> frozenset[str]:
+    try:
+        return frozenset().union(*map(rows_named, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Races each kind of rows against torch's, forward and backward, in under a minute, and keeps the "
         "result in the user's cache folder. It decides on arithmetic alone: what is saved and the node do not change.",
     )
+    cover = commands.add_parser(
+        "coverage",
+        help="run a program, and show which activation calls ran fastact's kernels",
+        description="Runs a script, or with -m a module, with fastact enabled (fastact.enable), and prints its calls of "
+        "activations by the line and the module where they come from, and why some were torch's. The exit status is the "
+        "program's.",
+    )
+    cover.add_argument("--only", type=_names, metavar="NAME,NAME", help="enable only these activations")
+    cover.add_argument("--exclude", type=_names, metavar="NAME,NAME", help="leave these to torch")
+    cover.add_argument("--disabled", action="store_true", help="enable nothing, and show what there is to enable")
+    cover.add_argument("-m", action="store_true", dest="as_module", help="PROGRAM is a module, as for python -m")
+    cover.add_argument("program", metavar="PROGRAM")
+    cover.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's own arguments")
     for command in (check, warm):
         command.add_argument(
             "--activations",
@@ -77,6 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "tune":
         tune()
         print(thresholds())
+        return 0
+    if options.command == "coverage":
+        if options.disabled and (options.only or options.exclude):
+            cover.error("--disabled enables nothing: without --only and --exclude")
+        if not options.as_module and not Path(options.program).exists():
+            cover.error(f"there is no {options.program}")
+        try:
+            if not options.disabled:
+                enable(options.only, options.exclude)
+            needs_nodes("python -m fastact coverage")
+        except (RuntimeError, ValueError) as error:
+            cover.error(str(error))
+        coverage.run(options.program, options.arguments, as_module=options.as_module)
         return 0
     if options.command == "warmup":
         if not triton_is_installed():

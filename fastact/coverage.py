@@ -167,9 +167,7 @@ def _cells(row: Calls) -> list[str]:
 def _shown(place: Place) -> str:
     if not place.file:
         return "(no Python)"
-    path = Path(place.file)
-    parts = path.relative_to(Path.cwd()).parts if path.is_relative_to(Path.cwd()) else path.parts
-    return f"{'/'.join(parts[-3:])}:{place.line}"
+    return f"{'/'.join(Path(place.file).parts[-3:])}:{place.line}"
 
 
 # Watching
