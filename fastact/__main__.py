@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cover = commands.add_parser(
         "coverage",
         help="run a program, and show which activation calls ran fastact's kernels",
-        description="Runs a script, or with -m a module, with fastact enabled (fastact.enable), and prints its calls of "
-        "activations by the line and the module where they come from, and why some were torch's. The exit status is the "
-        "program's.",
+        description="Runs a script, or with -m a module, with fastact enabled (fastact.enable), and prints its calls "
+        "of activations by the line and the module where they come from, and why some were torch's. The exit status is "
+        "the program's.",
     )
     cover.add_argument("--only", type=_names, metavar="NAME,NAME", help="enable only these activations")
     cover.add_argument("--exclude", type=_names, metavar="NAME,NAME", help="leave these to torch")
