@@ -21,7 +21,7 @@ from .ops import HAS_NODES, WHY_NO_NODES, load_gpu_kernels
 
 __all__ = ["disable", "enable", "is_enabled", "overrides"]
 
-_TORCH_OPS: dict[str, str] = (
+TORCH_OPS: dict[str, str] = (
     {row: f"aten::{op}" for op, rows in torch.ops.fastact.overridable().items() for row in rows} if HAS_NODES else {}
 )
 """torch's op for each activation that has one."""
@@ -64,7 +64,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     needs_nodes("fastact.enable")
     rows = chosen(only, exclude)
     if only is not None:
-        elsewhere = sorted(rows - _TORCH_OPS.keys())
+        elsewhere = sorted(rows - TORCH_OPS.keys())
         if elsewhere:
             raise ValueError(
                 f"fastact.enable: torch has no op for {', '.join(elsewhere)}, so there is none to replace; "
@@ -73,7 +73,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     if torch.cuda.is_available():
         load_gpu_kernels(torch.device("cuda"))
     before = _enabled
-    _set(rows & _TORCH_OPS.keys())
+    _set(rows & TORCH_OPS.keys())
     return Enabled(before)
 
 
@@ -94,6 +94,11 @@ def disable() -> None:
 def is_enabled() -> bool:
     """Whether any of torch's ops runs fastact's kernels."""
     return bool(_enabled)
+
+
+def enabled() -> frozenset[str]:
+    """The names of the activations that are enabled."""
+    return _enabled
 
 
 def _set(rows: frozenset[str]) -> None:
@@ -157,7 +162,7 @@ def overrides() -> Overrides:
     The bytes are counted as the nodes save them, in a call of 1,024 elements.
     """
     rows = []
-    for name, op in _TORCH_OPS.items():
+    for name, op in TORCH_OPS.items():
         row = ACTIVATIONS[name]
         ours = _kept_bytes(row, getattr(functional, row.function))
         with torch_kernels():

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import modules
 from .catalogue import ACTIVATIONS, Activation
+from .enable import torch_kernels
 
 __all__ = ["Monitor", "Report", "Row"]
 
@@ -86,7 +87,8 @@ class Monitor:
 
     Units are the input's dimension `unit_dim`, by default 1: torch's channels, or the features of a batch of vectors
     (-1 suits transformers). `every=k` looks at every k-th call of a layer only. Results of the model do not change, no
-    tensor is kept, and nothing waits for the GPU before `report`. Functional calls are not seen: only modules are.
+    tensor is kept, and nothing waits for the GPU before `report`. The same holds under `fastact.enable()`: modules are
+    seen, whose kernels ever they run, and functional calls, as `torch.nn.functional.gelu(x)`, are not.
     """
 
     def __init__(self, model: nn.Module, *, every: int = 1, unit_dim: int = 1) -> None:
@@ -206,7 +208,7 @@ def _flat_intervals(activation: Activation, module: nn.Module) -> tuple[list[tup
         return None, False
     arguments = {name: getattr(module, name) for name in activation.scalars}
     kinks = activation.kinks(**arguments)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), torch_kernels():
         # Where a slope is learned, any but 1 shows on which side.
         arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.weights.items()}
         grid = torch.linspace(-30, 30, 60001, dtype=torch.float64)

@@ -6,6 +6,8 @@ import copy
 import gc
 import math
 import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,11 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastact
+from fastact import ops
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
+from fastact.enable import TORCH_OPS
 from fastact.monitor import _ROWS, Monitor, Row, _flat_intervals, _row_of
 
+needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
 FEW = 4 * torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(autouse=True, params=[False, pytest.param(True, marks=needs_nodes)], ids=["", "enabled"])
+def _enabled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs again with torch's own modules on fastact's kernels."""
+    with fastact.enable() if request.param else nullcontext():
+        yield
 
 
 def _network(dead_bias: float = 0.0) -> nn.Sequential:
@@ -359,3 +371,27 @@ def test_transforms_and_tracing_go_on_under_a_monitor() -> None:
     assert monitor.report().rows[0].layer == "1"
     with Monitor(model, unit_dim=2), pytest.raises(ValueError, match="unit_dim=2: the input of layer 1 has 2"):
         model(input)
+
+
+@needs_nodes
+@pytest.mark.parametrize("_enabled", [False], indirect=True, ids=[""])
+@pytest.mark.parametrize("row", [row for row in ACTIVATIONS.values() if row.stock], ids=lambda row: row.name)
+def test_enabled_modules_of_torch_show_what_fastacts_do(row: Activation) -> None:
+    """And what torch's kernels do, but for rounding."""
+    options = {**row.arguments(dim=1), **({"inplace": True} if row.inplace else {})}
+    ours = getattr(fastact, row.module)(**options)
+    stock, input, found = torch_module(row, ours, **options), torch.randn(4, 6 * row.divisor, 3, 3), {}
+    for way, module in {"fastact": ours, "enabled": stock, "torch": stock}.items():
+        torch.manual_seed(1)
+        x = input.clone().requires_grad_()
+        with fastact.enable(only=None if way == "enabled" else []), Monitor(module) as monitor:
+            output = module(x * 1)
+            output.square().sum().backward()
+        found[way] = (monitor.report().rows[0], output.detach(), x.grad)
+    if row.name in TORCH_OPS:
+        assert found["enabled"][0] == found["fastact"][0]
+        assert all(map(torch.equal, found["enabled"][1:], found["fastact"][1:]))
+    enabled, alone = (vars(found[way][0]) for way in ("enabled", "torch"))
+    for name, value in alone.items() if not row.random else ():
+        rounded = name in ("mean", "std", "grad_norm")
+        assert enabled[name] == (pytest.approx(value, abs=2 * FEW * output.abs().max().item()) if rounded else value)

@@ -35,6 +35,7 @@ from torch import Tensor
 from .. import functional
 from ..catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
 from ..dispatch import runs_on_gpu_kernels
+from ..enable import torch_kernels
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -388,6 +389,7 @@ def measure(activation: Activation, sample: dict[str, Any], input: Tensor) -> tu
     return judge(activation, sample, input, *results)
 
 
+@torch_kernels()
 def judge(
     activation: Activation, sample: dict[str, Any], input: Tensor, output: Tensor, derivative: Tensor
 ) -> tuple[Measurement, Measurement]:

@@ -11,6 +11,7 @@ import torch
 from .. import __version__, ops
 from ..catalogue import ACTIVATIONS
 from ..dispatch import triton_is_installed
+from ..enable import TORCH_OPS, enabled
 from ..thresholds import choice, cpu_model
 
 
@@ -45,13 +46,16 @@ def report() -> str:
     on_cpu, on_gpu = f"C++ ({ops.instruction_set()})", "Triton" if triton_is_installed() else "torch"
     saved = {"mask": "1 bit per element", "indices": "1 byte per output element"}
     rows = [
-        [name, saved.get(activation.saved, activation.saved), on_cpu, on_gpu]
-        for name, activation in ACTIVATIONS.items()
+        [name, saved.get(row.saved, row.saved), on_cpu, on_gpu, TORCH_OPS.get(name, "-"), _state(name)]
+        for name, row in ACTIVATIONS.items()
     ]
+    header = ["activation", "saved for backward", "on CPU", "on CUDA", "enable() replaces", "enabled"]
     lines = [f"{key.ljust(width)}  {value}" for key, value in facts.items()]
-    return "\n".join(
-        [*lines, "", table(["activation", "saved for backward", "on CPU", "on CUDA"], rows), "", thresholds()]
-    )
+    return "\n".join([*lines, "", table(header, rows), "", thresholds()])
+
+
+def _state(name: str) -> str:
+    return ("yes" if name in enabled() else "no") if name in TORCH_OPS else "-"
 
 
 def thresholds() -> str:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from .. import functional
+from ..enable import torch_kernels
 from ..thresholds import ACTIVATIONS, DTYPES, ROWS, Choice, apply, cache_file, machine, measured
 
 _STAND_FOR = dict(
@@ -19,6 +20,7 @@ _CLEARLY = 0.95
 """torch's time over fastact's from which on the rows stay fastact's: a tie is one."""
 
 
+@torch_kernels()
 def tune(rounds: int = 15) -> Choice:
     """Race fastact's rows with torch's, forward and backward; keep the result in the user's cache, and apply it."""
     apply({})

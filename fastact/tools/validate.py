@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import modules
 from ..catalogue import Activation, torch_module
+from ..enable import torch_kernels
 from .accuracy import DTYPES, Measurement, bit_patterns, measure, random_inputs, samples
 from .info import environment, table
 
@@ -153,6 +154,7 @@ def inputs(
         yield partial(bit_patterns, dtype, start, min(start + _CHUNK, patterns))
 
 
+@torch_kernels()
 def throughput(activation: Activation, device: str) -> tuple[Throughput, Throughput]:
     """Forward (as in training, what backward needs included) and backward."""
     numel = _NUMEL[device]

@@ -11,10 +11,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fastact import ops
+import fastact
+from fastact import ops, thresholds
 from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
-from fastact.tools import accuracy, info, validate
+from fastact.coverage import Coverage
+from fastact.tools import accuracy, info, tune, validate
+
+needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +38,15 @@ def test_info():
     assert torch.__version__ in rows["torch"]
     assert ops.instruction_set() in rows["CPU"]
     assert set(ACTIVATIONS) <= set(rows)
+    assert rows["relu"].split()[-2:] == (["aten::relu", "no"] if ops.HAS_NODES else ["-", "-"])
+    assert rows["snake"].split()[-2:] == ["-", "-"]
+
+
+@needs_nodes
+def test_info_says_what_is_enabled():
+    with fastact.enable(exclude="gelu"):
+        rows = {line.split()[0]: line.split() for line in info.report().splitlines() if line}
+    assert [rows[name][-1] for name in ("relu6", "gelu", "gelu_tanh", "maxout")] == ["yes", "no", "no", "-"]
 
 
 def test_info_without_triton(monkeypatch):
@@ -74,6 +87,25 @@ def test_validate_fails_where_a_bound_is_broken(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "! 0.50 of 0.1 ulp" in out
     assert out.count("OUT OF BOUNDS: softsign") == 4  # forward and derivative of two 16-bit types
+
+
+@needs_nodes
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["sigmoid", "hardtanh", "softmax"])
+def test_what_is_compared_with_is_torchs_own(name, monkeypatch, tmp_path):
+    """Also where fastact is enabled: torch's ops run torch's kernels then, for the thread that measures."""
+    monkeypatch.setattr(tune, "_STAND_FOR", dict.fromkeys(thresholds.ROWS, ((4, 4), 1)))
+    monkeypatch.setattr(tune, "cache_file", lambda: tmp_path / "thresholds.json")
+    x = torch.randn(5)
+    try:
+        with fastact.enable(), Coverage() as seen:
+            validate.validate([ACTIVATIONS[name]])
+            tune.tune(rounds=1)
+            assert {row.op.partition("::")[0] for row in seen.rows} == {"fastact"}
+            torch.relu(x)
+        assert {row.op for row in seen.rows if "::" not in row.op} == {"relu"}
+    finally:
+        thresholds.apply({})
 
 
 @pytest.mark.usefixtures("quick")

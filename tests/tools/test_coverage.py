@@ -24,7 +24,7 @@ import fastact
 from fastact import coverage, ops, thresholds
 from fastact.catalogue import ACTIVATIONS, torch_module
 from fastact.coverage import Calls, Coverage
-from fastact.enable import _TORCH_OPS
+from fastact.enable import TORCH_OPS
 from fastact.tools.accuracy import bind
 
 pytestmark = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are seen in C++")
@@ -53,7 +53,7 @@ def _line() -> int:
 # What it tells
 
 
-@pytest.mark.parametrize("name", _TORCH_OPS)
+@pytest.mark.parametrize("name", TORCH_OPS)
 def test_every_op_of_torch_that_enable_replaces(name: str) -> None:
     row, x = ACTIVATIONS[name], torch.randn(64)
     call = bind(row.reference, row, {**row.samples[0], **row.weight_values(0)}, x)
@@ -63,7 +63,7 @@ def test_every_op_of_torch_that_enable_replaces(name: str) -> None:
             call(x.clone().requires_grad_()).sum().backward()
         found = _forward(seen)
         assert (found.calls, found.activation, found.dtype) == (1, name, "float32")
-        assert found.op.strip("_") in (_TORCH_OPS[name].removeprefix("aten::").strip("_"), name)
+        assert found.op.strip("_") in (TORCH_OPS[name].removeprefix("aten::").strip("_"), name)
         ways[found.why] = found.ran
         ours = [each for each in seen.rows if each.op == f"fastact::{name}_backward" and each.ran]
         assert len(ours) == found.ran or name == "glu"  # whose op of halves has a name of its own
