@@ -1,6 +1,7 @@
-"""Train a small convolutional network on handwritten digits, once per activation, with fastact and with torch.nn.
+"""Train a small convolutional network on handwritten digits, once per activation, three ways: with torch.nn's modules,
+with the same under `fastact.enable()`, and with fastact's modules.
 
-Both networks start from the same weights, see the same batches and take their steps in turn, so that losses and times
+The networks start from the same weights, see the same batches and take their steps in turn, so that losses and times
 compare. Prints a table; writes it (table.md), everything measured (results.json) and pictures to the folder `--out`.
 
 The data are scikit-learn's 1,797 digits of 8x8 pixels, which need no download, or MNIST or CIFAR-10 files at hand:
@@ -18,6 +19,7 @@ import pickle
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -216,15 +218,19 @@ class Result:
     activation: str
     random: bool
     fastact: Library
+    enabled: Library
+    """torch's network under `fastact.enable()`."""
     torch: Library
     kernels_ran: int
-    """In how many of the activation layers fastact's kernel ran; in the others the tensor was too small for it."""
+    """In how many of the activation layers fastact's node is in the graph."""
+    enabled_ran: int
+    """The same under `fastact.enable()`: what torch composes of several ops ends in another."""
     monitor: list[dict[str, Any]]
     """`fastact.monitor.Row` per layer, of fastact's network after training."""
 
     @property
     def loss_difference(self) -> float:
-        """The largest of all steps; NaN where a loss is, or where both are infinite."""
+        """With fastact's modules and torch's, the largest of all steps; NaN where a loss is, or both are infinite."""
         return float(np.max(np.abs(np.subtract(self.fastact.losses, self.torch.losses))))
 
     def layers_mean(self, column: str) -> float | None:
@@ -233,36 +239,42 @@ class Result:
 
 
 class Trainer:
-    """One network and its optimizer."""
+    """One network and its optimizer, and whether it runs under `fastact.enable()`."""
 
-    def __init__(self, net: nn.Sequential, lr: float) -> None:
+    def __init__(self, net: nn.Sequential, lr: float, enabled: bool = False) -> None:
         self.net = net
+        self.kernels = fastact.enable if enabled else nullcontext
         self.optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9)
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        _synchronize(images)
-        start = time.perf_counter()
-        self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.net(images), labels)
-        loss.backward()
-        self.optimizer.step()
-        _synchronize(images)
-        self.seconds.append(time.perf_counter() - start)
+        with self.kernels():
+            _synchronize(images)
+            start = time.perf_counter()
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.net(images), labels)
+            loss.backward()
+            self.optimizer.step()
+            _synchronize(images)
+            self.seconds.append(time.perf_counter() - start)
         self.losses.append(loss.item())
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         self.net.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.kernels():
             right = [
                 (self.net(some).argmax(1) == labels_of_some).sum().item()
                 for some, labels_of_some in zip(images.split(1000), labels.split(1000), strict=True)
             ]
         return sum(right) / len(labels)
 
+    def saved_bytes(self, images: Tensor) -> tuple[int, int, int]:
+        with self.kernels():
+            return saved_bytes(self.net, images)
+
     def measured(self, data: Data, batch_size: int) -> Library:
-        activations, everything, _ = saved_bytes(self.net, data.train_images[:batch_size])
+        activations, everything, _ = self.saved_bytes(data.train_images[:batch_size])
         accuracy = self.accuracy(data.test_images, data.test_labels)
         return Library(accuracy, 1000 * median(self.seconds), activations, everything, self.losses)
 
@@ -309,24 +321,33 @@ def batches(data: Data, batch_size: int, epochs: int, seed: int) -> Iterator[tup
                 yield data.train_images[chosen], data.train_labels[chosen]
 
 
-def start(row: Activation, data: Data, options: argparse.Namespace) -> tuple[Trainer, Trainer]:
-    """fastact's and torch's networks, with the same weights."""
+class Trainers(NamedTuple):
+    fastact: Trainer
+    enabled: Trainer
+    torch: Trainer
+
+
+def start(row: Activation, data: Data, options: argparse.Namespace) -> Trainers:
+    """The networks, with the same weights."""
     torch.manual_seed(options.seed)
-    ours, stock = (network(row, data.train_images, library) for library in ("fastact", "torch"))
-    stock.load_state_dict(ours.state_dict())
-    device = data.train_images.device
-    return Trainer(ours.to(device), options.lr), Trainer(stock.to(device), options.lr)
+    ours, enabled, stock = (network(row, data.train_images, library) for library in ("fastact", "torch", "torch"))
+    for other in (enabled, stock):
+        other.load_state_dict(ours.state_dict())
+    ours, enabled, stock = (net.to(data.train_images.device) for net in (ours, enabled, stock))
+    return Trainers(Trainer(ours, options.lr), Trainer(enabled, options.lr, True), Trainer(stock, options.lr))
 
 
 def train(
     row: Activation, data: Data, options: argparse.Namespace, advance: Callable[[], object]
 ) -> tuple[Result, list[Tensor]]:
-    """Train both networks in turns; also returns the first convolution's gradient after each step of fastact's."""
-    ours, stock = start(row, data, options)
+    """Train the networks in turns; also returns the first convolution's gradient after each step of fastact's."""
+    trainers = start(row, data, options)
+    ours = trainers.fastact
     gradients = []
     for number, (images, labels) in enumerate(batches(data, options.batch_size, options.epochs, options.seed)):
         # Whoever goes second finds warm caches: take turns.
-        for trainer in (ours, stock) if number % 2 else (stock, ours):
+        first = number % len(trainers)
+        for trainer in trainers[first:] + trainers[:first]:
             trainer.step(images, labels)
             advance()
         gradients.append(ours.net[0].weight.grad.detach().cpu().clone())
@@ -338,9 +359,9 @@ def train(
     result = Result(
         activation=row.label,
         random=row.random,
-        fastact=ours.measured(data, options.batch_size),
-        torch=stock.measured(data, options.batch_size),
-        kernels_ran=saved_bytes(ours.net, data.train_images[: options.batch_size])[2],
+        **{name: trainer.measured(data, options.batch_size) for name, trainer in trainers._asdict().items()},
+        kernels_ran=ours.saved_bytes(data.train_images[: options.batch_size])[2],
+        enabled_ran=trainers.enabled.saved_bytes(data.train_images[: options.batch_size])[2],
         monitor=[asdict(layer) for layer in monitor.report().rows],
     )
     return result, gradients
@@ -351,12 +372,13 @@ def train(
 # Group over the column, column, cell.
 COLUMNS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
     ("", "activation", lambda r: r.activation + "\N{DAGGER}" * r.random),
-    ("test accuracy", "fastact", lambda r: f"{r.fastact.accuracy:.1%}"),
-    ("test accuracy", "torch", lambda r: f"{r.torch.accuracy:.1%}"),
+    ("test", "right", lambda r: f"{r.fastact.accuracy:.1%}"),
     ("ms per step", "fastact", lambda r: f"{r.fastact.step_ms:.2f}"),
+    ("ms per step", "enable", lambda r: f"{r.enabled.step_ms:.2f}"),
     ("ms per step", "torch", lambda r: f"{r.torch.step_ms:.2f}"),
     ("ms per step", "ratio", lambda r: f"{r.torch.step_ms / r.fastact.step_ms:.2f}"),
     ("MiB saved", "fastact", lambda r: _size(r.fastact.activations_saved_bytes)),
+    ("MiB saved", "enable", lambda r: _size(r.enabled.activations_saved_bytes)),
     ("MiB saved", "torch", lambda r: _size(r.torch.activations_saved_bytes)),
     ("network MiB", "fastact", lambda r: _size(r.fastact.network_saved_bytes)),
     ("network MiB", "torch", lambda r: _size(r.torch.network_saved_bytes)),
@@ -384,7 +406,7 @@ def terminal_table(results: list[Result]) -> str:
         blocks = [[f"{cell:{'>' if group else '<'}{width}}" for cell in column] for _, width, column in members]
         rows = [" ".join(row) for row in zip(*blocks, strict=True)]
         title = f"{group:^{len(rows[0])}}"
-        lines = [f"{line}{cell:>{len(title)}}   " for line, cell in zip(lines, (title, *rows), strict=True)]
+        lines = [f"{line}{cell:>{len(title)}}  " for line, cell in zip(lines, (title, *rows), strict=True)]
     lines = [line.rstrip() for line in lines]
     rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * max(map(len, lines))
     return "\n".join((*lines[:2], rule, *lines[2:], rule))
@@ -401,31 +423,38 @@ def notes(results: list[Result], data: Data) -> list[str]:
     layers = len(results[0].monitor)
     seen = min(MONITORED, len(data.train_images))
     found = [
-        "ms per step: median of the whole training step, the two libraries in turns; ratio: torch / fastact, above 1 "
+        "fastact: its modules; enable: torch.nn's under fastact.enable(), which replaces torch's own ops, the loss's "
+        "log_softmax too; torch: torch.nn's alone.",
+        "ms per step: median of the whole training step, the networks in turns; ratio: torch / fastact, above 1 "
         "fastact is faster.",
         "MiB saved: what the activations keep of one step's forward for backward, even where a neighbour keeps the "
         "same tensor; network MiB: what all layers keep, each tensor counted once.",
         f"dead: share of fastact's units that stay on the activation's flat side for all of {seen:,} training images; "
         f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers, "
         "'-' where the activation has no flat side.",
-        "loss differs: by how much at most, over all training steps, the two libraries' losses differ.",
+        "test right: the share of test images, with fastact's modules; loss differs: by how much at most, over all "
+        "training steps, the losses with these and with torch's differ.",
     ]
     if any(result.random for result in results):
         found.append(
             "\N{DAGGER} draws its slopes at random, and fastact's are not torch's: losses and accuracies differ."
         )
-    stuck = [r.activation for r in results if max(r.fastact.accuracy, r.torch.accuracy) < LITTLE]
+    stuck = [r.activation for r in results if max(r.fastact.accuracy, r.enabled.accuracy, r.torch.accuracy) < LITTLE]
     if stuck:
         found.append(
-            f"Below {LITTLE:.0%} right in both libraries after this many steps: {', '.join(stuck)}. "
+            f"Below {LITTLE:.0%} right in all networks after this many steps: {', '.join(stuck)}. "
             "gradients.png shows how gradients vanish or explode, docs/which-activation.md says why."
         )
-    fell_back = [result for result in results if result.kernels_ran < layers]
+    fell_back = [f"{r.activation} ({r.kernels_ran} of {layers} layers)" for r in results if r.kernels_ran < layers]
     if fell_back:
-        where = ", ".join(f"{result.activation} ({result.kernels_ran} of {layers} layers)" for result in fell_back)
-        found.append(f"At this size torch's own function is used in some layers; fastact's kernels ran in: {where}.")
+        found.append(f"torch's own function is used in some layers; fastact's kernels ran in: {', '.join(fell_back)}.")
     else:
         found.append(f"fastact's kernels ran in all {layers} activation layers.")
+    composed = [r.activation for r in results if r.enabled_ran < layers]
+    if composed:
+        found.append(
+            f"enable: torch has no op for {', '.join(composed)}; of its parts, those that are activations ran."
+        )
     return found
 
 
@@ -477,12 +506,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = estimate(rows, data, options, steps)
     announcement = (
         f"{options.data}: {len(data.train_images):,} images to train on, {len(data.test_images):,} to test on; "
-        f"{len(rows)} activations x 2 libraries x {steps} steps of {options.batch_size} images on {options.device}: "
+        f"{len(rows)} activations x 3 networks x {steps} steps of {options.batch_size} images on {options.device}: "
         f"about {max(1, seconds):.0f} s."
     )
     print(fill(announcement, WIDTH))
     results, gradients = [], {}
-    with tqdm(total=2 * steps * len(rows), unit="step", leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=3 * steps * len(rows), unit="step", leave=False, dynamic_ncols=True) as bar:
         for row in rows:
             bar.set_description(row.label)
             result, gradients[row.label] = train(row, data, options, bar.update)
