@@ -37,6 +37,7 @@ from tqdm import tqdm
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.monitor import Monitor
+from fastact.ops import HAS_NODES
 from fastact.tools import plot
 
 # The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.
@@ -243,7 +244,7 @@ class Trainer:
 
     def __init__(self, net: nn.Sequential, lr: float, enabled: bool = False) -> None:
         self.net = net
-        self.kernels = fastact.enable if enabled else nullcontext
+        self.kernels = fastact.enable if enabled and HAS_NODES else nullcontext
         self.optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9)
         self.losses: list[float] = []
         self.seconds: list[float] = []
@@ -451,7 +452,9 @@ def notes(results: list[Result], data: Data) -> list[str]:
     else:
         found.append(f"fastact's kernels ran in all {layers} activation layers.")
     composed = [r.activation for r in results if r.enabled_ran < layers]
-    if composed:
+    if not HAS_NODES:
+        found.append("enable: torch's kernels, since fastact's C++ library for this release of torch is missing.")
+    elif composed:
         found.append(
             f"enable: torch has no op for {', '.join(composed)}; of its parts, those that are activations ran."
         )
