@@ -375,7 +375,8 @@ struct Override : c10::OperatorKernel {
     if (which == kTorchs) return "arguments that the kernel does not take";
     const Tensor& input = from[0].toTensor();
     // Which torch refuses to write, but by some ops.
-    if (form == Form::kInPlace && at::has_internal_overlap(input) == at::MemOverlap::Yes) return "elements in one place";
+    if (form == Form::kInPlace && at::has_internal_overlap(input) == at::MemOverlap::Yes)
+      return "elements in one place";
     if (!accepts(which, input.scalar_type(), to)) return "scalar out of range";
     if (form == Form::kBackward && !match(which, to)) return "gradient of another shape, dtype or layout";
     if (!((wanted >> which) & 1)) return kNotWanted;
