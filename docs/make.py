@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+import fastact
 from fastact.catalogue import ACTIVATIONS, Activation
 from fastact.forms import FORMS
 from fastact.twins import CLASSES
@@ -18,7 +20,7 @@ from fastact.twins import CLASSES
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
-MODELS = ROOT / "docs" / "models.md"
+MODELS, ENABLE = ROOT / "docs" / "models.md", ROOT / "docs" / "enable.md"
 SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
 EXAMPLE = ROOT / "examples" / "dying_relu.py"
 _SAVED = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
@@ -132,6 +134,28 @@ def models() -> str:
     return with_block(with_block(MODELS.read_text(), "classes", classes_table()), "forms", forms_table())
 
 
+def overrides_table() -> str:
+    """What `enable` replaces."""
+    rows = (
+        (f"`{row.activation}`", f"`{row.torch_op}`", f"{row.bytes:.3g} / {row.torch_bytes:g}")
+        for row in fastact.overrides().rows
+    )
+    return table(("activation", "torch's op", "bytes kept per element, fastact / torch"), rows)
+
+
+def measured_overrides() -> str:
+    """What bench/enabled.py wrote last, below its heading, one level down."""
+    results = ROOT.glob("bench/results/*/enabled.json")
+    latest = max(results, key=lambda path: json.loads(path.read_text())["environment"]["date"])
+    return latest.with_suffix(".md").read_text().partition("\n\n")[2].replace("\n## ", "\n### ")
+
+
+def enable() -> str:
+    """docs/enable.md, with its tables renewed."""
+    text = with_block(ENABLE.read_text(), "overrides", overrides_table())
+    return with_block(text, "enabled", measured_overrides())
+
+
 def with_block(text: str, name: str, content: str) -> str:
     """The text with what stands between the markers of that name replaced."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -159,6 +183,7 @@ def main() -> None:
     README.write_text(with_block(README.read_text(), "activations", short_table()))
     PAGE.write_text(page())
     MODELS.write_text(models())
+    ENABLE.write_text(enable())
     output = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True).stdout
     guide = with_block(GUIDE.read_text(), "example", example())
     GUIDE.write_text(with_block(guide, "output", f"```\n{output.rstrip()}\n```\n"))

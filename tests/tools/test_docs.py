@@ -24,6 +24,10 @@ def test_the_page_of_models() -> None:
     assert make.MODELS.read_text() == make.models(), "run `make docs`"
 
 
+def test_the_page_of_enable() -> None:
+    assert make.ENABLE.read_text() == make.enable(), "run `make docs`"
+
+
 def test_the_guides_example() -> None:
     text = make.GUIDE.read_text()
     assert make.with_block(text, "example", make.example()) == text, "run `make docs`"
