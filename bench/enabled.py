@@ -162,14 +162,16 @@ def report(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     names = [row.activation for row in fastact.overrides().rows]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of {', '.join(names)}")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each row; default: %(default)s")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="elements; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(names):
+        parser.error(f"no such activation: {', '.join(sorted(unknown))}")
     where = environment("cpu")
     rows = []
-    for row in measure(options.names, options.sizes, options.seconds):
+    for row in measure(options.names or names, options.sizes, options.seconds):
         print(f"{row['name']:12} {row['numel']:9} {row['direction']:10} {row['ratio']:6.2f}", flush=True)
         rows.append(row)
     folder = result_folder(where, options.out)
