@@ -54,6 +54,14 @@ inline DirectCall direct_call(int which, bool backward, const Tensor& first) {
   return call;
 }
 
+// Fills in the seed; returns false if the op must see to it.
+inline bool read_seed(const Tensor& seed, DirectCall& call) {
+  if (!seed.is_cpu() || seed.key_set().has(DispatchKey::Python) || seed.scalar_type() != at::kLong || seed.numel() != 1)
+    return false;
+  call.seed = static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
+  return true;
+}
+
 // Fills in the rows of a softmax; returns false if the op must see to them.
 inline bool describe_rows(DirectCall& call, const Tensor& tensor, int64_t dim, int64_t dtype) {
   const int64_t dims = tensor.dim();

@@ -23,8 +23,10 @@ inline bool run_directly(const NodeSpec& op, c10::ArrayRef<IValue> arguments, co
   if (op.direct >= kElementwiseCount) {
     if (!describe_rows(call, input, arguments[1].toInt(), arguments[2].toInt())) return false;
   } else {
-    for (size_t i = op.tensors; i < op.arguments; ++i) scalars[i - op.tensors] = arguments[i].toDouble();
+    const size_t first = op.tensors + op.random;
+    for (size_t i = first; i < op.arguments; ++i) scalars[i - first] = arguments[i].toDouble();
   }
+  if (op.random && !read_seed(arguments[op.tensors].toTensor(), call)) return false;
   if (op.tensors > 1) {
     const Tensor& weight = arguments[1].toTensor();
     if (!in_one_piece(weight) || weight.numel() != 1 || weight.dim() > 1 || weight.scalar_type() != input.scalar_type())

@@ -31,6 +31,7 @@ inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tenso
     if (!is_direct(read) || !same_layout(grad, read)) return {};
     call.inputs[1] = read.const_data_ptr();
   }
+  if (op.random && !read_seed(tensors.back(), call)) return {};
   double scalars[most(Kind::kScalar)];
   if (op.direct >= kElementwiseCount) {
     if (!describe_rows(call, grad, saved.scalars[0].toInt(), saved.scalars[1].toInt())) return {};

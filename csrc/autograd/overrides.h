@@ -2,6 +2,7 @@
 // gets fastact's node, and at the devices' keys, where calls from below autograd arrive.
 #pragma once
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <c10/util/Exception.h>
 
 #include <array>
@@ -431,8 +432,15 @@ struct Override : c10::OperatorKernel {
     }
   }
 
+  // One number from the generator, as `draw_seed` in fastact/ops.py: with nobody looking on, past the dispatcher.
   static Tensor draw_seed(const Tensor& input, const std::optional<at::Generator>& generator) {
-    return at::randint(std::numeric_limits<int64_t>::max(), {}, generator, input.options().dtype(at::kLong));
+    constexpr int64_t most = std::numeric_limits<int64_t>::max();
+    if (input.is_cuda() || is_watched()) return at::randint(most, {}, generator, input.options().dtype(at::kLong));
+    auto* from = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+    Tensor seed = at::detail::empty_cpu({}, at::kLong);
+    std::lock_guard<std::mutex> lock(from->mutex_);
+    *seed.mutable_data_ptr<int64_t>() = static_cast<int64_t>(from->random64() % most);
+    return seed;
   }
 
   // torch rounds Hardshrink's lambd to the input's dtype.

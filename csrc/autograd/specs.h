@@ -54,7 +54,7 @@ inline std::vector<NodeSpec> differentiable_ops() {
   for (int which = 0; which < kElementwiseCount; ++which) {
     const Op& op = kOps[which];
     found.push_back(spec_of(op));
-    if (op.count(Kind::kTile) == 1 && op.count(Kind::kChannel) <= 1 && !op.is_random()) found.back().direct = which;
+    if (op.count(Kind::kTile) == 1 && op.count(Kind::kChannel) <= 1) found.back().direct = which;
     if (op.count(Kind::kTile) == 2)
       found.push_back({std::string(op.name) + "_packed", op.module, 1, 1, false, found.back().saves});
     if (has_bias_form(op)) found.push_back(spec_of(kBiasOps[which]));

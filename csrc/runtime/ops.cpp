@@ -360,7 +360,7 @@ bool run_direct(const DirectCall& call) {
   const Plan plan = reads_saved ? Plan(type, {call.inputs[0], call.inputs[1]}, call.output, call.n)
                                 : Plan(type, {call.inputs[0]}, call.output, call.n);
   with_compute_type(type, [&](auto number) {
-    ElementwiseRun<decltype(number)> run{block, Call{call.scalars}, plan};
+    ElementwiseRun<decltype(number)> run{block, Call{call.scalars, call.seed}, plan};
     if (call.backward) {
       run.mask_read = call.mask;
     } else {

@@ -17,6 +17,7 @@ struct DirectCall {
   uint8_t* mask;  // forward: written, unless it is null; backward: read, where the op saves one
   int64_t n;
   const double* scalars;
+  uint64_t seed;            // of random numbers
   const void* weight;       // of the dtype; null without a channelwise operand
   int64_t row_size, inner;  // of a softmax: elements in a row, and how far apart they lie
 };
