@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     CPU and on GPUs. A plain tensor that needs a gradient gets fastact's node, which saves what `fastact.relu` and so on
     save: never more than torch's but one bit per element. A call from below autograd, as for the local part of a
     `DTensor`, or from a graph that `torch.compile`'s backends run op by op, gets the kernel alone.
+
+    Under `torch.inference_mode`, unlike `torch.no_grad`, PReLU, LogSigmoid and RReLU are torch's.
 
     Where a graph is made (`torch.compile`, `torch.export`, `make_fx`), under `torch.func`'s transforms, for tensor
     subclasses, other dtypes, devices and layouts, torch's own kernel runs, and a compiled or exported graph is the
@@ -103,9 +107,32 @@ def enabled() -> frozenset[str]:
 
 def _set(rows: frozenset[str]) -> None:
     global _enabled
+    if rows:
+        _hide_from_graphs()
     if rows or _enabled:
         torch.ops.fastact.set_overrides(sorted(rows))
     _enabled = rows
+
+
+@cache
+def _hide_from_graphs() -> None:
+    """Let torch's dispatcher in Python, by which it makes graphs, find what it finds without overrides: it prefers a
+    kernel for one key to decompositions in Python, which are for several."""
+    names = {name.removeprefix("aten::") for name in _TORCH_OPS.values()}
+    for packet in (getattr(torch.ops.aten, name + suffix, None) for name in names for suffix in ("", "_")):
+        for overload in (getattr(packet, name, None) for name in ("default", "out")):
+            if overload is not None:
+                hidden = {key for key in _KEYS if not overload.has_kernel_for_dispatch_key(key)}
+                overload.has_kernel_for_dispatch_key = partial(
+                    _has_kernel, overload, overload.has_kernel_for_dispatch_key, hidden
+                )
+
+
+_KEYS = [getattr(torch._C.DispatchKey, key) for key in ("AutogradCPU", "AutogradCUDA", "CPU", "CUDA")]
+
+
+def _has_kernel(overload: torch._ops.OpOverload, has: Callable[[Any], bool], hidden: set, key: Any) -> bool:
+    return key in overload.py_kernels if key in hidden else has(key)
 
 
 class Enabled:

@@ -42,6 +42,11 @@ inline Tensor new_like(const Tensor& tensor) {
   return at::detail::empty_strided_cpu(tensor.sizes(), tensor.strides(), tensor.scalar_type());
 }
 inline Tensor new_mask(const Tensor& tensor) { return at::detail::empty_cpu({(tensor.numel() + 7) / 8}, at::kByte); }
+// Hooks on saved tensors may return anything in its place.
+inline bool is_mask_of(const Tensor& mask, const Tensor& tensor) {
+  return mask.is_cpu() && mask.scalar_type() == at::kByte && mask.layout() == at::kStrided && mask.is_contiguous() &&
+         mask.numel() == (tensor.numel() + 7) / 8 && !mask.key_set().has(DispatchKey::Python);
+}
 
 // A call with this tensor as its first input.
 inline DirectCall direct_call(int which, bool backward, const Tensor& first) {

@@ -26,6 +26,7 @@ inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tenso
   DirectCall call = direct_call(op.direct, true, grad);
   if (op.saves == Saves::kMask) {
     if (saved.strides.empty() ? !grad.is_contiguous() : grad.strides() != c10::IntArrayRef(saved.strides)) return {};
+    if (!is_mask_of(read, grad)) return {};
     call.mask = const_cast<uint8_t*>(read.const_data_ptr<uint8_t>());
   } else {
     if (!is_direct(read) || !same_layout(grad, read)) return {};
@@ -75,7 +76,7 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
   }
   stack.reserve(1 + tensors.size() + saved.scalars.size());
   torch::jit::push(stack, grad);
-  for (const Tensor& each : tensors) torch::jit::push(stack, each);
+  for (const Tensor& each : tensors) torch::jit::push(stack, op.saves == Saves::kMask ? each.contiguous() : each);
   for (const IValue& each : saved.scalars) stack.push_back(each);
   const Tensor passed = op.adds_last ? grad : Tensor();
   op.backward->callBoxed(&stack);

@@ -458,9 +458,11 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
   const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
   if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
   const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
-  // What is made of other ops leaves it to those to refuse and to count what it writes.
-  const bool writes = form == Override::Form::kInPlace || form == Override::Form::kOut;
-  if (!at_autograd && writes && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd)) return;
+  // Below autograd, what is made of other ops is those: it leaves it to them to refuse and to count what they write,
+  // and where graphs are made torch asks whether the op has a kernel of its own.
+  if (!at_autograd && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) &&
+      !aten->hasKernelForDispatchKey(key))
+    return;
   library.impl((overload.empty() ? name : name + "." + overload).c_str(),
                torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(op, form, at_autograd, *aten, key)));
 }

@@ -144,7 +144,7 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, list[str]]:
             result = call()
         except Exception as error:
             result = error
-    once = ("Sparse CSR", "The PyTorch API of nested", "torch.quantize_per")  # in a process
+    once = ("Sparse CSR", "The PyTorch API of nested", "torch.quantize_per", "`torch.jit")  # in a process
     return result, [text for text in (str(each.message) for each in caught) if not text.startswith(once)]
 
 

@@ -98,7 +98,7 @@ def test_results(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", INPUTS)
 def test_fastact_runs_on_plain_tensors_alone(layout: str) -> None:
-    names = OPS.keys() - ({"glu"} if INPUTS[layout]().dim() == 0 else set())  # which torch refuses
+    names = set(OPS) - ({"glu"} if INPUTS[layout]().dim() == 0 else set())  # which torch refuses
 
     def calls() -> None:
         for name in names:
@@ -107,6 +107,8 @@ def test_fastact_runs_on_plain_tensors_alone(layout: str) -> None:
 
     with fastact.enable():
         ran = {op for op in run_by(calls) if op.startswith("fastact::")}
+    if layout == "inference":  # has no autograd, at whose keys these are replaced
+        names -= {"logsigmoid", "rrelu"}
     all_of_them = {f"fastact::{name}{'_packed' * (name == 'glu')}" for name in names}
     assert ran == all_of_them if layout in TAKEN else bool(ran) == (layout in IN_PARTS)
 
