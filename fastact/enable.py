@@ -118,7 +118,7 @@ def _set(rows: frozenset[str]) -> None:
 def _hide_from_graphs() -> None:
     """Let torch's dispatcher in Python, by which it makes graphs, find what it finds without overrides: it prefers a
     kernel for one key to decompositions in Python, which are for several."""
-    names = {name.removeprefix("aten::") for name in _TORCH_OPS.values()}
+    names = {name.removeprefix("aten::") for name in TORCH_OPS.values()}
     for packet in (getattr(torch.ops.aten, name + suffix, None) for name in names for suffix in ("", "_")):
         for overload in (getattr(packet, name, None) for name in ("default", "out")):
             if overload is not None:
