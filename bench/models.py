@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -377,11 +377,12 @@ def committed() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/models.json"))]
 
 
-def run(models: Iterable[Model], modes: Sequence[str], size: Size, steps: int, device: str) -> dict[str, Any]:
+def run(models: Iterable[Model], modes: Sequence[str], size: Size, steps: int, device: str) -> Iterator[dict[str, Any]]:
+    """The result after each model."""
     where = environment(device)
     where["versions"] |= {name: package_version(name) for name in ("timm", "transformers", "diffusers")}
     rows: list[Row] = []
-    missing = []
+    missing: list[dict[str, str]] = []
     for model in models:
         if find_spec(model.library) is None:
             missing.append({"model": model.name, "why": f"{model.library} is not installed"})
@@ -390,7 +391,7 @@ def run(models: Iterable[Model], modes: Sequence[str], size: Size, steps: int, d
         rows.append(measure(model, modes, size, steps, device))
         ratios = (f"{mode} {step['ratio']:.2f}" for mode, step in rows[-1]["step"].items() if mode != "stock")
         print(f"{model.name}: {rows[-1]['step']['stock']['ms']:.0f} ms; {', '.join(ratios)}", flush=True)
-    return {"environment": where, "size": size, "steps": steps, "rows": rows, "missing": missing}
+        yield {"environment": where, "size": size, "steps": steps, "rows": rows, "missing": missing}
 
 
 def main() -> None:
@@ -411,10 +412,10 @@ def main() -> None:
         return
     settle_heap()
     models = [MODELS[name] for name in options.models]
-    result = run(models, ["stock", *options.modes], options.size, options.steps, options.device)
-    text = report(result)
-    write_result(result_folder(result["environment"], options.out), "models", result, text)
-    print(f"\n{short_table(result['rows'])}")
+    for result in run(models, ["stock", *options.modes], options.size, options.steps, options.device):
+        write_result(result_folder(result["environment"], options.out), "models", result, report(result))
+        rows = result["rows"]
+    print(f"\n{short_table(rows)}")
 
 
 if __name__ == "__main__":
