@@ -67,7 +67,7 @@ inline int hardtanh(Arguments from, Stack& to) {
   return kReLU6;
 }
 
-// torch's ELU has two more parameters, by which SELU and CELU call it. `before` is pushed already.
+// torch's ELU has two more parameters, by which SELU and CELU call it. The tensors are pushed already.
 inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& input_scale, Stack& to) {
   for (const IValue* each : {&alpha, &scale, &input_scale})
     if (each->toScalar().isComplex()) return kTorchs;

@@ -311,7 +311,8 @@ def test_results_say_what_the_libraries_were_held_to(monkeypatch: pytest.MonkeyP
 def measured_models() -> dict[str, Any]:
     """Of the models that need torch alone."""
     names = ("MLP, GELU", "MLP, LeakyReLU")
-    return models.run([zoo.MODELS[name] for name in names], ["stock", "converted"], "tiny", 4, "cpu")
+    *_, result = models.run([zoo.MODELS[name] for name in names], ["stock", "converted"], "tiny", 4, "cpu")
+    return result
 
 
 def test_models_are_measured(measured_models: dict[str, Any]) -> None:
@@ -337,7 +338,7 @@ def test_a_model_that_fails_to_compile_is_noted(monkeypatch: pytest.MonkeyPatch)
 
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: compile(module, backend=fail))
-    result = models.run([zoo.MODELS["MLP, GELU"]], ["stock", "converted", "compiled"], "tiny", 4, "cpu")
+    (result,) = models.run([zoo.MODELS["MLP, GELU"]], ["stock", "converted", "compiled"], "tiny", 4, "cpu")
     assert [*result["rows"][0]["step"]] == ["stock", "converted"]
     assert "- MLP, GELU, compiled: " in models.report(result)
 
