@@ -28,8 +28,6 @@ _TORCH_OPS: dict[str, str] = (
 )
 """torch's op for each activation that has one."""
 
-_enabled: frozenset[str] = frozenset()
-
 
 def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> Enabled:
     """Make torch's own activation ops run fastact's kernels, whoever calls them.
@@ -80,7 +78,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
             )
     if torch.cuda.is_available():
         load_gpu_kernels(torch.device("cuda"))
-    before = _enabled
+    before = _enabled()
     _set(rows & _TORCH_OPS.keys())
     return Enabled(before)
 
@@ -92,16 +90,18 @@ def disable() -> None:
 
 def is_enabled() -> bool:
     """Whether any of torch's ops runs fastact's kernels."""
-    return bool(_enabled)
+    return bool(_enabled())
+
+
+def _enabled() -> frozenset[str]:
+    return frozenset(torch.ops.fastact.overriding()) if HAS_NODES else frozenset()
 
 
 def _set(rows: frozenset[str]) -> None:
-    global _enabled
     if rows:
         _hide_from_graphs()
-    if rows or _enabled:
+    if HAS_NODES:
         torch.ops.fastact.set_overrides(sorted(rows))
-    _enabled = rows
 
 
 @cache
@@ -138,7 +138,7 @@ class Enabled:
         _set(self._before)
 
     def __repr__(self) -> str:
-        return f"<fastact.enable: {len(_enabled)} activations of torch's run fastact's kernels>"
+        return f"<fastact.enable: {len(_enabled())} activations of torch's run fastact's kernels>"
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,13 @@ def overrides() -> Overrides:
 
     The bytes are counted as the nodes save them, in a call of 1,024 elements.
     """
-    rows = []
+    rows, enabled = [], _enabled()
     for name, op in _TORCH_OPS.items():
         row = ACTIVATIONS[name]
         ours = _kept_bytes(row, getattr(functional, row.function))
         with _torch_kernels():
             torchs = _kept_bytes(row, row.reference)
-        rows.append(Override(name, op, name in _enabled, row.saved, ours, torchs))
+        rows.append(Override(name, op, name in enabled, row.saved, ours, torchs))
     return Overrides(rows)
 
 

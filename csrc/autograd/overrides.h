@@ -434,6 +434,15 @@ inline std::vector<std::pair<std::string, std::vector<std::string>>> overridable
   return found;
 }
 
+// Returns the names of fastact's ops that stand in for torch's at present.
+inline std::vector<std::string> overriding() {
+  const uint64_t bits = active().load(std::memory_order_relaxed);
+  std::vector<std::string> names;
+  for (int which = 0; which < kStandIns; ++which)
+    if (bits >> which & 1) names.emplace_back(stand_in_name(which));
+  return names;
+}
+
 // Makes these ops, by fastact's names, stand in for torch's, and no others.
 inline void set_overrides(const std::vector<std::string>& names) {
   uint64_t bits = 0;
