@@ -390,6 +390,8 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
   const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
   if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
   const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+  // torch has none for these keys alone: this is another library's, and may go away with it.
+  if (at_autograd && aten->hasKernelForDispatchKey(key)) return;
   // Below autograd, what is made of other ops is those: it leaves it to them to refuse and to count what they write,
   // and where graphs are made torch asks whether the op has a kernel of its own.
   if (!at_autograd && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) &&

@@ -165,6 +165,21 @@ def test_another_library_over_fastacts() -> None:
         assert F.gelu(torch.zeros(1, requires_grad=True)).grad_fn.name() == "GELUBackward"
 
 
+def test_another_library_under_fastacts() -> None:
+    """Who replaced torch's op before is still called."""
+    process = run(
+        "import torch, fastact\n"
+        "with torch.library._scoped_library('aten', 'IMPL') as library:\n"
+        "    library.impl('gelu', lambda x, approximate='none': x + 1, 'AutogradCPU')\n"
+        "    fastact.enable()\n"
+        "    print(torch._C._nn.gelu(torch.zeros(1)).item(), end=' ')\n"
+        "for switch in (fastact.disable, fastact.enable):\n"
+        "    switch()\n"
+        "    print(torch._C._nn.gelu(torch.zeros(1)).item(), end=' ')\n"
+    )
+    assert (process.returncode, process.stdout) == (0, "1.0 0.0 0.0 "), process.stderr
+
+
 def test_torchs_function_within_fastacts() -> None:
     """Where fastact hands over to torch's function, that may be fastact's op in turn, but never without end."""
     with fastact.enable():
