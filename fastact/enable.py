@@ -28,8 +28,6 @@ TORCH_OPS: dict[str, str] = (
 )
 """torch's op for each activation that has one."""
 
-_enabled: frozenset[str] = frozenset()
-
 
 def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> Enabled:
     """Make torch's own activation ops run fastact's kernels, whoever calls them.
@@ -76,7 +74,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
             )
     if torch.cuda.is_available():
         load_gpu_kernels(torch.device("cuda"))
-    before = _enabled
+    before = enabled()
     _set(rows & TORCH_OPS.keys())
     return Enabled(before)
 
@@ -97,21 +95,19 @@ def disable() -> None:
 
 def is_enabled() -> bool:
     """Whether any of torch's ops runs fastact's kernels."""
-    return bool(_enabled)
+    return bool(enabled())
 
 
 def enabled() -> frozenset[str]:
     """The names of the activations that are enabled."""
-    return _enabled
+    return frozenset(torch.ops.fastact.overriding()) if HAS_NODES else frozenset()
 
 
 def _set(rows: frozenset[str]) -> None:
-    global _enabled
     if rows:
         _hide_from_graphs()
-    if rows or _enabled:
+    if HAS_NODES:
         torch.ops.fastact.set_overrides(sorted(rows))
-    _enabled = rows
 
 
 @cache
@@ -148,7 +144,7 @@ class Enabled:
         _set(self._before)
 
     def __repr__(self) -> str:
-        return f"<fastact.enable: {len(_enabled)} activations of torch's run fastact's kernels>"
+        return f"<fastact.enable: {len(enabled())} activations of torch's run fastact's kernels>"
 
 
 @dataclass(frozen=True)
@@ -188,13 +184,13 @@ def overrides() -> Overrides:
 
     The bytes are counted as the nodes save them, in a call of 1,024 elements.
     """
-    rows = []
+    rows, now = [], enabled()
     for name, op in TORCH_OPS.items():
         row = ACTIVATIONS[name]
         ours = _kept_bytes(row, getattr(functional, row.function))
         with torch_kernels():
             torchs = _kept_bytes(row, row.reference)
-        rows.append(Override(name, op, name in _enabled, row.saved, ours, torchs))
+        rows.append(Override(name, op, name in now, row.saved, ours, torchs))
     return Overrides(rows)
 
 

@@ -39,6 +39,7 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
   });
   library.def("set_within(bool value) -> bool", [](bool value) { return std::exchange(fastact::within(), value); });
   library.def("leave_gpu(int index) -> ()", [](int64_t index) { fastact::gpus_left() |= uint64_t{1} << index; });
+  library.def("overriding() -> str[]", [] { return fastact::overriding(); });
   library.def("set_overrides(str[] names) -> ()",
               [](const std::vector<std::string>& names) { fastact::set_overrides(names); });
   library.def("set_watching(bool value) -> ()", [](bool value) {

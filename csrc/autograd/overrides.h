@@ -458,6 +458,8 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
   const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
   if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
   const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+  // torch has none for these keys alone: this is another library's, and may go away with it.
+  if (at_autograd && aten->hasKernelForDispatchKey(key)) return;
   // Below autograd, what is made of other ops is those: it leaves it to them to refuse and to count what they write,
   // and where graphs are made torch asks whether the op has a kernel of its own.
   if (!at_autograd && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) &&
@@ -505,6 +507,15 @@ inline std::vector<std::pair<std::string, std::vector<std::string>>> overridable
 inline void install_overrides_once() {
   static std::once_flag installed;
   std::call_once(installed, install_overrides);
+}
+
+// Returns the names of fastact's ops that stand in for torch's at present.
+inline std::vector<std::string> overriding() {
+  const uint64_t bits = active().load(std::memory_order_relaxed);
+  std::vector<std::string> names;
+  for (int which = 0; which < kStandIns; ++which)
+    if (bits >> which & 1) names.emplace_back(stand_in_name(which));
+  return names;
 }
 
 // Makes these ops, by fastact's names, stand in for torch's, and no others.

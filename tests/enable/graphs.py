@@ -72,7 +72,7 @@ def graphs() -> dict[str, Callable[[], object]]:
         aot = aot_autograd(fw_compiler=keep, decompositions=select_decomp_table() if training else None)
         torch._dynamo.reset()
         with contextlib.nullcontext() if training else torch.inference_mode():
-            output = torch.compile(model if training else script, backend=backend)(x.clone().requires_grad_(training))
+            output = torch.compile(script, backend=backend)(x.clone().requires_grad_(training))
         if training:
             output.sum().backward()
         assert len(seen) == 2 + training
@@ -143,10 +143,9 @@ def graphs() -> dict[str, Callable[[], object]]:
         "ONNX": onnx,
         "quantization": quantized,
     }
-    for mode in ("real", "fake", "symbolic"):
-        for pre_dispatch in (False, True):
-            name = f"make_fx, {mode}{', pre-dispatch' * pre_dispatch}"
-            found[name] = lambda mode=mode, pre_dispatch=pre_dispatch: traced(mode, pre_dispatch)
+    for mode, pre_dispatch in (("real", False), ("real", True), ("fake", False), ("symbolic", False)):
+        name = f"make_fx, {mode}{', pre-dispatch' * pre_dispatch}"
+        found[name] = lambda mode=mode, pre_dispatch=pre_dispatch: traced(mode, pre_dispatch)
     return found
 
 

@@ -38,7 +38,7 @@ def graphs() -> tuple[dict[str, object], dict[str, object]]:
 
 def test_graphs_are_stock(graphs: tuple[dict[str, object], dict[str, object]]) -> None:
     ours, theirs = graphs
-    assert len(theirs) >= 24
+    assert len(theirs) >= 21
     assert ours.keys() == theirs.keys()
     assert [name for name in theirs if ours[name] != theirs[name]] == []
     assert "fastact" not in json.dumps(ours)

@@ -275,7 +275,7 @@ def differentiated(function: Callable, *more: object, dtype: torch.dtype = torch
 
 @pytest.mark.parametrize("what", WITH_SCALARS)
 def test_scalar_arguments(what: str) -> None:
-    for dtype in (torch.float32, torch.float64, torch.float16):
+    for dtype in (torch.float32, torch.float16):
         if dtype == torch.float16 and what.startswith("rrelu") and "evaluation" not in what:
             continue  # torch has none
         for scalar in SCALARS:
@@ -359,7 +359,7 @@ def test_out(out: str) -> None:
         if name.endswith("softmax") and out in ("every other", "expanded"):
             continue  # torch writes these as if they were contiguous, beyond their end
         for layout in ("torch.float32", "torch.float16", "no rows", "transposed", "every other", "int"):
-            for needs_gradient in (False, True):
+            for needs_gradient in (False, True) if layout == "torch.float32" else (False,):
 
                 def call(name: str = name, layout: str = layout, needs_gradient: bool = needs_gradient) -> list:
                     input = leaf(INPUTS[layout]()) if needs_gradient else INPUTS[layout]()
@@ -389,10 +389,8 @@ BACKWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax of a float64": lambda g, y: aten_ops._softmax_backward_data(g, y, -1, torch.float64),
     "softmax along no dimension": lambda g, y: aten_ops._softmax_backward_data(g, y, 5, y.dtype),
 }
-OPERANDS = {
-    key: INPUTS[key] for key in ("torch.float32", "torch.float64", "torch.float16", "no rows", "0-d", "expanded")
-}
-OPERANDS |= {key: INPUTS[key] for key in ("transposed", "every other", "channels_last", "lazy negative", "int", "meta")}
+LAYOUTS = ["torch.float32", "torch.float64", "no rows", "0-d", "expanded", "transposed", "every other", "lazy negative"]
+OPERANDS = {key: INPUTS[key] for key in [*LAYOUTS, "int"]}
 OPERANDS |= {"row": lambda: numbers(6), "column": lambda: numbers(4, 1), "3-d": lambda: numbers(2, 4, 6)}
 OPERANDS |= {"another shape": lambda: numbers(5, 6), "scalar": lambda: numbers().double()}
 
