@@ -74,9 +74,9 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
             )
     if torch.cuda.is_available():
         load_gpu_kernels(torch.device("cuda"))
-    before = enabled()
-    _set(rows & TORCH_OPS.keys())
-    return Enabled(before)
+    before, rows = enabled(), rows & TORCH_OPS.keys()
+    _set(rows)
+    return Enabled(before, rows)
 
 
 def needs_nodes(what: str) -> None:
@@ -132,16 +132,23 @@ def _has_kernel(overload: torch._ops.OpOverload, has: Callable[[Any], bool], hid
 
 
 class Enabled:
-    """What `enable` returns: as a context manager, it brings back at its end what was enabled before."""
+    """What `enable` returns: as a context manager, it brings back at its end what was enabled before. It may be kept,
+    and used again: each block enables what the call of `enable` did."""
 
-    def __init__(self, before: frozenset[str]) -> None:
-        self._before = before
+    def __init__(self, before: frozenset[str], rows: frozenset[str]) -> None:
+        self._rows = rows
+        self._before = [before]  # of each block that is open and, until the first, of the call of `enable`
+        self._is_used = False
 
     def __enter__(self) -> Enabled:
+        if self._is_used or enabled() != self._rows:
+            self._before.append(enabled())
+            _set(self._rows)
+        self._is_used = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        _set(self._before)
+        _set(self._before.pop())
 
     def __repr__(self) -> str:
         return f"<fastact.enable: {len(enabled())} activations of torch's run fastact's kernels>"
@@ -211,7 +218,9 @@ def torch_kernels() -> Iterator[None]:
 def _kept_bytes(row: Activation, function: Callable[..., Tensor]) -> float:
     """What a call of the function keeps per element of its output: each storage once, weights aside."""
     kept: dict[int, int] = {}
-    weights = [torch.full((1,), low, requires_grad=True) for low, _ in row.weights.values()]
+    weights = [
+        torch.full((1,), low, dtype=torch.float32, device="cpu", requires_grad=True) for low, _ in row.weights.values()
+    ]
     apart = {weight.untyped_storage().data_ptr() for weight in weights}
 
     def keep(tensor: Tensor) -> None:
@@ -220,7 +229,7 @@ def _kept_bytes(row: Activation, function: Callable[..., Tensor]) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
 
     with torch.inference_mode(False), torch.enable_grad():
-        input = torch.linspace(-8, 8, 1024).view(4, 256).requires_grad_()
+        input = torch.linspace(-8, 8, 1024, dtype=torch.float32, device="cpu").view(4, 256).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
             output = function(input, *weights, **{**row.arguments(), **row.keywords})
     return sum(kept.values()) / output.numel()

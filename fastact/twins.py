@@ -152,23 +152,29 @@ CLASSES: dict[str, dict[str, Named]] = {
 
 
 def _named(stock: type[nn.Module]) -> Named | None:
+    """None too where somebody has replaced the forward in the class, which then is not the library's own."""
     if stock in _TORCH or stock.__module__ == modules.__name__:
+        if stock.forward.__module__ != stock.__module__:
+            return None
         rows = [row for row in ACTIVATIONS.values() if stock.__name__ in (row.module, *row.further_modules)]
         names = tuple(row.name for row in sorted(rows, key=lambda row: -len(row.options)))
         return Named(names, getattr(modules, stock.__name__).forward) if rows else None
     named = CLASSES.get(stock.__module__, {}).get(stock.__qualname__)
-    # The forward is the library's own unless somebody has replaced it in the class.
     return named if named and stock.forward.__module__ == stock.__module__ else None
 
 
-def _per_class(function: Callable[[type[nn.Module]], T]) -> Callable[[type[nn.Module]], T]:
+def _per_class(function: Callable[..., T]) -> Callable[..., T]:
     """`cache`, for which mypy takes classes of modules to be unhashable."""
     return cast(Any, cache(function))
 
 
-@_per_class
 def known(stock: type[nn.Module]) -> Named | Form | None:
-    """What is known of a class, which must be no twin."""
+    """What is known of a class, which must be no twin. Its methods may be replaced while the program runs."""
+    return _known(stock, getattr(stock, "forward", None), getattr(stock, "_apply_gate", None))  # those of FORMS
+
+
+@_per_class
+def _known(stock: type[nn.Module], *methods: object) -> Named | Form | None:
     return _named(stock) or form_of(stock)
 
 
@@ -177,12 +183,16 @@ def stock_of(cls: type[nn.Module]) -> type[nn.Module]:
     return _STOCK.get(cls) or cls.__dict__.get("_fastact_stock", cls)
 
 
-@_per_class
 def twin_of(stock: type[nn.Module]) -> type[nn.Module]:
     """The class that computes the same through fastact; the class itself where there is none."""
     found = known(stock)
-    if stock in _TORCH or found is None or stock.__module__ == modules.__name__:
-        return _TORCH.get(stock, stock)
+    if found is None or stock.__module__ == modules.__name__:
+        return stock
+    return _TORCH.get(stock) or _made_twin(stock, found)
+
+
+@_per_class
+def _made_twin(stock: type[nn.Module], found: Named | Form) -> type[nn.Module]:
     forward = {"forward": found.forward} if isinstance(found, Named) else {found.method: _fused(stock, found)}
     body = {**forward, "__module__": __name__, "__reduce_ex__": _reduce, "_fastact_stock": stock}
     return new_class(stock.__name__, (stock,), exec_body=lambda namespace: namespace.update(body))

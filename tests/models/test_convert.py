@@ -223,6 +223,26 @@ def test_lookalikes_are_left() -> None:
     assert known(type("HardSwish", (nn.Module,), {"forward": elsewhere, **named})) is None  # replaced in the class
 
 
+def test_a_forward_replaced_in_the_class_later_is_the_classs() -> None:
+    class Swish(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(x)
+
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        return 0 * input
+
+    input = torch.ones(3)
+    for cls in (Swish, nn.GELU):
+        converted = fastact.convert(cls())
+        assert type(converted) is not cls
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cls, "forward", forward)
+            for module in (fastact.convert(cls()), fastact.revert(converted), copy.deepcopy(converted)):
+                assert type(module) is cls
+                assert not module(input).any()
+        assert type(fastact.convert(converted)) is not cls
+
+
 def test_dropout_draws_the_same_numbers() -> None:
     torch.manual_seed(0)
     model = of_text("T5", **T5, feed_forward_proj="gated-gelu")().train()
