@@ -107,3 +107,19 @@ def test_fake_tensors_have_torchs_nodes() -> None:
         output = F.relu(torch.empty(3, requires_grad=True))
         assert isinstance(output, FakeTensor)
         assert output.grad_fn.name() == "ReluBackward0"
+
+
+def test_compiled_autograd() -> None:
+    """Which traces fastact's nodes, and calls what their backward calls."""
+    torch.manual_seed(0)
+    model, input = nn.Sequential(Small(), nn.ReLU(), nn.Sigmoid()), torch.linspace(-3, 3, 24).view(4, 6)
+    expected = torch.autograd.grad(model(input)[:, 0].sum(), [*model.parameters()])
+    with fastact.enable():
+        loss = model(input)[:, 0].sum()
+        compile = torch.compile(backend="aot_eager", fullgraph=True)
+        with torch._dynamo.compiled_autograd._enable(compile):
+            ran = run_by(loss.backward)
+    assert {"fastact::gelu_backward", "fastact::relu_backward", "fastact::sigmoid_backward"} <= set(ran)
+    for each, theirs in zip(model.parameters(), expected, strict=True):
+        # A sum over 4 rows, each a few rounded operations of numbers below 1.
+        torch.testing.assert_close(each.grad, theirs, rtol=0, atol=32 * torch.finfo(torch.float32).eps)

@@ -6,6 +6,7 @@ import copy
 import traceback
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -159,7 +160,8 @@ CHECKS += [check_checkpointed_data_parallel]
 def main(rank: int, folder: str) -> None:
     warnings.simplefilter("ignore")  # torch's own, of which each of these has some
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    rendezvous = {"init_method": f"file://{folder}/rendezvous", "rank": rank, "world_size": 2}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **rendezvous)
     mesh = init_device_mesh("cpu", (2,))
     fastact.enable()
     for check in CHECKS:
