@@ -128,8 +128,8 @@ struct Forward : c10::OperatorKernel {
     if (op.saves == Saves::kInputs)
       for (size_t i = 0; i < op.tiles; ++i) node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
     run_below(in_place ? *op.saving_in_place : *op.saving, true, stack);
-    if (op.saves == Saves::kMask || op.saves == Saves::kIndices)
-      node->tensors.emplace_back(torch::jit::pop(*stack).toTensor(), false);
+    Tensor found;
+    if (op.saves == Saves::kMask || op.saves == Saves::kIndices) found = torch::jit::pop(*stack).toTensor();
     const Tensor output = in_place ? input : stack->back().toTensor();
     if (op.saves == Saves::kMask && !output.is_contiguous()) node->saved.strides = output.strides().vec();
     if (in_place) {
@@ -137,6 +137,8 @@ struct Forward : c10::OperatorKernel {
     } else {
       torch::autograd::set_history(output, node);
     }
+    // In the graph first: a hook may fail to save, and what is overwritten must not pass for what it was.
+    if (found.defined()) node->tensors.emplace_back(std::move(found), false);
     if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
     for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) {
       // Beside a mask, only the shape of a bias is needed: it may change before backward, as beside torch's ops.

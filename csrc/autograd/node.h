@@ -49,11 +49,12 @@ inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tenso
 inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors,
                                   bool composed) {
   if (!grad.defined()) return variable_list(op.tensors);
-  if (tensors.empty()) {  // only the residual needs a gradient
+  if (tensors.empty() && op.adds_last) {  // only the residual needs a gradient
     variable_list gradients(op.tensors);
     gradients.back() = grad;
     return gradients;
   }
+  TORCH_CHECK(tensors.size() > op.random, op.name, ": a hook failed to save what backward reads");
   if (!composed) {
     if (Tensor gradient = direct_backward(op, saved, grad, tensors); gradient.defined()) return {std::move(gradient)};
   }

@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -145,6 +146,27 @@ def test_a_write_over_what_is_saved_is_an_error() -> None:
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 call(name)
         call("relu")  # needs the input no more, unlike torch's needs the output
+
+
+@pytest.mark.parametrize(
+    ("write", "failing"),
+    [(torch.relu_, 0), (F.hardtanh_, 0), (torch.sigmoid_, 0), (F.elu_, 0), (partial(F.rrelu_, training=True), 1)],
+)
+@pytest.mark.usefixtures("enabled")
+def test_a_hook_that_fails_to_save_leaves_no_gradient(write: Callable[[Tensor], Tensor], failing: int) -> None:
+    saved = []
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        if len(saved) > failing:
+            raise RuntimeError("no room")
+        return tensor
+
+    product = 2 * torch.ones(3, requires_grad=True)
+    with saved_tensors_hooks(save, lambda tensor: tensor), pytest.raises(RuntimeError, match="no room"):
+        write(product)
+    with pytest.raises(RuntimeError, match="failed to save"):
+        product.sum().backward()
 
 
 def test_backward_twice() -> None:
