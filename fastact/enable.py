@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -110,10 +110,16 @@ def _set(rows: frozenset[str]) -> None:
         torch.ops.fastact.set_overrides(sorted(rows))
 
 
-@cache
+_hidden = False
+
+
 def _hide_from_graphs() -> None:
     """Let torch's dispatcher in Python, by which it makes graphs, find what it finds without overrides: it prefers a
     kernel for one key to decompositions in Python, which are for several."""
+    global _hidden
+    if _hidden:
+        return
+    _hidden = True
     names = {name.removeprefix("aten::") for name in TORCH_OPS.values()}
     for packet in (getattr(torch.ops.aten, name + suffix, None) for name in names for suffix in ("", "_")):
         for overload in (getattr(packet, name, None) for name in ("default", "out")):

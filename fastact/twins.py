@@ -82,7 +82,8 @@ def _xielu(self: Any, input: Tensor) -> Tensor:
 
 
 def _silu_in_float32(self: Any, inputs: Tensor) -> Tensor:
-    wide = inputs.float() if inputs.dtype == torch.float64 else inputs  # 16-bit types compute in float32 anyway
+    computes_so = (torch.float32, torch.float16, torch.bfloat16)  # 16-bit types compute in float32 anyway
+    wide = inputs if inputs.dtype in computes_so else inputs.float()
     return F.silu(wide).to(inputs.dtype)
 
 
@@ -272,6 +273,8 @@ def _fused(stock: type[nn.Module], form: Form) -> Callable[..., Any]:
             args, kwargs = tuple(kwargs.values()), {}
         row = _row_of_form(self, form)
         if row is None or kwargs or len(args) != 1 or (form.child and _is_seen(self._modules[form.child])):
+            return original(self, *args, **kwargs)
+        if not form.child and not args[0].is_floating_point():  # arithmetic makes floats of integers
             return original(self, *args, **kwargs)
         return form.fused(self, *args, _function(row))
 

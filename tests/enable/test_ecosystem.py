@@ -56,7 +56,7 @@ def check(call: Callable[[], list[Tensor]], *ops: str, size: float = 16) -> None
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
 def test_lightning() -> None:
-    lightning = pytest.importorskip("lightning")
+    import lightning
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -82,7 +82,6 @@ def test_lightning() -> None:
 
 
 def test_accelerate() -> None:
-    pytest.importorskip("accelerate")
     from accelerate import Accelerator
 
     def call() -> list[Tensor]:
@@ -100,7 +99,6 @@ def test_accelerate() -> None:
 
 
 def test_peft() -> None:
-    pytest.importorskip("peft")
     from peft import LoraConfig, get_peft_model
 
     def call() -> list[Tensor]:
@@ -114,7 +112,6 @@ def test_peft() -> None:
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing when gradients are computed:UserWarning")
 def test_opacus() -> None:
-    pytest.importorskip("opacus")
     from opacus import GradSampleModule
 
     def call(mode: str) -> list[Tensor]:
@@ -129,7 +126,6 @@ def test_opacus() -> None:
 
 @pytest.mark.filterwarnings(r"ignore:\s*Setting forward, backward hooks and attributes on non-linear:UserWarning")
 def test_captum() -> None:
-    pytest.importorskip("captum")
     from captum.attr import DeepLift, IntegratedGradients, LayerGradCam
 
     def call() -> list[Tensor]:
@@ -164,7 +160,7 @@ def test_torchs_transformer() -> None:
 
 
 def test_timm() -> None:
-    timm = pytest.importorskip("timm")
+    import timm
 
     def call() -> list[Tensor]:
         torch.manual_seed(0)
@@ -178,7 +174,6 @@ def test_timm() -> None:
 
 
 def test_transformers() -> None:
-    pytest.importorskip("transformers")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     def call() -> list[Tensor]:

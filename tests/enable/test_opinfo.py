@@ -11,15 +11,12 @@ import torch
 from cases import DTYPES
 from stock import TOLERANCE, node
 from torch import Tensor
-
-import fastact
-from fastact.catalogue import ACTIVATIONS, Activation
-
-pytest.importorskip("expecttest", reason="torch's tests import it")
-
 from torch.testing._internal.common_methods_invocations import op_db, unary_ufuncs
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.opinfo.core import OpInfo
+
+import fastact
+from fastact.catalogue import ACTIVATIONS, Activation
 
 ROWS = {row: ACTIVATIONS[row] for rows in torch.ops.fastact.overridable().values() for row in rows}
 FUNCTIONS = {row.function for row in ROWS.values()} - {"rrelu"}  # which draws other numbers than torch's

@@ -13,22 +13,20 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any
 
+import diffusers
 import pytest
+import timm
 import torch
+import transformers
+from timm.layers import create_act
+from timm.models.metaformer import MetaFormer, SepConv
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 import fastact
 from fastact.forms import FORMS
 from fastact.names import chosen, rows_named
 from fastact.twins import CLASSES, known, row_of, stock_of, twin_of
-
-transformers = pytest.importorskip("transformers")
-timm = pytest.importorskip("timm")
-diffusers = pytest.importorskip("diffusers")
-
-from timm.layers import create_act  # noqa: E402
-from timm.models.metaformer import MetaFormer, SepConv  # noqa: E402
-from transformers.activations import ACT2FN  # noqa: E402
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 DECODER = {**SMALL, "num_key_value_heads": 1, "vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
@@ -326,7 +324,8 @@ def test_keyword_and_changed_activation(kernel_calls: list[str]) -> None:
 
 @pytest.mark.parametrize("first", ["convert", "hook"])
 def test_accelerates_hooks(first: str, kernel_calls: list[str]) -> None:
-    hooks = pytest.importorskip("accelerate.hooks")
+    from accelerate import hooks
+
     model = llama()
     mlp, stock = model.layers[0].mlp, type(model.layers[0].mlp)
     if first == "convert":
@@ -347,7 +346,8 @@ def test_accelerates_hooks(first: str, kernel_calls: list[str]) -> None:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_lora_on_a_converted_model(kernel_calls: list[str]) -> None:
-    peft = pytest.importorskip("peft")
+    import peft
+
     config = peft.LoraConfig(r=2, target_modules=["gate_proj", "up_proj", "down_proj"], init_lora_weights=False)
     found = []
     for change in (fastact.revert, fastact.convert):
@@ -554,3 +554,17 @@ def test_register_timm(kernel_calls: list[str]) -> None:
             create_act.get_act_fn(name)(torch.randn(4), inplace=False)
             assert kernel_calls == [row_of(module)] * 2
     assert [dict(table) for table in tables] == before
+
+
+class WrittenOut(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+def test_integers_become_floats_as_before() -> None:
+    x = torch.arange(-3, 4)
+    module = fastact.convert(WrittenOut())
+    assert row_of(module) == "silu"
+    assert torch.equal(module(x), WrittenOut()(x))
+    wide = fastact.convert(diffusers.models.activations.FP32SiLU())
+    assert torch.equal(wide(x), diffusers.models.activations.FP32SiLU()(x))
