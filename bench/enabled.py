@@ -4,8 +4,8 @@
 
 Each activation whose op `enable` replaces is called as a user calls it, `torch.relu(x)`, without a gradient, with one
 (the node alone), and forward and backward, from 16 elements to 2^24. Two processes of one script take turns, the one
-enabled and the other not: once replaced, an op costs a little more even when it is torch's again, which is measured
-too (`disabled`, and `other dtype`, a call that is left alone). Writes enabled.json and enabled.md to DIR/HARDWARE.
+enabled and the other not: once replaced, an op costs a little more even when it is torch's again. That is measured too,
+before and after in one process, since two differ by more. Writes enabled.json and enabled.md to DIR/HARDWARE.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -32,8 +33,6 @@ SIZES = (16, 256, 4096, 1 << 16, 1 << 20, 1 << 24)
 DIRECTIONS = ("forward", "with node", "both")
 ROWS_OF = 256
 """The length of a softmax's rows and a gated unit's input along `dim`, where there are so many elements."""
-ALONE = {"disabled": ("relu", torch.float32), "other dtype": ("relu", torch.int64)}
-"""Calls that stay torch's: an op that was replaced once, and one that is, with a dtype that is left alone."""
 
 
 def function_of(name: str) -> Callable[[Tensor], Tensor]:
@@ -64,23 +63,29 @@ def serve(connection: Connection, enabled: bool, threads: int) -> None:
         fastact.enable()
     meters: dict[Any, Any] = {}
     while (request := connection.recv()) is not None:
-        name, numel, direction = request
         if request not in meters:
             meters.clear()
-            if name in ALONE:
-                activation, dtype = ALONE[name]
-                if enabled and name == "disabled":
-                    fastact.disable()
-                meters[request] = by_host_clock(call_of(activation, numel, direction, dtype))
-            else:
-                meters[request] = by_host_clock(call_of(name, numel, direction))
-            if enabled:
-                fastact.enable()
-        if enabled and name == "disabled":
-            fastact.disable()
+            meters[request] = by_host_clock(call_of(*request))
         connection.send(meters[request]())
-        if enabled:
-            fastact.enable()
+
+
+def left_alone(rounds: int = 50) -> dict[str, float]:
+    """How many seconds more a call of torch's relu takes that stays torch's. To be called before the first `enable`."""
+    calls = {
+        "disabled": by_host_clock(call_of("relu", 16, "forward")),
+        "other dtype": by_host_clock(call_of("relu", 16, "forward", torch.int64)),
+    }
+
+    def medians() -> dict[str, float]:
+        times = [{name: meter() for name, meter in calls.items()} for _ in range(rounds)]
+        return {name: statistics.median(each[name] for each in times) for name in calls}
+
+    before = medians()
+    with fastact.enable():
+        enabled = medians()
+    disabled = medians()
+    after = {"disabled": disabled["disabled"], "other dtype": enabled["other dtype"]}
+    return {name: after[name] - before[name] for name in calls}
 
 
 class Process:
@@ -104,9 +109,9 @@ class Process:
 
 def measure(names: list[str], sizes: list[int], seconds: float) -> Iterator[dict[str, Any]]:
     processes = {"enabled": Process(True), "stock": Process(False)}
-    for name in [*ALONE, *names]:
-        for numel in sizes if name not in ALONE else sizes[:1]:
-            for direction in DIRECTIONS if name not in ALONE else DIRECTIONS[:1]:
+    for name in names:
+        for numel in sizes:
+            for direction in DIRECTIONS:
                 meters = {
                     way: (lambda process=process: process.time(name, numel, direction))  # noqa: B023 (called here)
                     for way, process in processes.items()
@@ -128,25 +133,23 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def report(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def report(where: dict[str, Any], alone: dict[str, float], rows: list[dict[str, Any]]) -> str:
     """In Markdown, the activations nearest to torch's time first."""
-    sizes = sorted({row["numel"] for row in rows if row["name"] not in ALONE})
+    sizes = sorted({row["numel"] for row in rows})
     lines = [
         "# torch's own functions, enabled beside stock",
         f"{name_of(where)}; torch {where['versions']['torch']}, {where['date'][:10]}. Time of a process that never "
         "called `fastact.enable()` over that of one that did, in turns; above 1 enabled is faster. Bold: it loses. "
         "Worst first. float32.",
+        f"A call that stays torch's, `torch.relu` of 16 elements: {alone['disabled'] * 1e6:+.2f} us after "
+        f"`fastact.disable()`, {alone['other dtype'] * 1e6:+.2f} us of int64 while enabled, beside the same process "
+        "before.",
     ]
-    for name, what in (("disabled", "after `fastact.disable()`"), ("other dtype", "of int64, which is left alone")):
-        for row in rows:
-            if row["name"] == name:
-                more = (row["seconds"]["enabled"] - row["seconds"]["stock"]) * 1e6
-                lines.append(f"`torch.relu` of {row['numel']} elements {what}: {more:+.2f} us.")
     titles = {"forward": "Forward", "with node": "Forward that makes a node", "both": "Forward and backward"}
     for direction, title in titles.items():
         found: dict[str, dict[int, float]] = {}
         for row in rows:
-            if row["direction"] == direction and row["name"] not in ALONE:
+            if row["direction"] == direction:
                 found.setdefault(row["name"], {})[row["numel"]] = row["ratio"]
         means = [f"{geometric_mean([each[numel] for each in found.values()]):.2f}" for numel in sizes]
         body = [["*geometric mean*", *means]]
@@ -170,12 +173,15 @@ def main() -> None:
     if unknown := set(options.names) - set(names):
         parser.error(f"no such activation: {', '.join(sorted(unknown))}")
     where = environment("cpu")
+    alone = left_alone()
     rows = []
     for row in measure(options.names or names, options.sizes, options.seconds):
         print(f"{row['name']:12} {row['numel']:9} {row['direction']:10} {row['ratio']:6.2f}", flush=True)
         rows.append(row)
     folder = result_folder(where, options.out)
-    write_result(folder, "enabled", {"environment": where, "rows": rows}, report(where, rows))
+    write_result(
+        folder, "enabled", {"environment": where, "left_alone": alone, "rows": rows}, report(where, alone, rows)
+    )
     print(folder / "enabled.md")
 
 

@@ -325,7 +325,7 @@ struct Override : c10::OperatorKernel {
  private:
   struct Answer {
     int which = kTorchs;
-    Tensor refused;  // the tensor that the reason is about, unless it is the first
+    size_t refused = 0;  // the number of the argument that the reason is about
   };
 
   // The same for a call that is to be reported.
@@ -337,14 +337,14 @@ struct Override : c10::OperatorKernel {
       return torchs.callBoxed(aten, keys, stack);
     }
     Answer answer;
-    const Tensor input = torch::jit::peek(*stack, 0, arguments).toTensor();
+    const Stack given = torch::jit::last(*stack, arguments).vec();
     const Why why = run(wanted, stack, answer);
     if (why) torchs.callBoxed(aten, keys, stack);
     whole.kernel_ran |= !why;
     whole.torch_within |= why && !call.is_outermost();
     if (!call.is_outermost()) return;
     call.report(aten.operator_name().name, row_of(answer.which), why == kNotWanted ? "" : why, why == kNotWanted,
-                answer.refused.defined() ? answer.refused : input, stack->back().toTensor());
+                given[answer.refused].toTensor(), stack->back().toTensor());
   }
 
   // The name of the op that stands in, or would; nothing where that is open.
@@ -362,13 +362,12 @@ struct Override : c10::OperatorKernel {
   Why run(uint64_t wanted, Stack* stack, Answer& answer) const {
     const size_t begin = stack->size() - arguments;
     const Arguments from(stack->data() + begin, arguments);
-    for (const IValue& each : from) {
-      if (!each.isTensor()) continue;
-      const Why why = why_torchs(each.toTensor(), from[0].toTensor());
-      if (!why) continue;
-      answer.refused = each.toTensor();
-      return why;
+    for (size_t i = 0; i < arguments; ++i) {
+      if (!from[i].isTensor()) continue;
+      answer.refused = i;
+      if (const Why why = why_torchs(from[i].toTensor(), from[0].toTensor())) return why;
     }
+    answer.refused = 0;
     if (at_autograd && in_transform()) return "function transform";
     Stack to;
     to.reserve(6);
