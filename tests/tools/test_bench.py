@@ -10,6 +10,7 @@ from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
+import enabled
 import environment
 import exhaustive
 import instructions
@@ -400,3 +401,30 @@ def test_committed_tables_are_those_of_the_committed_models() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "model-benchmark.md"):
         text = page.read_text()
         assert models.with_tables(text, models.committed()) == text, f"run bench/models.py --tables {page.name}"
+
+
+def test_torchs_functions_are_timed_in_two_processes() -> None:
+    rows = list(enabled.measure(["relu"], [16], seconds=0))
+    assert [row["direction"] for row in rows] == list(enabled.DIRECTIONS)
+    assert all(row["seconds"]["enabled"] > 0 and row["seconds"]["stock"] > 0 for row in rows)
+    assert not fastact.is_enabled()
+
+
+def test_the_report_of_torchs_functions_has_losses_first() -> None:
+    ratios = {"relu": (1.5, 1.2), "gelu": (2.0, 0.9)}
+    rows = [
+        {"name": name, "numel": numel, "direction": direction, "ratio": ratio}
+        for name, both in ratios.items()
+        for numel, ratio in zip((16, 256), both, strict=True)
+        for direction in enabled.DIRECTIONS
+    ]
+    text = enabled.report(environment.environment("cpu"), {"disabled": 1.5e-7, "other dtype": -2e-8}, rows)
+    assert "+0.15 us after" in text
+    assert "-0.02 us of int64" in text
+    table = text.partition("## Forward\n")[2].partition("##")[0].strip().splitlines()
+    assert table[0] == "| activation | 2^4 | 2^8 |"
+    assert table[2:] == [
+        "| *geometric mean* | 1.73 | 1.04 |",
+        "| gelu | 2.00 | **0.90** |",
+        "| relu | 1.50 | 1.20 |",
+    ]
