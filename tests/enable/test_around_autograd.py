@@ -463,7 +463,7 @@ class Activated(torch.utils.data.Dataset):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_data_loader_workers() -> None:
     with fastact.enable():
-        loader = torch.utils.data.DataLoader(Activated(), batch_size=2, num_workers=2, multiprocessing_context="fork")
+        loader = torch.utils.data.DataLoader(Activated(), batch_size=2, num_workers=1, multiprocessing_context="fork")
         batches = list(loader)
     assert all(seen.all() for _, seen in batches)
     expected = F.gelu(torch.arange(4.0))[:, None].expand(4, 3)
