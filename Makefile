@@ -8,15 +8,15 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-interpret test-gpu bench models sass exhaustive validate lint coverage mutants \
+.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu bench models sass exhaustive validate lint coverage mutants \
   sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
 
-# On the CPU (and the GPU, if there is one); what concerns autograd nodes again with those in Python; then with CPU
-# tensors down the GPU path in Triton's interpreter.
-test: test-cpu test-nodes test-interpret
+# On the CPU (and the GPU, if there is one); what concerns autograd nodes again with those in Python; then on an emulated
+# GPU (tests/gpu/emulator.cpp).
+test: test-cpu test-nodes test-emulated
 
 test-cpu: .venv/built
 	$(RUN) -m pytest -q -n 2 $(ARGS)
@@ -24,8 +24,8 @@ test-cpu: .venv/built
 test-nodes: .venv/built
 	$(RUN) -m pytest -q -n 2 --device cpu --nodes Python -m nodes $(ARGS)
 
-test-interpret: .venv/built
-	$(RUN) -m pytest -q -n 2 --device interpret $(ARGS)
+test-emulated: .venv/built
+	$(RUN) -m pytest -q -n 2 --device emulated $(ARGS)
 
 test-gpu: .venv/built
 	$(RUN) -m pytest -q --device cuda $(ARGS)
@@ -59,14 +59,14 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/blocks.cpp bench/exhaustive.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/gpu/*.h tests/gpu/*.cpp bench/exhaustive.cpp
 	$(RUN) tests/headers.py
 
 # Faults planted one at a time in a copy of the tree, and which the tests see: ARGS="--part dispatch --sample 12 --seed 1".
 mutants: .venv/built
 	nice $(RUN) tests/mutants.py $(ARGS)
 
-# Which lines of the package the suite runs, in Python (also through the GPU path, interpreted) and in C++ (on the CPU),
+# Which lines of the package the suite runs, in Python (also on the emulated GPU) and in C++ (on the CPU),
 # by file, the least covered first. Optimised less, so that fewer lines share their instructions.
 COVERED := --cov --cov-append --cov-report= -q -n 2 -p no:cacheprovider
 GCOVR := --filter csrc/ --merge-lines --sort uncovered-percent
@@ -75,7 +75,7 @@ coverage: .venv/ready
 	git ls-files -z | xargs -0 cp --parents -t build/coverage/tree
 	cd build/coverage/tree && CXXFLAGS="--coverage -O1" ../../../$(RUN) setup.py -q build_ext --inplace
 	cd build/coverage/tree && PYTHONPATH=$$PWD ../../../$(RUN) -m pytest $(COVERED) --device cpu $(ARGS)
-	cd build/coverage/tree && PYTHONPATH=$$PWD ../../../$(RUN) -m pytest $(COVERED) --device interpret $(ARGS)
+	cd build/coverage/tree && PYTHONPATH=$$PWD ../../../$(RUN) -m pytest $(COVERED) --device emulated $(ARGS)
 	cd build/coverage/tree && ../../../$(RUN) -m coverage report | tee ../python.txt
 	cd build/coverage/tree && ../../../$(RUN) -m gcovr $(GCOVR) --txt ../cpp.txt && cat ../cpp.txt
 

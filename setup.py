@@ -135,7 +135,9 @@ class BuildLibraries(build_ext):
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
-        self.run([compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-lc10", "-o", str(output)])
+        self.run(
+            [compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-lc10", "-ldl", "-o", str(output)]
+        )
 
     def copy_extensions_to_source(self):
         for stale in Path("fastact").glob("libfastact_autograd-*.so"):

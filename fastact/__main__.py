@@ -53,14 +53,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warm = commands.add_parser(
         "warmup",
         help="compile the GPU's kernels ahead",
-        description="Compiles the Triton kernels into Triton's cache, so that training finds them there: for dense and "
-        "row-strided tensors of any size, and where the kernel depends on the shape (softmax, learned numbers for each "
-        "channel) for common ones. For the current GPU, or with --target on a machine without one.",
+        description="Compiles the kernels into Triton's cache, so that training finds them there, or into a bundle: "
+        "for dense and row-strided tensors of any size, and where the kernel depends on the shape (softmax, learned "
+        "numbers for each channel) for common ones. For the current GPU, or with --target on a machine without one.",
     )
     warm.add_argument(
         "--dtypes", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: %(default)s"
     )
-    warm.add_argument("--target", type=_capability, metavar="sm_NN", help="a compute capability, as sm_90 for an H200")
+    warm.add_argument(
+        "--target",
+        type=_capability,
+        action="append",
+        metavar="sm_NN",
+        help="a compute capability, as sm_90 for an H200; may be given several times",
+    )
+    warm.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="write the kernels to this folder, from which processes run them without Triton, where FASTACT_BUNDLE "
+        "names it or it is fastact/bundle",
+    )
     warm.add_argument("--processes", type=int, default=default_processes(), help="default: %(default)s")
     commands.add_parser(
         "tune",
@@ -119,8 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warm.error("Triton is not installed")
         if options.target is None and not torch.cuda.is_available():
             warm.error("torch sees no GPU; --target sm_90, say, compiles for one that is elsewhere")
+        major, minor = (0, 0) if options.target else torch.cuda.get_device_capability()
         dtypes = [getattr(torch, name) for name in options.dtypes]
-        print(summary(warmup(options.activations, dtypes, options.target, options.processes)))
+        targets = options.target or [10 * major + minor]
+        print(summary(warmup(options.activations, dtypes, targets, options.processes, options.bundle), options.bundle))
         return 0
     if options.device == "cuda" and not torch.cuda.is_available():
         check.error("--device cuda: torch sees no GPU")

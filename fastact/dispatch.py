@@ -7,7 +7,7 @@ are the same for one element and for a billion. From here on torch's dispatcher 
 
 from __future__ import annotations
 
-import os
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -201,61 +201,45 @@ def takes_gated(input: Tensor, gate: Tensor | None, dim: int) -> bool:
     return takes_all(input, gate) and is_like(gate, input)
 
 
-# Tests send CPU tensors down the GPU path, in Triton's interpreter: the same layouts, grids and tails.
-_interpret = os.environ.get("FASTACT_INTERPRET", "0") not in ("", "0")
-
-
-def interpreting() -> bool:
-    """Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
-    return _interpret
-
-
-@cache
 def triton_is_installed() -> bool:
     return find_spec("triton") is not None
-
-
-def runs_on_gpu_kernels(input: Tensor) -> bool:
-    """Whether the Triton kernels run on the tensor's device."""
-    return (input.is_cuda and triton_is_installed()) or (_interpret and input.is_cpu)
-
-
-class KernelUnavailable(RuntimeError):
-    """A GPU kernel cannot be compiled or launched, for good."""
-
-    def __init__(self, device: torch.device, why: str, cause: Exception) -> None:
-        lines = str(cause).strip().splitlines() or [""]
-        super().__init__(
-            f"fastact runs torch's ops on {device} from now on, since {why}: {type(cause).__name__}: {lines[0]}"
-        )
-        self.device = device
-
-
-class NotLoaded(KernelUnavailable):
-    """For now: CUDA loads no kernel while a graph is captured."""
-
-    def __init__(self, kernel: str) -> None:
-        RuntimeError.__init__(
-            self,
-            f"fastact's kernel ({kernel}) has not run yet, and CUDA loads none while a graph is captured: run the step "
-            "once before the capture. Torch's op is captured in its place, where that is possible.",
-        )
 
 
 _without_kernels: set[torch.device] = set()
 
 
-def fall_back(error: KernelUnavailable) -> None:
-    """Say why torch's op runs in place of a kernel; from now on, unless it is for now."""
-    if not isinstance(error, NotLoaded):
-        _without_kernels.add(error.device)
-        if error.device.type == "cuda" and hasattr(torch.ops.fastact, "leave_gpu"):  # nor does `fastact.enable`
-            torch.ops.fastact.leave_gpu(error.device.index or 0)
-    _warn_once(str(error))
+class _Reported(threading.local):
+    text: str | None = None
+    raised: BaseException | None = None
+
+
+_reported = _Reported()
+
+
+def report_no_kernel(device: torch.device, text: str, of_all: bool) -> None:
+    """Say that torch's op runs in place of a GPU's kernel or, from now on, of all, and why. The C++ library calls this,
+    and then raises a RuntimeError of the same text."""
+    _reported.text = text
+    if _reported.raised is not None:
+        return
+    if of_all:
+        _without_kernels.add(device)
+        if device.type == "cuda" and hasattr(torch.ops.fastact, "leave_gpu"):  # nor does `fastact.enable`
+            torch.ops.fastact.leave_gpu(device.index)
+    try:
+        warn_once(text)
+    except BaseException as raised:  # by a filter of warnings, say
+        note_raised(raised)
+
+
+def note_raised(error: BaseException | None) -> None:
+    """Keep what was raised while the library waited: no exception comes through it."""
+    _reported.raised = error
 
 
 @cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Warn, unless this process did so by the same text before."""
     warnings.warn(text, RuntimeWarning, stacklevel=6)
 
 
@@ -263,11 +247,17 @@ def guarded(op: Callable[..., Any], decomposition: Callable[..., Any]) -> Callab
     """The op or, on a device whose kernels cannot run, torch's ops in its place."""
 
     def call(input: Tensor, *arguments: Any) -> Any:
-        if input.device not in _without_kernels:
+        if not _without_kernels or input.device not in _without_kernels:
             try:
                 return op(input, *arguments)
-            except KernelUnavailable as error:
-                fall_back(error)
+            except RuntimeError as error:
+                if _reported.text is None or _reported.text not in str(error):
+                    if "API call failed" in str(error):  # the library's; torch itself says which, and by its class
+                        torch.empty_like(input)
+                    raise
+                raised, _reported.raised = _reported.raised, None
+                if raised is not None:
+                    raise raised from None
         return decomposition(input, *arguments)
 
     return call

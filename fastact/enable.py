@@ -19,7 +19,7 @@ from torch import Tensor
 from . import functional
 from .catalogue import ACTIVATIONS, Activation
 from .names import chosen
-from .ops import HAS_NODES, WHY_NO_NODES, load_gpu_kernels
+from .ops import HAS_NODES, WHY_NO_NODES
 
 __all__ = ["disable", "enable", "is_enabled", "overrides"]
 
@@ -72,8 +72,6 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
                 f"fastact.enable: torch has no op for {', '.join(elsewhere)}, so there is none to replace; "
                 "fastact.convert(model) reaches modules"
             )
-    if torch.cuda.is_available():
-        load_gpu_kernels(torch.device("cuda"))
     before, rows = enabled(), rows & TORCH_OPS.keys()
     _set(rows)
     return Enabled(before, rows)

@@ -1,6 +1,6 @@
 """The ops of torch.ops.fastact: the one seam between Python and the kernels of every device.
 
-The C++ library defines the ops and implements them on the CPU; `fastact.triton` implements the same ones for CUDA. This
+The C++ library defines the ops and implements them on the CPU and, with kernels that `fastact.gpu` finds, on CUDA. This
 file adds what has no kernel: output shapes (the Meta implementations, which fake tensors use too) and decompositions
 into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms). Where
 the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python.
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import shapes, thresholds
+from . import gpu, shapes, thresholds
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
-from .dispatch import KernelUnavailable, fall_back, guarded, interpreting, triton_is_installed
+from .dispatch import guarded
 from .nodes import nodes_library
 
 torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
@@ -45,8 +45,9 @@ def _load_nodes(library: Path) -> str:
 WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
 HAS_NODES = not WHY_NO_NODES
 """Whether autograd nodes are in C++: those are for one release of torch."""
-if HAS_NODES and not interpreting():
+if HAS_NODES:
     torch.ops.fastact.call_directly(torch.ops.fastact.direct_calls())
+gpu.install()
 
 thresholds.apply(thresholds.choice()[0])
 
@@ -141,8 +142,6 @@ def decomposition(op: Op) -> Callable[..., Tensor]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(*arguments: Any) -> Tensor:
-        if arguments[0].is_cuda and load_gpu_kernels(arguments[0].device):
-            return overload(op.name)(*arguments)
         return reference(op, arguments[:tensors], arguments[tensors + random :])
 
     return decomposed
@@ -153,8 +152,6 @@ def decomposition_in_place(op: Op) -> Callable[..., None]:
     tensors, random = op.tensors, op.activation.random
 
     def decomposed(input: Tensor, *arguments: Any) -> None:
-        if input.is_cuda and load_gpu_kernels(input.device):
-            return overload(f"{op.name}_")(input, *arguments)
         scalars = dict(zip(op.activation.scalars, arguments[random:], strict=True))
         if op.activation.inplace:
             op.activation.reference(input, **scalars, **op.activation.keywords, inplace=True)
@@ -197,30 +194,6 @@ def _register() -> None:
 
 _register()
 
-_gpu_kernels_asked_for = False
-
-
-def load_gpu_kernels(device: torch.device) -> bool:
-    """Register the Triton kernels at the first call with a CUDA tensor: importing Triton takes a second. Returns
-    whether this was the first call and they are there now."""
-    global _gpu_kernels_asked_for
-    if _gpu_kernels_asked_for or not triton_is_installed():
-        return False
-    _gpu_kernels_asked_for = True
-    try:
-        from .triton.ops import register
-    except Exception as error:
-        fall_back(KernelUnavailable(device, "it cannot import its kernels", error))
-        return False
-    register("CUDA")
-    return True
-
-
-if interpreting():
-    from .triton.ops import register
-
-    register("CPU")
-
 
 def _in_place(op: Callable[..., None], decomposed: Callable[..., None]) -> Callable[..., Tensor]:
     def call(input: Tensor, *arguments: Any) -> Tensor:
@@ -234,7 +207,7 @@ def _in_place(op: Callable[..., None], decomposed: Callable[..., None]) -> Calla
 def _calls() -> SimpleNamespace:
     # `_op` is the op's own entry in C++; OpOverload's __call__ takes 0.3 us of Python to reach it.
     calls = {}
-    may_fail = interpreting() or torch.version.cuda is not None or torch.version.hip is not None
+    may_fail = "FASTACT_LIBCUDA" in os.environ or torch.version.cuda is not None or torch.version.hip is not None
     for op in OPS.values():
         call = overload(op.name)._op
         calls[op.name] = guarded(call, decomposition(op)) if may_fail else call

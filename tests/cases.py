@@ -224,6 +224,24 @@ LOOPS = [case for i, case in enumerate(DEFAULTS) if _loops(case) not in map(_loo
 """One case for each way through autograd and the loops, for what does not depend on the formula."""
 
 
+def kernel(op: str) -> Callable[..., Any]:
+    """The op as it runs on the device under test."""
+    return getattr(torch.ops.fastact, op).default
+
+
+def cpp_kernel(op: str) -> Callable[..., Any]:
+    """The op's C++ kernel, for CPU tensors, also where those go down the emulated GPU's path."""
+
+    def run(*arguments: Any) -> Any:
+        before = torch.ops.fastact.emulate_gpu(False)
+        try:
+            return kernel(op)(*arguments)
+        finally:
+            torch.ops.fastact.emulate_gpu(before)
+
+    return run
+
+
 def run_kernels(case: Case, op: Callable[[str], Callable[..., Any]], x: Tensor, grad: Tensor) -> list[Tensor]:
     """Everything that the kernels give for an input and the output's gradient. `op` finds one by the op's name."""
     row, scalars = case.activation, case.scalars

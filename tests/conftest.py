@@ -1,10 +1,12 @@
-"""Where the suite runs: `--device cpu`, `cuda` or `interpret`; by default on the CPU, and on the GPU if there is one.
+"""Where the suite runs: `--device cpu`, `cuda` or `emulated`; by default on the CPU, and on the GPU if there is one.
 
-`interpret` sends CPU tensors down the whole GPU path, in Triton's interpreter.
+`emulated` sends CPU tensors down the whole GPU path: a stand-in for CUDA's driver runs the PTX of Triton's kernels on
+their memory (tests/gpu/emulator.cpp).
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=("cpu", "cuda", "interpret"), default=None, help="where the kernels run")
+    parser.addoption("--device", choices=("cpu", "cuda", "emulated"), default=None, help="where the kernels run")
     help = "which autograd nodes run, those of the library for this torch or those in Python; default: %(default)s"
     parser.addoption("--nodes", choices=("C++", "Python"), default="C++", help=help)
 
@@ -26,10 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "nodes: is about autograd nodes, so that both kinds need it")
     if config.getoption("--nodes") == "Python":
         os.environ["FASTACT_NODES"] = "python"  # before anything imports fastact
-    if config.getoption("--device") == "interpret":
-        os.environ["FASTACT_INTERPRET"] = os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+    if config.getoption("--device") == "emulated":
+        from gpu import emulator
+
+        emulator.take_the_gpus_place()
 
 
 def _devices(config: pytest.Config) -> list[str]:
@@ -54,17 +58,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         needs_device = "device" in getattr(item, "fixturenames", ())
         runs = (parameters.get("device") if needs_device else "cpu") in chosen
-        if chosen == ["interpret"]:
-            runs = runs and _worth_interpreting(item, parameters)
+        if chosen == ["emulated"]:
+            runs = runs and _worth_emulating(item, parameters)
         (keep if runs else drop).append(item)
     if drop:
         config.hook.pytest_deselected(items=drop)
         items[:] = keep
 
 
-def _worth_interpreting(item: pytest.Item, parameters: dict[str, Any]) -> bool:
-    """The interpreter takes a thousand times as long. There, what is not about a formula is tested on one activation of
-    each way through the loops and one of the 16-bit types, and accuracy with the default arguments."""
+def _worth_emulating(item: pytest.Item, parameters: dict[str, Any]) -> bool:
+    """A kernel takes a quarter of a second to compile. What is not about a formula is tested on one activation of each
+    way through the loops and one of the 16-bit types, and accuracy with the default arguments."""
     from cases import LOOPS
 
     from fastact.tools.accuracy import samples
@@ -122,4 +126,24 @@ def kernel_calls() -> Iterator[list[str]]:
 @pytest.fixture
 def on(device: str) -> str:
     """The torch device of the tensors."""
-    return "cpu" if device == "interpret" else device
+    return "cpu" if device == "emulated" else device
+
+
+@pytest.fixture(autouse=True)
+def _kernels_run() -> Iterator[None]:
+    """Or torch's ops would be compared with themselves."""
+    from fastact import dispatch
+
+    yield
+    left, dispatch._without_kernels = dispatch._without_kernels, set()
+    assert not left, dispatch._reported.text
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_written_beside_memory(pytestconfig: pytest.Config) -> Iterator[None]:
+    yield
+    if pytestconfig.getoption("--device") == "emulated":
+        from gpu import emulator
+
+        gc.collect()
+        assert emulator.take_damage() == ""

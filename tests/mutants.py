@@ -31,13 +31,13 @@ _KERNELS = (
 )
 PARTS = {
     "cpp": f"csrc/*/*.h csrc/*/*.cpp; cpu: {_KERNELS}",
-    "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup docs peers launch; "
-    "interpret: gradients fallback",
-    "triton": f"fastact/triton/*.py; interpret: triton_ops kernels {_KERNELS} addresses fallback; "
-    "cpu: launch warmup sass",
+    "python": f"fastact/*.py; cpu: modules cli {_KERNELS} autocast build torch_suite warmup bundle docs peers; "
+    "emulated: gradients fallback",
+    "triton": f"fastact/triton/*.py; emulated: launch gpu_ops kernels {_KERNELS} fallback; cpu: warmup sass",
+    "gpu": "csrc/gpu/*.h fastact/gpu.py; emulated: launch fallback gpu_ops kernels softmax maxout gated bundle",
     "monitor": "fastact/monitor.py; cpu: monitor",
     "dispatch": "fastact/dispatch.py fastact/ops.py; cpu: dispatch ops every_size arguments autocast gated softmax "
-    "values maxout gradients modules; interpret: dispatch fallback gradients",
+    "values maxout gradients modules; emulated: dispatch fallback gradients",
 }
 """Their files; then, by device, their tests in the order in which they are run."""
 
@@ -48,7 +48,7 @@ EXCLUDED = {
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
     r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |chains = |most = |rows_together": "work at a time",
     r"(most_promoted|in_cache|part_size|steps_in_T) = ": "the same",
-    r"warps|BLOCK_SIZE\b.*=|_THREAD|LARGEST_TILE|_SHORT|_SIDE_BY_SIDE|^TAIL\b.*=|_compiled\b": "the size of programs",
+    r"warps|\bk(Short|SideBySide|ProgramsPer)|\blargest\b|block=": "the size of programs",
     r"^\s*(#|template|using|typedef|namespace|static_assert|assert|import|from|@|class|struct|def)\b": "no code",
     r"% 16\b": "how wide the accesses of a GPU are",
     r"inference_mode\(False\), torch.no_grad": "either mode adds alike",

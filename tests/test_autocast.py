@@ -43,7 +43,7 @@ def test_widens_what_torch_widens(case: Case, dtype: torch.dtype, place: str, de
         assert case.stock(x).dtype == (torch.float32 if widened else dtype)
 
 
-@pytest.mark.only("cpu", "interpret")
+@pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_kernels_give_what_it_widens(case: Case, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU's autocast widened what a GPU's does."""
@@ -81,7 +81,7 @@ def test_autocast(case: Case, device: str, on: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.only("cpu", "interpret")
+@pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
 def test_learned_tensors_in_float32(case: Case, dtype: torch.dtype, nodes: str, device: str) -> None:
@@ -104,7 +104,7 @@ def test_learned_tensors_in_float32(case: Case, dtype: torch.dtype, nodes: str, 
         torch.testing.assert_close(each.double(), reference, rtol=0, atol=float32s * case.terms(x, grad))
 
 
-@pytest.mark.only("cpu", "interpret")
+@pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
 def test_saved_bytes_beside_learned_tensors_in_float32(case: Case, nodes: str, device: str) -> None:
     x = case.randn(8, 128, dtype=torch.bfloat16).requires_grad_()
@@ -113,7 +113,7 @@ def test_saved_bytes_beside_learned_tensors_in_float32(case: Case, nodes: str, d
         assert total_bytes(saved_tensors(case.fastact, x, *weights)) == 2 * x.numel()
 
 
-@pytest.mark.only("cpu", "interpret")
+@pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("case", IN_FLOAT32, ids=str)
 def test_without_autocast_dtypes_are_torchs(case: Case, device: str) -> None:
     x = case.randn(8, 128, dtype=torch.bfloat16)
@@ -121,7 +121,7 @@ def test_without_autocast_dtypes_are_torchs(case: Case, device: str) -> None:
     assert case.fastact(x, *weights).dtype == case.stock(x, *weights).dtype
 
 
-@pytest.mark.only("cpu", "interpret")
+@pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("name", sorted({case.activation.module for case in IN_FLOAT32}))
 def test_models_in_16_bits_stay_in_them(name: str, device: str) -> None:
     module = getattr(fastact, name)().to(torch.bfloat16)

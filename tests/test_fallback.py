@@ -1,42 +1,44 @@
-"""Where Triton is installed and cannot do its work, torch's ops do, and it is said once."""
+"""Where a GPU's kernels cannot be had, torch's ops do the work, and it is said once."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
 from cases import LOOPS, Case
 from torch import Tensor
 
-from fastact import dispatch
+from fastact import dispatch, gpu
 from fastact import functional as F
 
-pytestmark = pytest.mark.only("interpret", "cuda")
+pytestmark = pytest.mark.only("emulated", "cuda")
 
 
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def forget() -> None:
+        dispatch.warn_once.cache_clear()
+        torch.ops.fastact.forget_kernels()
+
     monkeypatch.setattr(dispatch, "_without_kernels", set())
-    dispatch._warn_once.cache_clear()
+    forget()
     yield
-    dispatch._warn_once.cache_clear()
+    forget()
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.triton import launch
+    """Of forward or backward."""
+    find = gpu.find
 
-    start = launch._start_anew
+    def find_some(name: str, capability: int) -> gpu.Kernel:
+        if (" backward " in name) == (direction == "backward"):
+            raise OSError("No space left on device.\nAt all.")
+        return find(name, capability)
 
-    def start_anew(started: launch.Launch, key: tuple) -> None:
-        if started.name.endswith(direction):
-            raise RuntimeError("Failed to find C compiler.\nSet CC.")
-        start(started, key)
-
-    monkeypatch.setattr(launch, "_compiled", {})
-    monkeypatch.setattr(launch, "_start_anew", start_anew)
+    torch.ops.fastact.forget_kernels()
+    monkeypatch.setattr(gpu, "find", find_some)
 
 
 def arguments(case: Case, on: str) -> tuple[Tensor, ...]:
@@ -48,7 +50,10 @@ def arguments(case: Case, on: str) -> tuple[Tensor, ...]:
 def test_forward_is_torchs(case: Case, device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = arguments(case, on)
     break_kernels("forward", monkeypatch)
-    said = r"runs torch's ops on (cpu|cuda:0) from now on, since .*: RuntimeError: Failed to find C compiler\.$"
+    said = (
+        rf"fastact runs torch's op on (cpu|cuda:0) where a kernel is missing \({case.activation.name} "
+        r"(forward|mask) float32.*: OSError: No space left on device\.\)$"
+    )
     with pytest.warns(RuntimeWarning, match=said):
         outputs = [case.fastact(*inputs)]
     with warnings.catch_warnings():
@@ -68,12 +73,13 @@ def test_forward_is_torchs(case: Case, device: str, on: str, monkeypatch: pytest
 def test_torchs_op_works_in_place_and_draws(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     break_kernels("forward", monkeypatch)
     x = -torch.rand(100, device=on)
-    with pytest.warns(RuntimeWarning, match="C compiler"):
+    with pytest.warns(RuntimeWarning, match="No space left"):
         y = F.rrelu(x.clone(), 0.25, 0.5, training=True, inplace=True)
     assert ((0.25 * x >= y) & (y >= 0.5 * x)).all()
     monkeypatch.setattr(dispatch, "_without_kernels", set())
     z = x.clone()
-    assert F.relu(z, inplace=True) is z
+    with pytest.warns(RuntimeWarning, match="relu forward float32"):
+        assert F.relu(z, inplace=True) is z
     assert not z.any()
 
 
@@ -85,7 +91,7 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
     grad = torch.randn_like(y)
     expected = torch.autograd.grad(y, inputs, grad, retain_graph=True)
     break_kernels("backward", monkeypatch)
-    with pytest.warns(RuntimeWarning, match="C compiler"):
+    with pytest.warns(RuntimeWarning, match="No space left"):
         found = torch.autograd.grad(y, inputs, grad)
     few = case.terms(inputs[0], grad) if case.activation.weights else 2
     for a, b in zip(found, expected, strict=True):
@@ -94,35 +100,37 @@ def test_backward_keeps_the_gradient(case: Case, device: str, on: str, monkeypat
         torch.testing.assert_close(a, b, rtol=8 * eps, atol=few * eps)
 
 
-def test_nothing_is_loaded_while_a_graph_is_captured(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.triton import launch
+def test_nothing_is_tried_where_no_kernel_can_be_had(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(gpu, "triton_is_installed", lambda: False)
+    monkeypatch.setattr(gpu.bundle, "find", lambda name, capability: asked.append(name))
+    monkeypatch.setattr(gpu.bundle, "serves", lambda capability: False)
+    x = torch.randn(100, device=on)
+    with pytest.warns(RuntimeWarning, match="from now on, since Triton is not installed, and there is no bundle"):
+        assert torch.equal(F.silu(x), torch.nn.functional.silu(x))
+    assert torch.equal(F.gelu(x), torch.nn.functional.gelu(x))
+    assert asked == ["silu forward float32"]
+    assert {place.type for place in dispatch._without_kernels} == {torch.device(on).type}
 
-    real = launch._start
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(dispatch.NotLoaded, match="run the step once before the capture"):
-        real(launch.Launch(SimpleNamespace(arg_names=["NAME"]), 1, 4, ("relu_forward",)), torch.device("cuda", 0))
 
-    def start(launch, *others):
-        raise dispatch.NotLoaded(launch.name)
+def test_a_warning_may_be_an_error(device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_kernels("forward", monkeypatch)
+    x = torch.randn(100, device=on)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="No space left"):
+            F.silu(x)
 
-    x = torch.randn(100, device=on, requires_grad=True)
-    before = F.relu(x)
-    monkeypatch.setattr(launch, "_start", start)
-    with pytest.warns(RuntimeWarning, match="Torch's op is captured in its place"):
-        y = F.relu(x)
-    assert torch.equal(y, before)
-    assert type(y.grad_fn).__name__ == "ReluBackward0"
-    with pytest.raises(dispatch.NotLoaded):
-        before.sum().backward()
-    monkeypatch.undo()
-    assert F.relu(x).grad_fn.name() == "ReLUBackward"
+
+def test_other_errors_are_raised(device: str, on: str) -> None:
+    """Also after a kernel could not be had."""
+    x = torch.randn(100, device=on)
+    with pytest.raises(RuntimeError, match="one per channel"):
+        torch.ops.fastact.prelu(x, torch.ones(3, device=on))
 
 
 @pytest.mark.only("cuda")
-def test_first_call_in_a_capture(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastact.triton import launch
-
-    monkeypatch.setattr(launch, "_compiled", {})
+def test_first_call_in_a_capture(device: str) -> None:
     x = torch.randn(1000, device=device)
     graph = torch.cuda.CUDAGraph()
     with pytest.warns(RuntimeWarning, match="before the capture"), torch.cuda.graph(graph):

@@ -60,7 +60,7 @@ def test_packed_gives_what_two_tensors_give(case: Case, dtype: torch.dtype, devi
 @pytest.mark.parametrize("case", [c for c in TWO if c.activation.name in ("swiglu", "bilinear")], ids=str)
 def test_arrangements_change_nothing(case: Case, device: str, on: str) -> None:
     value, gate, grad = torch.randn(3, *SHAPE, device=on)
-    names = ARRANGEMENTS if device != "interpret" else ("rows of 128", "rows of 256", "last dimension outermost")
+    names = ARRANGEMENTS if device != "emulated" else ("rows of 128", "rows of 256", "last dimension outermost")
 
     def run(*tensors: Tensor) -> list[Tensor]:
         *inputs, grad = tensors

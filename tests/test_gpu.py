@@ -1,16 +1,21 @@
-"""What only a GPU can show: devices, streams, sizes beyond 32 bits, and the same bits in each run."""
+"""What only a GPU can show: devices, streams, threads, graphs, sizes beyond 32 bits, and the same bits in each run."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from cases import DEFAULTS, DETERMINISTIC, LOOPS, Case
 from torch import Tensor
 
+import fastact
 from fastact import functional as F
+from fastact import gpu
 
 pytestmark = pytest.mark.only("cuda")
 
@@ -59,6 +64,81 @@ def test_runs_on_the_tensors_device(case: Case, device: str) -> None:
     for a, b in zip(here, there, strict=True):
         assert b.device.index == 1
         assert torch.equal(a, b.to(a.device))
+
+
+def test_threads_that_never_touched_cuda(device: str) -> None:
+    """They have no context, each has a stream of its own, and all load the kernels at one time."""
+    cases = [case for case in LOOPS if case.deterministic]
+    inputs = [(case.randn(5000, device=device), torch.randn(5000, device=device)) for case in cases]
+    expected = [step(case, *each) for case, each in zip(cases, inputs, strict=True)]
+    torch.cuda.synchronize()
+    torch.ops.fastact.forget_kernels()
+
+    def work(number: int) -> list[tuple[Tensor, ...]]:
+        if number == 0:
+            return [step(case, *each) for case, each in zip(cases, inputs, strict=True)]
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            results = [step(case, *each) for case, each in zip(cases, inputs, strict=True)]
+        stream.synchronize()
+        return results
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    torch.cuda.synchronize()
+    for results in found:
+        for got, wanted in zip(results, expected, strict=True):
+            assert all(map(torch.equal, got, wanted))
+
+
+def test_the_device_that_the_process_sees(device: str) -> None:
+    """CUDA_VISIBLE_DEVICES numbers them anew, for the driver as for torch."""
+    code = (
+        "import torch, fastact; x = torch.randn(1000, device='cuda', requires_grad=True); y = fastact.silu(x);"
+        "y.backward(x.detach()); torch.testing.assert_close(y, torch.nn.functional.silu(x)); print(x.device)"
+    )
+    last = str(torch.cuda.device_count() - 1)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": last, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("cuda:0\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["ReLU", "GELU", "PReLU", "SwiGLU", "Softmax"])
+def test_graphed_callables(name: str, device: str) -> None:
+    """Forward and backward as two graphs, which torch captures after calls of its own."""
+    module = getattr(fastact, name)(**({"dim": -1} if name == "Softmax" else {})).to(device)
+    x = torch.randn(64, 1000, device=device, requires_grad=True)
+    graphed = torch.cuda.make_graphed_callables(module, (x,))
+    x = torch.randn_like(x).requires_grad_()
+    results = []
+    for function in (graphed, module):
+        y = function(x)
+        results.append((y.detach().clone(), *torch.autograd.grad(y, (x, *module.parameters()), torch.ones_like(y))))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.only("emulated", "cuda")
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.activation.pointwise], ids=str)
+def test_one_kernel_for_all_sizes(case: Case, device: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with many shapes must not compile many kernels."""
+    asked = []
+
+    def note(name: str, capability: int) -> gpu.Kernel:
+        asked.append(name)
+        return find(name, capability)
+
+    find = gpu.find
+    monkeypatch.setattr(gpu, "find", note)
+    torch.ops.fastact.forget_kernels()
+    for n in (1, 2, 16, 1000, 4096, 5001):
+        step(case, case.randn(n, device=on), torch.randn(n, device=on))
+    sums = bool(case.activation.weights)
+    assert [name.split(" ")[1] for name in asked if not name.startswith("parts ")] == [
+        "mask" if case.activation.saved == "mask" else "forward",
+        "backward",
+    ]
+    assert len(asked) == 2 + sums
 
 
 @pytest.fixture

@@ -280,7 +280,7 @@ def test_prelu_weight_gradient_keeps_its_digits(device: str, on: str) -> None:
     """A plain float32 running sum of this many terms would lose three digits."""
     import fastact.functional as F
 
-    n = 2**20 if device != "interpret" else 2**14
+    n = 2**20 if device != "emulated" else 2**14
     input = -torch.rand(n, device=on, generator=torch.Generator(on).manual_seed(0))
     weight = torch.full((1,), 0.25, device=on, requires_grad=True)
     F.prelu(input, weight).backward(torch.ones_like(input))

@@ -26,7 +26,7 @@ def outputs(function, input: Tensor, *arguments) -> list[Tensor]:
 @pytest.mark.parametrize("pieces", [2, 3, 4, 5, 255])
 def test_values_ties_and_nan_are_torchs(pieces: int, dtype: torch.dtype, device: str, on: str) -> None:
     """Few different numbers, so that most groups have several winners."""
-    shapes = SHAPES if device != "interpret" or pieces < 255 else SHAPES[:1]
+    shapes = SHAPES if device != "emulated" or pieces < 255 else SHAPES[:1]
     special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1.0, -1.0], dtype=torch.float64)
     for shape, dim in shapes:
         sizes = list(shape)

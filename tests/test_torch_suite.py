@@ -100,7 +100,7 @@ def test_op_inputs(row: Activation, dtype: torch.dtype, device: str, on: str) ->
     for info in op_infos(row):
         samples = list(info.sample_inputs(on, dtype, requires_grad=True))
         samples += itertools.islice(info.reference_inputs(on, dtype, requires_grad=True), 60)
-        if device == "interpret":  # takes a thousand times as long
+        if device == "emulated":  # takes a thousand times as long
             samples = [sample for sample in samples if sample.input.numel() <= 4096][:15]
         for sample in samples:
             if row.random and sample.kwargs.get("training", False):

@@ -118,7 +118,7 @@ def test_gradient_in_another_layout_than_the_output(case: Case, layout: str, dev
 def test_arrangements_change_nothing(case: Case, device: str, on: str) -> None:
     """One shape: one element after another, in rows, in rows of another length, in another order; all pairs of them."""
     input, grad = torch.randn(2, *SHAPE, device=on)
-    names = ARRANGEMENTS if device != "interpret" else ("rows of 128", "rows of 256", "last dimension outermost")
+    names = ARRANGEMENTS if device != "emulated" else ("rows of 128", "rows of 256", "last dimension outermost")
     expected = gradients(case, case.fastact, input, grad)
     for of_input, of_grad in itertools.product(names, names):
         arranged = ARRANGEMENTS[of_input](input)
@@ -185,7 +185,9 @@ def test_special_values(case: Case, dtype: torch.dtype, device: str, on: str) ->
     if exact:
         assert torch.equal(got.isnan(), expected.isnan())
         assert torch.equal(got.nan_to_num(), expected.nan_to_num())
-        assert torch.equal(got.signbit() & ~got.isnan(), expected.signbit() & ~expected.isnan())
+        # Those of torch's CPU code: on a GPU, `max` of -0 and a bound of 0 is either, by its version.
+        signs = torchs_curve(input.cpu()).to(dtype).signbit().to(on)
+        assert torch.equal(got.signbit() & ~got.isnan(), signs & ~expected.isnan())
     else:
         # Limits that torch does not have, as in test_limits_at_infinity.
         expected = torch.where(input.isinf() & expected.isnan(), got, expected)
@@ -324,7 +326,7 @@ def test_refused_inplace_changes_nothing(case: Case, device: str, on: str) -> No
 def test_rrelu_draws(device: str, on: str) -> None:
     import fastact.functional as F
 
-    input = -torch.rand(100_003 if device != "interpret" else 5001, device=on) - 0.5
+    input = -torch.rand(100_003 if device != "emulated" else 5001, device=on) - 0.5
     input = leaf(input)
     torch.manual_seed(3)
     first = F.rrelu(input, 0.1, 0.4, training=True)
@@ -366,7 +368,7 @@ def test_rrelus_numbers_are_philoxs(device: str, on: str) -> None:
     from fastact.ops import overload
 
     assert philox(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # the authors' known answers
-    n = 5000 if device != "interpret" else 700
+    n = 5000 if device != "emulated" else 700
     input = torch.full((n,), -1.0, device=on)
     for seed in (0, 1, 1 << 16, 1 << 31, 1 << 32, 1 << 62, 0x0123_4567_89AB_CDEF):
         drawn = [word >> 8 for counter in range(-(-n // 4)) for word in philox(seed, counter)][:n]
@@ -395,7 +397,7 @@ def test_rrelu_evaluates_with_the_mean_slope(device: str, on: str) -> None:
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
 def test_value_depends_on_neither_place_nor_size(case: Case, device: str, on: str) -> None:
-    n = 5000 if device != "interpret" else 2500
+    n = 5000 if device != "emulated" else 2500
     numbers = torch.randn(n, dtype=torch.float32, device=on) * 4
     if case.per_channel:
         numbers = numbers.view(n // 5, 5)

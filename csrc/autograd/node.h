@@ -80,7 +80,13 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
   for (const Tensor& each : tensors) torch::jit::push(stack, op.saves == Saves::kMask ? each.contiguous() : each);
   for (const IValue& each : saved.scalars) stack.push_back(each);
   const Tensor passed = op.adds_last ? grad : Tensor();
-  op.backward->callBoxed(&stack);
+  try {
+    op.backward->callBoxed(&stack);
+  } catch (const std::exception& error) {
+    // The stable ABI keeps no more of an error than this. Where memory is short, torch says so, by its own class.
+    if (std::string_view(error.what()).find("API call failed") != std::string_view::npos) at::empty_like(grad);
+    throw;
+  }
   variable_list gradients;
   for (IValue& each : stack) gradients.push_back(std::move(each).toTensor());
   if (op.adds_last) gradients.push_back(passed);

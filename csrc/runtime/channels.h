@@ -41,25 +41,30 @@ void spread(const T* values, Channels channels, int64_t first, int64_t n, T* eac
   std::fill(each + n, each + round_up(n), T(1));
 }
 
+// `walked` is a dense tensor in the order in which elements are walked.
+inline void check_channelwise(const Tensor& tensor, const Tensor& walked, const char* op) {
+  const int64_t count = tensor.numel();
+  const auto type = tensor.scalar_type(), walked_type = walked.scalar_type();
+  const bool readable = type == walked_type || (is_16_bit(walked_type) && type == ScalarType::Float);
+  STD_TORCH_CHECK(readable && tensor.dim() <= 1 && tensor.is_contiguous() && same_device(tensor, walked) &&
+                      (count == 1 || (walked.dim() >= 2 && walked.size(1) == count)),
+                  "fastact::", op,
+                  ": expected a channelwise tensor to hold one number or one per channel, on the input's device and in "
+                  "its dtype or, beside one of 16 bits, float32");
+}
+
 // The weights of a channelwise operand, in compute type.
 template <class T>
 struct Weights {
   std::vector<T> values;
   Channels channels;
 
-  // `walked` is a dense tensor in the order in which elements are walked.
   Weights(const Tensor& tensor, const Tensor& walked, const char* op) {
-    int64_t count = tensor.numel();
-    auto type = tensor.scalar_type(), walked_type = walked.scalar_type();
-    bool readable = type == walked_type || (is_16_bit(walked_type) && type == ScalarType::Float);
-    STD_TORCH_CHECK(readable && tensor.dim() <= 1 && tensor.is_contiguous() &&
-                        (count == 1 || (walked.dim() >= 2 && walked.size(1) == count)),
-                    "fastact::", op,
-                    ": expected a channelwise tensor to hold one number or one per channel, in the input's dtype or, "
-                    "beside one of 16 bits, float32");
+    check_channelwise(tensor, walked, op);
+    const int64_t count = tensor.numel();
     // Neighbours share a channel as far as the stride of dimension 1 reaches.
     channels = {count, count == 1 ? std::max<int64_t>(2, walked.numel()) : walked.stride(1)};
-    read(tensor.data_ptr(), type);
+    read(tensor.data_ptr(), tensor.scalar_type());
   }
   // One number, of the tensor's dtype.
   Weights(const void* number, ScalarType type, int64_t numel) : channels{1, std::max<int64_t>(2, numel)} {
@@ -99,11 +104,10 @@ class ChannelSums {
     });
   }
 
-  // Returns the sums as a tensor like the operand.
+  // Writes the sums into a tensor like the operand.
   template <class T>
-  Tensor write(const Tensor& operand) const {
+  void write(const Tensor& result) const {
     FlushToZero flush;
-    Tensor result = new_dense(operand);
     std::vector<T> rounded(round_up(channels_.count));
     for (int64_t channel = 0; channel < channels_.count; ++channel) {
       double total = sums_[channel];
@@ -112,7 +116,6 @@ class ChannelSums {
     }
     Strided strided{static_cast<char*>(result.data_ptr()), channels_.count, result.scalar_type()};
     store_demoted(strided, 0, channels_.count, rounded.data());
-    return result;
   }
 
  private:

@@ -23,12 +23,26 @@ struct Strided {
   char* at(int64_t row, int64_t column) const { return data + (row * row_stride + column) * element_size(); }
 };
 
+// What rows must be like, so that a device's kernels run on them where they lie: in elements, but for the alignment of
+// the tensor in bytes. Anything else is copied.
+struct RowRules {
+  int64_t shortest, multiple, stride_multiple, alignment;
+};
+// Short or ragged rows would be little but tails, and their masks would share bytes.
+inline constexpr RowRules kCpuRows{kStep, 8, 1, 1};
+// On a GPU their 128-bit accesses would be none.
+inline constexpr RowRules kGpuRows{16, 16, 8, 16};
+
+inline bool is_aligned(const Tensor& tensor, int64_t bytes) {
+  return bytes == 1 || reinterpret_cast<uintptr_t>(tensor.data_ptr()) % bytes == 0;
+}
+
 // The length of a tensor's runs of consecutive elements and the one distance between them, if its dimensions, in this
 // order from the outermost to the innermost, have them.
 struct Rows {
   int64_t columns, stride;
 };
-inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<int64_t>& order) {
+inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<int64_t>& order, const RowRules& rules) {
   auto sizes = tensor.sizes(), strides = tensor.strides();
   int64_t columns = 1, rows = 1, stride = 0;
   for (auto place = order.rbegin(); place != order.rend(); ++place) {
@@ -44,8 +58,10 @@ inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<i
       return std::nullopt;
     }
   }
-  // Short or ragged rows would be little but tails, and their masks would share bytes.
-  if (rows > 1 && (columns < kStep || columns % 8 != 0 || stride < columns)) return std::nullopt;
+  if (!is_aligned(tensor, rules.alignment)) return std::nullopt;
+  if (rows > 1 && (columns < rules.shortest || columns % rules.multiple != 0 || stride < columns ||
+                   stride % rules.stride_multiple != 0))
+    return std::nullopt;
   return Rows{columns, rows > 1 ? stride : columns};
 }
 
@@ -58,7 +74,8 @@ struct Plan {
   size_t input_count, output_count;
   Strided strided[kMostTensors];  // inputs, then outputs
 
-  Plan(std::vector<Tensor> inputs_and_outputs, size_t outputs)
+  // `dense`: in no rows.
+  Plan(std::vector<Tensor> inputs_and_outputs, size_t outputs, const RowRules& rules, bool dense = false)
       : input_count(inputs_and_outputs.size() - outputs),
         output_count(outputs),
         tensors_(std::move(inputs_and_outputs)),
@@ -68,11 +85,13 @@ struct Plan {
     if (numel == 0) return;
     bool flat = is_dense(leader);
     for (const Tensor& tensor : tensors_) flat = flat && same_layout(tensor, leader);
+    // Beside aligned inputs an unaligned one costs more than its copy: no wide accesses for any of them.
+    for (const Tensor& tensor : tensors_) flat = flat && (input_count == 1 || is_aligned(tensor, rules.alignment));
     if (flat) {
       shape = {1, numel};
       for (size_t i = 0; i < tensors_.size(); ++i) place(i, numel);
     } else {
-      plan_rows(numel);
+      plan_rows(numel, rules, dense);
     }
   }
   // Of n elements each, in one piece.
@@ -95,7 +114,7 @@ struct Plan {
  private:
   void place(size_t i, int64_t stride) { strided[i] = {static_cast<char*>(tensors_[i].data_ptr()), stride, type_}; }
 
-  void plan_rows(int64_t numel) {
+  void plan_rows(int64_t numel, const RowRules& rules, bool densely) {
     const Tensor leader = tensors_[input_count];
     std::vector<int64_t> order(leader.dim());
     std::iota(order.begin(), order.end(), 0);
@@ -104,8 +123,8 @@ struct Plan {
     int64_t columns = numel;
     std::vector<std::optional<Rows>> rows;
     for (const Tensor& tensor : tensors_) {
-      rows.push_back(row_strided(tensor, order));
-      if (rows.back()) columns = std::min(columns, rows.back()->columns);
+      rows.push_back(row_strided(tensor, order, rules));
+      if (rows.back() && !densely) columns = std::min(columns, rows.back()->columns);
     }
     for (size_t i = 0; i < rows.size(); ++i) {
       if (!rows[i] || (rows[i]->columns != columns && rows[i]->columns != numel)) {

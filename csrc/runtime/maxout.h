@@ -11,8 +11,8 @@ struct Grouped {
   std::vector<int64_t> sizes, strides;
   int64_t inner = 1;
 
-  Tensor new_tensor(ScalarType type) const {
-    return fastact::new_tensor(sizes.data(), strides.data(), static_cast<int64_t>(sizes.size()), type);
+  Tensor new_tensor(ScalarType type, const Tensor& beside) const {
+    return fastact::new_tensor(sizes.data(), strides.data(), static_cast<int64_t>(sizes.size()), type, beside);
   }
 };
 inline Grouped grouped(const Tensor& dense, int64_t dim, int64_t times, int64_t divided_by) {

@@ -1,5 +1,6 @@
-// The ops of torch.ops.fastact on the CPU, registered through LibTorch's stable ABI: no Python symbols and no C++ types
-// cross the boundary, so one binary serves every Python, and every torch from TORCH_TARGET_VERSION on.
+// The ops of torch.ops.fastact on the CPU and on CUDA's GPUs, registered through LibTorch's stable ABI: no Python
+// symbols and no C++ types cross the boundary, so one binary serves every Python, and every torch from
+// TORCH_TARGET_VERSION on.
 //
 // Each op of the table (spec/ops.h) has these forms, with its operands:
 //   name(Tensor input, …) -> Tensor                          name_(Tensor(a!) input, …) -> ()
@@ -26,6 +27,8 @@
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
+#include "gpu/maxout.h"
+#include "gpu/softmax.h"
 #include "runtime/bias.h"
 #include "runtime/elementwise.h"
 #include "runtime/maxout.h"
@@ -38,15 +41,15 @@ namespace fastact {
 namespace {
 
 void check_same(const Tensor& a, const Tensor& b, const char* op) {
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type() && same_sizes(a, b), "fastact::", op,
-                  ": expected tensors of the same dtype and shape");
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type() && same_sizes(a, b) && same_device(a, b), "fastact::", op,
+                  ": expected tensors of the same dtype and shape, on one device");
 }
 
 // The arguments of an op, from the stack.
 struct Arguments {
   std::vector<Tensor> tiles, channelwise;
+  std::optional<Tensor> seed;
   double scalars[most(Kind::kScalar) + 1];
-  Call call{scalars};
 
   Arguments(const Op& op, StableIValue* stack, bool with_tiles, bool with_residual = false) {
     int scalar = 0;
@@ -57,7 +60,9 @@ struct Arguments {
           if (with_tiles) tiles.push_back(to<Tensor>(*stack++));
           break;
         case Kind::kSeed:
-          read_seed(op, to<Tensor>(*stack++));
+          seed = to<Tensor>(*stack++);
+          STD_TORCH_CHECK(seed->numel() == 1 && seed->scalar_type() == ScalarType::Long, "fastact::", op.name,
+                          ": expected seed to be one int64");
           break;
         case Kind::kChannel:
           channelwise.push_back(to<Tensor>(*stack++));
@@ -73,31 +78,84 @@ struct Arguments {
   }
   Arguments(const Arguments&) = delete;
 
-  template <class T>
-  std::vector<Weights<T>> weights(const Op& op, const Tensor& walked) const {
-    std::vector<Weights<T>> weights;
-    for (const Tensor& tensor : channelwise) weights.emplace_back(tensor, walked, op.name);
-    return weights;
-  }
-
  private:
   void read_residual(const std::optional<Tensor>& residual) {
     if (residual) tiles.push_back(*residual);
   }
-  void read_seed(const Op& op, const Tensor& seed) {
-    STD_TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long && seed.is_cpu(), "fastact::", op.name,
-                    ": expected seed to be one int64 on the CPU");
-    call.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(seed.data_ptr()));
+};
+
+void check_tiles(const Op& op, const std::vector<Tensor>& tiles, const std::optional<Tensor>& seed) {
+  check_dtype(tiles[0], op.name);
+  for (size_t i = 1; i < tiles.size(); ++i) check_same(tiles[0], tiles[i], op.name);
+  STD_TORCH_CHECK(!seed || same_device(*seed, tiles[0]), "fastact::", op.name, ": expected seed on the input's device");
+}
+
+// The tensors of a call.
+struct Tensors {
+  std::vector<Tensor> read, channelwise, written;
+  std::optional<Tensor> mask_read, mask_written, seed;
+  std::vector<Tensor> sums{};  // gradients of the channelwise ones
+
+  uint64_t seed_value() const { return seed ? *static_cast<const uint64_t*>(seed->data_ptr()) : 0; }
+  template <class T>
+  std::vector<Weights<T>> weights(const Op& op) const {
+    std::vector<Weights<T>> weights;
+    for (const Tensor& tensor : channelwise) weights.emplace_back(tensor, written[0], op.name);
+    return weights;
+  }
+  Plan plan(const RowRules& rules, bool dense = false) const {
+    std::vector<Tensor> all;
+    all.reserve(Plan::kMostTensors);
+    all.insert(all.end(), read.begin(), read.end());
+    all.insert(all.end(), written.begin(), written.end());
+    return Plan(std::move(all), written.size(), rules, dense);
+  }
+
+  Tensors copied_to_cpu() const {
+    const auto each = [](const std::vector<Tensor>& tensors) {
+      std::vector<Tensor> copies;
+      for (const Tensor& tensor : tensors) copies.push_back(copy_to_cpu(tensor));
+      return copies;
+    };
+    const auto one = [](const std::optional<Tensor>& tensor) {
+      return tensor ? std::optional<Tensor>(copy_to_cpu(*tensor)) : std::nullopt;
+    };
+    return {each(read), each(channelwise), each(written), one(mask_read), one(mask_written), one(seed), each(sums)};
+  }
+  void copy_results_of(const Tensors& other) {
+    for (size_t i = 0; i < written.size(); ++i) torch::stable::copy_(written[i], other.written[i]);
+    for (size_t i = 0; i < sums.size(); ++i) torch::stable::copy_(sums[i], other.sums[i]);
   }
 };
 
-void check_tiles(const Op& op, const std::vector<Tensor>& tiles) {
-  check_dtype(tiles[0], op.name);
-  for (size_t i = 1; i < tiles.size(); ++i) check_same(tiles[0], tiles[i], op.name);
+// Runs a backward on the device of its tensors or, where a GPU has no kernel for it, on copies on the CPU: what is
+// saved is for kernels to read, and the gradient must not be lost. (Of a forward, torch's op takes the place.)
+template <class OnGpu, class OnCpu>
+void run_somewhere(Tensors& tensors, const OnGpu& on_gpu, const OnCpu& on_cpu) {
+  if (!gpu::runs_here(tensors.read[0])) return on_cpu(tensors);
+  try {
+    return on_gpu(tensors);
+  } catch (const gpu::ForNow&) {
+    throw;
+  } catch (const gpu::Unavailable&) {
+    // A graph that is captured could not hold the way to the CPU.
+    if (gpu::is_captured(tensors.read[0])) throw;
+  }
+  const Tensors copies = tensors.copied_to_cpu();
+  on_cpu(copies);
+  tensors.copy_results_of(copies);
+}
+
+uint8_t* bytes_of(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<uint8_t*>(tensor->data_ptr()) : nullptr;
+}
+gpu::Beside beside(const Tensors& tensors) {
+  return {bytes_of(tensors.mask_read), bytes_of(tensors.mask_written), bytes_of(tensors.seed)};
 }
 
 // The ops of the table: one block function each.
 struct Plain {
+  static constexpr bool kBiased = false;
   static const Op& op(int which) { return kOps[which]; }
   template <class T>
   static Block forward(int which, const Plan& plan) {
@@ -112,6 +170,7 @@ struct Plain {
 
 // Those with a bias: chains of blocks.
 struct WithBias {
+  static constexpr bool kBiased = true;
   static const Op& op(int which) { return kBiasOps[which]; }
   template <class T>
   static BiasForward<T> forward(int which, const Plan& plan) {
@@ -124,17 +183,29 @@ struct WithBias {
   static bool backward_reads_weights(int which) { return kOps[which].saved != Saved::kMask; }
 };
 
-// Writes the output and, unless it is null, the mask.
 template <class Form>
-void run_forward(int which, Arguments& arguments, const Tensor& output, uint8_t* mask) {
-  arguments.tiles.push_back(output);
-  Plan plan(std::move(arguments.tiles), 1);
+void forward_on_gpu(int which, const Tensors& tensors, const double* scalars) {
+  const gpu::Launcher launcher(tensors.written[0]);
+  Plan plan = tensors.plan(kGpuRows);
+  gpu::ElementwiseKernel kernel{
+      {which, Form::kBiased, tensors.mask_written ? gpu::Part::kMask : gpu::Part::kForward, plan.type()}};
+  kernel.residual = Form::kBiased && plan.input_count == 2;
+  gpu::run(launcher, kernel, plan, beside(tensors), {tensors.channelwise, tensors.written[0], Form::op(which).name},
+           scalars);
+  plan.finish();
+}
+
+// Writes the output and, if there is one, the mask.
+template <class Form>
+void run_forward(int which, const Tensors& tensors, const double* scalars) {
+  if (gpu::runs_here(tensors.written[0])) return forward_on_gpu<Form>(which, tensors, scalars);
+  Plan plan = tensors.plan(kCpuRows);
   with_compute_type(plan.type(), [&](auto number) {
     using T = decltype(number);
     ElementwiseRun<T, decltype(Form::template forward<T>(which, plan))> run{Form::template forward<T>(which, plan),
-                                                                            arguments.call, plan};
-    run.mask_written = mask;
-    run.weights = arguments.weights<T>(Form::op(which), output);
+                                                                            Call{scalars, tensors.seed_value()}, plan};
+    run.mask_written = bytes_of(tensors.mask_written);
+    run.weights = tensors.weights<T>(Form::op(which));
     run.run();
   });
   plan.finish();
@@ -144,65 +215,87 @@ template <class Form>
 void forward(int which, StableIValue* stack, bool in_place, bool with_mask) {
   const Op& op = Form::op(which);
   Arguments arguments(op, stack, true, true);
-  check_tiles(op, arguments.tiles);
+  check_tiles(op, arguments.tiles, arguments.seed);
   const Tensor input = arguments.tiles[0];
-  Tensor output = in_place ? input : new_dense(input);
+  const Tensor output = in_place ? input : new_dense(input);
   std::optional<Tensor> mask;
   if (with_mask) mask = new_mask(input);
-  run_forward<Form>(which, arguments, output, mask ? static_cast<uint8_t*>(mask->data_ptr()) : nullptr);
+  run_forward<Form>(
+      which,
+      {std::move(arguments.tiles), std::move(arguments.channelwise), {output}, {}, mask, std::move(arguments.seed)},
+      arguments.scalars);
   if (!in_place) *stack++ = from(output);
   if (mask) *stack++ = from(*mask);
 }
 
-// Writes the gradients of tiles, and returns those of the channelwise operands.
 template <class Form>
-std::vector<Tensor> run_backward(int which, const Arguments& arguments, std::vector<Tensor> read, const uint8_t* mask,
-                                 const std::vector<Tensor>& gradients) {
-  read.insert(read.end(), gradients.begin(), gradients.end());
-  Plan plan(std::move(read), gradients.size());
-  std::vector<Tensor> sums;
+void backward_on_cpu(int which, const Tensors& tensors, const double* scalars) {
+  Plan plan = tensors.plan(kCpuRows);
   with_compute_type(plan.type(), [&](auto number) {
     using T = decltype(number);
     ElementwiseRun<T, decltype(Form::template backward<T>(which, plan))> run{Form::template backward<T>(which, plan),
-                                                                             arguments.call, plan};
-    run.mask_read = mask;
-    run.weights = arguments.weights<T>(Form::op(which), gradients[0]);
+                                                                             Call{scalars, tensors.seed_value()}, plan};
+    run.mask_read = bytes_of(tensors.mask_read);
+    run.weights = tensors.weights<T>(Form::op(which));
     run.reads_weights = Form::backward_reads_weights(which);
     for (const Weights<T>& each : run.weights) run.sums.emplace_back(each.channels, run.slices(plan));
     run.run();
-    for (size_t k = 0; k < run.sums.size(); ++k)
-      sums.push_back(run.sums[k].template write<T>(arguments.channelwise[k]));
+    for (size_t k = 0; k < run.sums.size(); ++k) run.sums[k].template write<T>(tensors.sums[k]);
   });
   plan.finish();
-  return sums;
+}
+
+template <class Form>
+void backward_on_gpu(int which, const Tensors& tensors, const double* scalars) {
+  const gpu::Launcher launcher(tensors.written[0]);
+  const gpu::Weights weights(tensors.channelwise, tensors.written[0], Form::op(which).name);
+  const bool sums = !tensors.sums.empty();
+  Plan plan = tensors.plan(kGpuRows, sums);
+  const gpu::OpPart part{which, Form::kBiased, gpu::Part::kBackward, plan.type()};
+  if (sums) {
+    gpu::run_with_sums(launcher, {part}, plan, beside(tensors), weights, Form::backward_reads_weights(which), scalars,
+                       tensors.sums);
+  } else {
+    gpu::run(launcher, {part}, plan, beside(tensors), weights, scalars);
+  }
+  plan.finish();
+}
+
+// Writes the gradients.
+template <class Form>
+void run_backward(int which, Tensors tensors, const double* scalars) {
+  run_somewhere(
+      tensors, [&](const Tensors& here) { backward_on_gpu<Form>(which, here, scalars); },
+      [&](const Tensors& there) { backward_on_cpu<Form>(which, there, scalars); });
 }
 
 template <class Form>
 void backward(int which, StableIValue* stack) {
   const Op& op = Form::op(which);
   const bool saves_inputs = op.saved == Saved::kInputs;
-  std::vector<Tensor> read;
-  read.reserve(Plan::kMostTensors);
-  read.push_back(to<Tensor>(stack[0]));
+  Tensors tensors;
+  tensors.read.push_back(to<Tensor>(stack[0]));
   std::optional<Tensor> saved;
   if (!saves_inputs) saved = to<Tensor>(stack[1]);
   Arguments arguments(op, stack + (saves_inputs ? 1 : 2), saves_inputs);
   if (op.saved == Saved::kOutput) arguments.tiles.push_back(*saved);
-  const std::vector<Tensor>& tiles = arguments.tiles;
-  read.insert(read.end(), tiles.begin(), tiles.end());
-  check_tiles(op, read);
-  const uint8_t* mask = nullptr;
+  tensors.read.insert(tensors.read.end(), arguments.tiles.begin(), arguments.tiles.end());
+  check_tiles(op, tensors.read, arguments.seed);
+  const Tensor& grad = tensors.read[0];
   if (op.saved == Saved::kMask) {
-    STD_TORCH_CHECK(saved->scalar_type() == ScalarType::Byte && saved->numel() == (read[0].numel() + 7) / 8 &&
-                        saved->is_contiguous(),
+    STD_TORCH_CHECK(saved->scalar_type() == ScalarType::Byte && saved->numel() == (grad.numel() + 7) / 8 &&
+                        saved->is_contiguous() && same_device(*saved, grad),
                     "fastact::", op.name, "_backward: expected one bit per element of grad");
-    mask = static_cast<const uint8_t*>(saved->data_ptr());
+    tensors.mask_read = saved;
   }
   // A gradient has the order of dimensions of its tensor or, if that was not saved, of grad.
-  std::vector<Tensor> gradients;
-  for (const Tensor& like : op.saved == Saved::kMask ? read : tiles) gradients.push_back(new_dense(like));
-  const std::vector<Tensor> sums = run_backward<Form>(which, arguments, std::move(read), mask, gradients);
-  for (const auto* results : {&std::as_const(gradients), &sums})
+  for (const Tensor& like : op.saved == Saved::kMask ? tensors.read : arguments.tiles)
+    tensors.written.push_back(new_dense(like));
+  for (const Tensor& each : arguments.channelwise) tensors.sums.push_back(new_dense(each));
+  tensors.channelwise = std::move(arguments.channelwise);
+  tensors.seed = std::move(arguments.seed);
+  run_backward<Form>(which, tensors, arguments.scalars);
+  for (const auto* results : {&tensors.written, &tensors.sums})
     for (const Tensor& result : *results) *stack++ = from(result);
 }
 
@@ -224,12 +317,13 @@ std::vector<Tensor> halves(const Op& op, const Tensor& packed, int64_t dim, bool
 void packed_forward(int which, StableIValue* stack) {
   const Op& op = kOps[which];
   const Tensor input = to<Tensor>(stack[0]);
-  Arguments arguments(op, stack + 3, false);
-  arguments.tiles = halves(op, input, read_dim(stack[1], input, op.name), to<bool>(stack[2]));
+  const Arguments arguments(op, stack + 3, false);
+  Tensors tensors;
+  tensors.read = halves(op, input, read_dim(stack[1], input, op.name), to<bool>(stack[2]));
   check_dtype(input, op.name);
-  const Tensor output = new_dense(arguments.tiles[0]);
-  run_forward<Plain>(which, arguments, output, nullptr);
-  stack[0] = from(output);
+  tensors.written = {new_dense(tensors.read[0])};
+  run_forward<Plain>(which, tensors, arguments.scalars);
+  stack[0] = from(tensors.written[0]);
 }
 
 void packed_backward(int which, StableIValue* stack) {
@@ -237,12 +331,14 @@ void packed_backward(int which, StableIValue* stack) {
   const Tensor grad = to<Tensor>(stack[0]), input = to<Tensor>(stack[1]);
   const int64_t dim = read_dim(stack[2], input, op.name);
   const bool gate_first = to<bool>(stack[3]);
-  std::vector<Tensor> read = halves(op, input, dim, gate_first);
-  read.insert(read.begin(), grad);
-  check_tiles(op, read);
+  const Arguments arguments(op, stack + 4, false);
+  Tensors tensors;
+  tensors.read = halves(op, input, dim, gate_first);
+  tensors.read.insert(tensors.read.begin(), grad);
+  check_tiles(op, tensors.read, {});
   const Tensor grad_input = new_dense(input);
-  run_backward<Plain>(which, Arguments(op, stack + 4, false), std::move(read), nullptr,
-                      halves(op, grad_input, dim, gate_first));
+  tensors.written = halves(op, grad_input, dim, gate_first);
+  run_backward<Plain>(which, tensors, arguments.scalars);
   stack[0] = from(grad_input);
 }
 
@@ -262,13 +358,16 @@ void maxout_forward(StableIValue* stack, uint64_t, uint64_t) {
                   pieces, " does not divide ", size);
   if (!is_dense(input)) input = torch::stable::contiguous(input);
   Grouped shape = grouped(input, dim, 1, pieces);
-  Tensor output = shape.new_tensor(input.scalar_type());
+  Tensor output = shape.new_tensor(input.scalar_type(), input);
+  const bool on_gpu = gpu::runs_here(input);
   std::optional<Tensor> indices;
-  if (with_indices) {
-    indices = shape.new_tensor(ScalarType::Byte);
-    stack[1] = from(*indices);
+  if (with_indices || on_gpu) indices = shape.new_tensor(ScalarType::Byte, input);
+  if (on_gpu) {
+    gpu::run_maxout(false, output.numel(), pieces, shape.inner, {input, output, *indices});
+  } else {
+    run_maxout(input, pieces, shape.inner, output, with_indices ? &*indices : nullptr);
   }
-  run_maxout(input, pieces, shape.inner, output, with_indices ? &*indices : nullptr);
+  if (with_indices) stack[1] = from(*indices);
   stack[0] = from(output);
 }
 
@@ -276,14 +375,23 @@ void maxout_backward(StableIValue* stack, uint64_t, uint64_t) {
   Tensor grad = to<Tensor>(stack[0]), indices = to<Tensor>(stack[1]);
   check_dtype(grad, "maxout");
   int64_t pieces = to<int64_t>(stack[2]), dim = read_pieces_dim(stack[3], indices, pieces);
-  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Byte && same_sizes(grad, indices),
+  STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Byte && same_sizes(grad, indices) && same_device(grad, indices),
                   "fastact::maxout_backward: expected indices to hold one byte for each element of grad");
   if (!is_dense(indices)) indices = torch::stable::contiguous(indices);
   if (!same_layout(grad, indices)) grad = copy_in_layout(grad, indices);
   Grouped shape = grouped(indices, dim, pieces, 1);
-  Tensor grad_input = shape.new_tensor(grad.scalar_type());
-  run_maxout_backward(grad, indices, pieces, shape.inner, grad_input);
-  stack[0] = from(grad_input);
+  Tensors tensors;
+  tensors.read = {grad, indices};
+  tensors.written = {shape.new_tensor(grad.scalar_type(), grad)};
+  run_somewhere(
+      tensors,
+      [&](const Tensors& here) {
+        gpu::run_maxout(true, grad.numel(), pieces, shape.inner, {here.read[0], here.read[1], here.written[0]});
+      },
+      [&](const Tensors& there) {
+        run_maxout_backward(there.read[0], there.read[1], pieces, shape.inner, there.written[0]);
+      });
+  stack[0] = from(tensors.written[0]);
 }
 
 Strided whole(const Tensor& tensor) { return {static_cast<char*>(tensor.data_ptr()), 0, tensor.scalar_type()}; }
@@ -300,16 +408,18 @@ void softmax_forward(int which, StableIValue* stack) {
   check_dtype(input, kSoftmaxOps[which].name);
   check_promotion(input.scalar_type(), type, kSoftmaxOps[which].name);
   int64_t dim = read_dim(stack[1], input, kSoftmaxOps[which].name);
-  if (torch_is_faster(which, input, dim, type)) {
+  const bool on_gpu = gpu::runs_here(input);
+  if (!on_gpu && torch_is_faster(which, input, dim, type)) {
     stack[0] = from(torchs_softmax(which, input, dim));
     return;
   }
   if (!is_dense(input)) input = dense_copy(input, input);
-  Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type);
+  const Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type, input);
+  stack[0] = from(output);
+  if (on_gpu) return gpu::run_softmax(which, false, gpu::SoftmaxRows::of(input, dim), {input, output});
   with_compute_type(input.scalar_type(), [&](auto number) {
     run_softmax<decltype(number)>(which, outer_dim_inner(input, dim), whole(input), whole(output));
   });
-  stack[0] = from(output);
 }
 
 void softmax_backward(int which, StableIValue* stack) {
@@ -321,16 +431,25 @@ void softmax_backward(int which, StableIValue* stack) {
   int64_t dim = read_dim(stack[2], grad, kSoftmaxOps[which].name);
   if (!is_dense(output)) output = dense_copy(output, output);
   if (!same_layout(grad, output)) grad = dense_copy(grad, output);
-  if (torch_is_faster(which, output, dim, type)) {
+  if (!gpu::runs_here(output) && torch_is_faster(which, output, dim, type)) {
     stack[0] = from(torchs_softmax_backward(which, grad, output, dim));
     return;
   }
-  Tensor grad_input = new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type);
-  with_compute_type(grad.scalar_type(), [&](auto number) {
-    run_softmax_backward<decltype(number)>(which, outer_dim_inner(output, dim), whole(grad), whole(output),
-                                           whole(grad_input));
-  });
-  stack[0] = from(grad_input);
+  Tensors tensors;
+  tensors.read = {grad, output};
+  tensors.written = {new_tensor(output.sizes().data(), output.strides().data(), output.dim(), type, output)};
+  run_somewhere(
+      tensors,
+      [&](const Tensors& here) {
+        gpu::run_softmax(which, true, gpu::SoftmaxRows::of(output, dim), {here.read[0], here.read[1], here.written[0]});
+      },
+      [&](const Tensors& there) {
+        with_compute_type(grad.scalar_type(), [&](auto number) {
+          run_softmax_backward<decltype(number)>(which, outer_dim_inner(output, dim), whole(there.read[0]),
+                                                 whole(there.read[1]), whole(there.written[0]));
+        });
+      });
+  stack[0] = from(tensors.written[0]);
 }
 
 bool run_direct_softmax(const DirectCall& call, ScalarType type) {
@@ -352,6 +471,7 @@ bool run_direct_softmax(const DirectCall& call, ScalarType type) {
 }
 
 bool run_direct(const DirectCall& call) {
+  if (gpu::emulating()) return false;
   const auto type = static_cast<ScalarType>(call.dtype);
   if (call.which >= kElementwiseCount) return run_direct_softmax(call, type);
   const auto& blocks = call.backward ? instruction_set().backward : instruction_set().forward;
@@ -377,6 +497,15 @@ void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
 }
 void cpu_capability(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(instruction_set().name)); }
 void set_rows_of_torch(StableIValue* stack, uint64_t, uint64_t) { rows_of_torch() = to<int64_t>(stack[0]); }
+void emulate_gpu(StableIValue* stack, uint64_t, uint64_t) {
+  const auto value = to<std::optional<bool>>(stack[0]);
+  stack[0] = from(value ? gpu::emulating().exchange(*value) : gpu::emulating().load());
+}
+void set_gpu_callbacks(StableIValue* stack, uint64_t, uint64_t) {
+  gpu::python() = {reinterpret_cast<gpu::FindImage>(to<int64_t>(stack[0])),
+                   reinterpret_cast<gpu::Report>(to<int64_t>(stack[1]))};
+}
+void forget_kernels(StableIValue*, uint64_t, uint64_t) { gpu::kernel_table().clear(); }
 void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_vendor())); }
 
 using Library = torch::stable::detail::StableLibrary;
@@ -415,6 +544,9 @@ void define(Library& library) {
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
   library.def("set_rows_of_torch(int cells) -> ()");
+  library.def("set_gpu_callbacks(int find_image, int report) -> ()");  // addresses; see gpu/kernels.h
+  library.def("emulate_gpu(bool? value) -> bool");                     // returns what it was
+  library.def("forget_kernels() -> ()");
 }
 
 template <class Form, int which>
@@ -458,23 +590,28 @@ template <int... which>
 void implement_all_softmax(Library& library, std::integer_sequence<int, which...>) {
   (implement_softmax<which>(library), ...);
 }
+void implement_ops(Library& library) {
+  implement_all(library, std::make_integer_sequence<int, kElementwiseCount>());
+  implement_all_softmax(library, std::make_integer_sequence<int, kSoftmaxCount>());
+  library.impl("maxout", maxout_forward<false>);
+  library.impl("maxout_indices", maxout_forward<true>);
+  library.impl("maxout_backward", maxout_backward);
+}
 
 }  // namespace
 }  // namespace fastact
 
 STABLE_TORCH_LIBRARY(fastact, library) { fastact::define(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
-  fastact::implement_all(library, std::make_integer_sequence<int, fastact::kElementwiseCount>());
-  fastact::implement_all_softmax(library, std::make_integer_sequence<int, fastact::kSoftmaxCount>());
-  library.impl("maxout", fastact::maxout_forward<false>);
-  library.impl("maxout_indices", fastact::maxout_forward<true>);
-  library.impl("maxout_backward", fastact::maxout_backward);
-}
+STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) { fastact::implement_ops(library); }
+STABLE_TORCH_LIBRARY_IMPL(fastact, CUDA, library) { fastact::implement_ops(library); }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
   library.impl("direct_calls", fastact::direct_calls);
   library.impl("cpu_vendor", fastact::vendor);
   library.impl("set_rows_of_torch", fastact::set_rows_of_torch);
+  library.impl("set_gpu_callbacks", fastact::set_gpu_callbacks);
+  library.impl("emulate_gpu", fastact::emulate_gpu);
+  library.impl("forget_kernels", fastact::forget_kernels);
 }

@@ -34,8 +34,8 @@ from torch import Tensor
 
 from .. import functional
 from ..catalogue import SELU_ALPHA, SELU_SCALE, Activation, of_one_variable
-from ..dispatch import runs_on_gpu_kernels
 from ..enable import torch_kernels
+from ..gpu import runs_on_gpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -443,7 +443,7 @@ def _formula_truth(
     largest = true_output
     if reference.term is not None:
         largest = torch.maximum(true_output.abs(), reference.term(x, **parameters).abs())
-    forward_bound = FORWARD_ULPS_GPU if runs_on_gpu_kernels(input) else FORWARD_ULPS
+    forward_bound = FORWARD_ULPS_GPU if runs_on_gpu(input) else FORWARD_ULPS
     bound, unit, size = DERIVATIVE_ULPS, "ulp", ulp(true_derivative, dtype)
     if dtype is not torch.float32:
         forward_bound = bound = ROUNDED_ULPS

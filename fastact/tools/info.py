@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import torch
 
-from .. import __version__, ops
+from .. import __version__, bundle, ops
 from ..catalogue import ACTIVATIONS
 from ..dispatch import triton_is_installed
 from ..enable import TORCH_OPS, enabled
@@ -33,17 +33,32 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "Triton": version("triton") if triton_is_installed() else "not installed",
+        "Bundle": _bundle()[0],
         "CPU": f"{cpu_model()}, kernels for {ops.instruction_set()}, {torch.get_num_threads()} threads",
         "Autograd": "nodes in C++ on the CPU" if ops.HAS_NODES else f"nodes in Python ({ops.WHY_NO_NODES})",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
 
 
+def _bundle() -> tuple[str, bool]:
+    """The GPU kernels that were compiled ahead, and whether they are of use."""
+    folder = bundle.folder()
+    if folder is None:
+        return "none", False
+    try:
+        targets = bundle.opened(folder).targets
+    except bundle.Refused as error:
+        return f"not used: {error}", False
+    counts = (f"{len(each.kernels)} kernels for sm_{capability}" for capability, each in sorted(targets.items()))
+    return f"{folder}: {', '.join(counts)}", True
+
+
 def report() -> str:
     """The text of `python -m fastact info`."""
     facts = environment()
     width = max(map(len, facts))
-    on_cpu, on_gpu = f"C++ ({ops.instruction_set()})", "Triton" if triton_is_installed() else "torch"
+    on_cpu = f"C++ ({ops.instruction_set()})"
+    on_gpu = "Triton" if triton_is_installed() else "bundle" if _bundle()[1] else "torch"
     saved = {"mask": "1 bit per element", "indices": "1 byte per output element"}
     rows = [
         [name, saved.get(row.saved, row.saved), on_cpu, on_gpu, TORCH_OPS.get(name, "-"), _state(name)]

@@ -1,157 +1,151 @@
-"""`python -m fastact warmup`: compiles the Triton kernels ahead, so that a training process finds them in the cache."""
+"""`python -m fastact warmup`: compiles the GPU's kernels ahead, into Triton's cache or into a bundle."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from multiprocessing import get_context
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from .. import bundle, ops
 from ..catalogue import ACTIVATIONS, Activation
 from .validate import progress_bar
 
-if TYPE_CHECKING:
-    from ..triton.launch import Launch
-
-# Softmax, and learned numbers for each channel, have kernels for each power of two: these, and a ResNet's images.
-_WIDTHS = tuple(1 << power for power in range(6, 14))
-_IMAGES = (56, 28, 14, 7)
-_ROWS = 4096
+# Layouts for which there are kernels of their own, as fields of a kernel's name (fastact/triton/sources.py).
+_TILES = ("", " rows")  # rows: halves of a packed tensor
+_WEIGHTS = (" channel=number", " channel=next", " channel=one", " channel=two")
+_SUMS = (" channel=number", " channel=outer", " channel=inner", " channel=inner ragged")
+"""One number; channels innermost; images, as a ResNet's of 56 x 56 and of 7 x 7."""
+_MAXOUT = (*(f" adjacent together={pieces}" for pieces in (2, 4, 0)), " apart together=0 eights", " apart together=0")
+_ROWS = (10, *(1 << power for power in range(6, 15)), 50257, 128256)
+"""Classes, widths and vocabularies: lengths of softmax rows."""
+_COLUMNS = (16, 32, 64, 128, 256)
+"""The same along another dimension than the last."""
 
 
 class Warmed(NamedTuple):
-    """What became of the kernels of some activation in some dtype, or of many."""
+    """What became of kernels."""
 
     kernels: int
     compiled: int
     """So many of them were not in the cache yet."""
     seconds: float
+    bytes: int = 0
+    """Of the bundle."""
 
 
-def launches(activation: Activation, dtype: torch.dtype) -> Iterator[Launch]:
-    """What calls of common layouts and sizes run, forward and backward, with gradients and without."""
-    from ..triton import launch
-
-    for input in _inputs(activation, dtype):
-        with launch.recording() as found:
-            run(activation, input)
-        yield from found
-
-
-def _inputs(activation: Activation, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Tensors without memory: all that a kernel is made for is known of them too."""
-
-    def tensor(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    if activation.kind == "softmax":
-        yield from (tensor(_ROWS, width) for width in _WIDTHS)
-        return
-    yield tensor(_ROWS)
-    if activation.pointwise:
-        yield tensor(_ROWS, 128).chunk(2, -1)[0]
-    if activation.kind == "gated":
-        yield tensor(_ROWS, 128)
-    if activation.kind == "channelwise":
-        yield tensor(_ROWS - 1)
-        yield from (tensor(_ROWS, width) for width in _WIDTHS)
-        yield from (tensor(16, 64, size, size) for size in _IMAGES)
-
-
-def run(row: Activation, x: Tensor) -> None:
-    """All that autograd may launch for an input: with one number in a weight or, where there are channels, one each."""
-    from ..triton.ops import KERNELS
-
-    forward, backward = KERNELS[row.name], KERNELS[f"{row.name}_backward"]
-    scalars = tuple(row.samples[0][name] for name in row.scalars)
+def names(row: Activation, dtype: torch.dtype) -> Iterator[str]:
+    """The kernels that calls of common layouts and sizes ask for, forward and backward, with gradients and without.
+    Some come twice."""
+    type = _name(dtype)
     if row.kind == "softmax":
-        for dtype in dict.fromkeys((x.dtype, torch.promote_types(x.dtype, torch.float32))):  # the other is autocast's
-            y = forward(x, -1, dtype)
-            backward(y, y, -1, x.dtype)
-    elif row.kind == "channelwise":
-        weights = [x.new_empty(x.size(1) if x.dim() > 1 else 1) for _ in row.weights]
-        backward(forward(x, *weights, *scalars), x, *weights, *scalars)
-    elif row.kind == "gated":
-        y = KERNELS[f"{row.name}_packed"](x, -1, False)
-        KERNELS[f"{row.name}_packed_backward"](y, x, -1, False)
-        if x.dim() > 1:  # two tensors of their own
-            backward(forward(y, y), y, y)
+        widened = "float32" if dtype.itemsize == 2 else type  # by autocast
+        for tile, other in product(_softmax_tiles(dtype), dict.fromkeys((type, widened))):
+            yield f"{row.name} forward {type} {other} {tile}"
+            yield f"{row.name} backward {other} {type} {tile}"
     elif row.kind == "maxout":
-        y, indices = KERNELS[f"{row.name}_indices"](x, *scalars, -1)
-        backward(y, indices, *scalars, -1)
+        for part, layout in product(("forward", "backward"), _MAXOUT):
+            yield f"maxout {part} {type}{layout}"
     else:
-        if row.random:
-            scalars = (torch.empty((), dtype=torch.int64, device=x.device), *scalars)
-        y = forward(x, *scalars)
-        saved = {"output": y, "input": x}.get(row.saved)
-        if saved is None:
-            _, saved = KERNELS[f"{row.name}_mask"](x, *scalars)
-        backward(y, saved, *scalars)
+        for op in ops.OPS.values():
+            if op.activation is row and not op.packed:
+                yield from _elementwise(op, type)
 
 
-class Elsewhere:
-    """In the place of Triton's driver, the GPU that kernels are compiled for without one."""
-
-    def __init__(self, capability: int) -> None:
-        self._capability = capability
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self._capability, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _compile(name: str, dtype: torch.dtype, capability: int | None) -> Warmed:
-    """In a process of its own: by Triton's own way from a launch to its cache, up to the launch itself."""
+def _elementwise(op: ops.Op, type: str) -> Iterator[str]:
+    sums = 1 if op.biased else len(op.activation.weights)
+    tiles = ("", " residual") if op.biased else _TILES
+    # A bias is seldom one number.
+    weights, summed = (each[op.biased :] if sums else ("",) for each in (_WEIGHTS, _SUMS))
+    for part in ("forward", *["mask"] * (op.saves == "mask"), "backward"):
+        fields = product(("",), summed) if sums and part == "backward" else product(tiles, weights)
+        yield from (f"{op.name} {part} {type}{tile}{span}" for tile, span in fields)
+    if sums:
+        yield f"parts {'float64' if type == 'float64' else 'float32'} {type} {sums}"
+
+
+def _softmax_tiles(dtype: torch.dtype) -> Iterator[str]:
+    """By the rule of csrc/gpu/softmax.h, for many rows."""
+    largest = 16384 * 4 // max(4, dtype.itemsize)
+    for kind, least, lengths in (("rows", 1, _ROWS), ("strided", 32, _COLUMNS)):
+        for length in lengths:
+            columns = 1 << (length - 1).bit_length()
+            lanes = max(least, 2048 // columns)
+            passes, most = ("one", largest) if lanes * columns <= largest else ("two", largest // 2)
+            divisor = next(each for each in (8, 4, 2, 1) if kind == "strided" or length % each == 0)
+            told = f" divisor={divisor}" if divisor > 1 else ""
+            yield f"{kind} {lanes}x{min(columns, most // lanes)} {passes}{told}"
+
+
+def _compile(name: str, capability: int, for_bundle: bool) -> tuple[bool, bundle.Kernel | None]:
+    """In a process of its own: whether the kernel was in Triton's cache, and for a bundle the kernel."""
     from triton import knobs
-    from triton.runtime import driver
 
-    if capability is not None:
-        driver.set_active(Elsewhere(capability))
-    found: list[bool] = []
-    knobs.compilation.listener = lambda *, cache_hit, **others: found.append(cache_hit)
-    start = perf_counter()
-    for launch in {launch.kind: launch for launch in launches(ACTIVATIONS[name], dtype)}.values():
-        kernel = launch.compile()
-        if capability is None:
-            _ = kernel.run  # loads it; some versions of Triton compile C for that, and keep it in the cache as well
-    return Warmed(len(found), found.count(False), perf_counter() - start)
+    from .. import gpu
+
+    hits: list[bool] = []
+    knobs.compilation.listener = lambda *, cache_hit, **others: hits.append(cache_hit)
+    if for_bundle:  # of the bytes of a cubin, two thirds are line numbers
+        knobs.compilation.disable_line_info = True
+    try:
+        kernel = gpu.compile(name, capability)
+    except Exception as error:  # which may not survive the way to the other process
+        raise RuntimeError(f"{name} does not compile for sm_{capability}: {error}") from None
+    return all(hits), kernel if for_bundle else None
 
 
-def warmup(names: Sequence[str], dtypes: Sequence[torch.dtype], capability: int | None, processes: int) -> Warmed:
-    """Fill Triton's cache, for the current GPU or, without one, for a compute capability (90, say)."""
-    done = []
+def warmup(
+    activations: Sequence[str],
+    dtypes: Sequence[torch.dtype],
+    capabilities: Sequence[int],
+    processes: int,
+    folder: Path | None = None,
+) -> Warmed:
+    """Fill Triton's cache for some compute capabilities (90, say) or, given a folder, make a bundle there."""
+    wanted = dict.fromkeys(
+        (name, capability)
+        for capability in capabilities
+        for activation in activations
+        for dtype in dtypes
+        for name in names(ACTIVATIONS[activation], dtype)
+    )
+    found: dict[int, dict[str, bundle.Kernel]] = {capability: {} for capability in capabilities}
+    hits = 0
     start = perf_counter()
     # CUDA does not survive a fork.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        tasks = [pool.submit(_compile, name, dtype, capability) for name in names for dtype in dtypes]
-        with progress_bar(len(tasks)) as bar:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool, progress_bar(len(wanted)) as bar:
+        tasks = {pool.submit(_compile, *each, folder is not None): each for each in wanted}
+        try:
             for task in as_completed(tasks):
-                done.append(task.result())
+                hit, kernel = task.result()
+                hits += hit
+                if kernel is not None:
+                    name, capability = tasks[task]
+                    found[capability][name] = kernel
                 bar.update(1)
-    kernels, compiled, _ = (sum(column) for column in zip(*done, strict=True))
-    return Warmed(kernels, compiled, perf_counter() - start)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or it would be raised when all are done
+            raise
+    size = 0 if folder is None else bundle.write(folder, found)
+    return Warmed(len(wanted), len(wanted) - hits, perf_counter() - start, size)
 
 
-def summary(warmed: Warmed) -> str:
+def summary(warmed: Warmed, folder: Path | None = None) -> str:
     """The text of `python -m fastact warmup`."""
     from triton import knobs
 
-    return (
-        f"{warmed.kernels} kernels, {warmed.compiled} of them compiled anew, in {warmed.seconds:.0f} s. "
-        f"Triton's cache: {knobs.cache.dir}"
-    )
+    where = f"Bundle: {folder}, {warmed.bytes / 2**20:.1f} MiB" if folder else f"Triton's cache: {knobs.cache.dir}"
+    return f"{warmed.kernels} kernels, {warmed.compiled} of them compiled anew, in {warmed.seconds:.0f} s. {where}"
 
 
 def default_processes() -> int:

@@ -1,27 +1,19 @@
-"""The elementwise kernel: it loads operands, calls a function on them, and stores what that returns.
+"""The elementwise kernels: they load operands, call a function on them, and store or sum what that returns.
 
-Dtypes, tails, row strides, masks of one bit per element, channels and random numbers are handled here and nowhere else.
-What is computed comes in as a function FN of `programs` and the formulas that it composes.
+Dtypes, masks, row strides, bits, channels and random numbers are handled here and nowhere else. What is computed comes
+in as a function FN of `programs` and the formulas that it composes.
 
-A program of the grid takes BLOCK consecutive elements. Only the last one masks its accesses: Triton predicates each
-element and cannot use 128-bit accesses where the bound is not known to be divisible by 16. It takes small steps, so
-that its code is short and needs few registers.
+A tile is made of eighths: eight consecutive elements, whose bits make one byte. A mask that is the same for all eight
+leaves Triton its 128-bit accesses. At most seven elements at a tensor's end are in no whole eighth; the program that
+comes upon them takes them in one more, small access.
 """
 
-import math
-from collections.abc import Sequence
-from functools import cache
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from triton import knobs
 
-from .launch import BLOCK_SIZE, COMPUTE_TYPE, cdiv, kernel_name, launch, power_of_2_from
-from .layout import plan
+from .math import sum_error
 
 KINDS = {kind: number for number, kind in enumerate(("tile", "number", "channel", "seed", "mask", "sum"))}
 """What an operand holds. Inputs: a value for each element of the tensor (tile), one for all (number), one for each of
@@ -29,46 +21,46 @@ its channels (channel), a random number's seed, one bit for each element (mask).
 all elements, or over each channel's, in parts that are still to be added (sum)."""
 _TILE, _NUMBER, _CHANNEL, _SEED, _MASK, _SUM = map(tl.constexpr, KINDS.values())
 
-TAIL = tl.constexpr(256)  # elements in a step of the last program
-_INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+
+def kernel_name(specialization: Any) -> str:
+    """What profilers show."""
+    return f"fastact_{specialization.constants['NAME']}"
 
 
 @triton.jit
-def demote(y, dtype: tl.constexpr):
-    """Rounds to the dtype of a tensor. The interpreter would truncate to bfloat16, and lose subnormals on the way."""
-    if _INTERPRETED and dtype == tl.bfloat16:
-        bits = y.to(tl.uint32, bitcast=True)
-        rounded = tl.where(y == y, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
-        return rounded.to(tl.uint16).to(dtype, bitcast=True)
-    else:
-        return y.to(dtype)
+def quotient(x, divider):
+    """x // d of unsigned numbers below half their range, by a multiplication (Granlund & Montgomery 1994). A divider is
+    d, the multiplier and the shift."""
+    return (tl.umulhi(x, divider[1]) + x) >> divider[2]
 
 
 @triton.jit
-def promote(x, dtype: tl.constexpr):
-    """Converts to the dtype that formulas compute in."""
-    if _INTERPRETED and x.dtype == tl.bfloat16:
-        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    else:
-        return x.to(dtype)
+def remainder(x, divider):
+    return x - quotient(x, divider) * divider[0]
 
 
 @triton.jit
-def divide_places(start, offsets, length):
-    """Divides start + offsets by a length: returns the quotient of start, what is to be added for each offset, and the
-    remainders. Only start needs a 64-bit division, unless the length has more than 32 bits. Unsigned, the sum of a
-    remainder and of an offset in a block has room in 32 bits."""
-    first = start // length
-    dtype: tl.constexpr = tl.uint32 if length.dtype == tl.int32 else tl.int64
-    local = (start - first * length).to(dtype) + offsets.to(dtype)
-    length = length.to(dtype)
-    return first, local // length, local % length
+def signed(x):
+    """An unsigned number of elements as an offset: the compiler knows more of sums of signed numbers."""
+    return x.to(tl.int64 if x.dtype.primitive_bitwidth == 64 else tl.int32)
 
 
 @triton.jit
-def block_offsets(BLOCK: tl.constexpr):
-    """Eight elements to a row: a row's bits make one byte, and a 16-bit type's row is one 128-bit access."""
-    return tl.arange(0, BLOCK // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+def eighths(first, EIGHTHS: tl.constexpr, like):
+    """The numbers of a tile's eighths, in an unsigned number's type."""
+    return first.to(like.dtype) + tl.arange(0, EIGHTHS).to(like.dtype)
+
+
+@triton.jit
+def in_eighths(number):
+    """From the numbers of eighths, those of their elements."""
+    return number[:, None] * 8 + tl.arange(0, 8)[None, :].to(number.dtype)
+
+
+@triton.jit
+def whole_eighths(first, n, EIGHTHS: tl.constexpr):
+    """Which of a tile's eighths are whole."""
+    return (tl.arange(0, EIGHTHS) < tl.minimum(n // 8 - first, EIGHTHS).to(tl.int32))[:, None]
 
 
 @triton.jit
@@ -78,34 +70,36 @@ def count_blocks(n, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _uniforms(seed_ptr, start, BLOCK: tl.constexpr):
+def _uniforms(seed_ptr, first, EIGHTHS: tl.constexpr):
     """Philox4x32-10 as in csrc/kernels/philox.h: element i takes word i % 4 of the block with counter i / 4."""
-    counter = start // 4 + (tl.arange(0, BLOCK // 8)[:, None] * 2 + tl.arange(0, 2)[None, :]).to(tl.int64)
+    counter = first * 2 + (tl.arange(0, EIGHTHS)[:, None] * 2 + tl.arange(0, 2)[None, :]).to(tl.int64)
     low = (counter & 0xFFFFFFFF).to(tl.uint32)
     high = (counter >> 32).to(tl.uint32)
     zero = low & 0
     a, b, c, d = tl.philox(tl.load(seed_ptr), low, high, zero, zero)
-    words = tl.join(tl.join(a, c), tl.join(b, d)).reshape(BLOCK // 8, 8)
+    words = tl.join(tl.join(a, c), tl.join(b, d)).reshape(EIGHTHS, 8)
     return (words >> 8).to(tl.int32).to(tl.float32) * (2.0**-24)
 
 
 @triton.jit
-def _channels(start, offsets, inner, count, SPAN: tl.constexpr, BLOCK: tl.constexpr):
-    """The channel of each element: they change after `inner` elements. SPAN says how they lie in eight elements in a
-    row: "one" channel for all, "next", each element in the channel after the last one's, at most "two", or "any". But
-    for the last, one division does for eight elements: of prelu on 7x7 images 17 instructions per element, not 29."""
-    eight = tl.arange(0, 8)[None, :]
-    eighths = tl.arange(0, BLOCK // 8)[:, None] * 8
+def _channels(first, inner, count, SPAN: tl.constexpr, EIGHTHS: tl.constexpr):
+    """The channel of each element: they change after `inner` elements. SPAN says how they lie in an eighth: "one"
+    channel for all, "next", each element in the channel after the last one's, at most "two", or "any". But for the
+    last, one division does for eight elements."""
+    eighth = eighths(first, EIGHTHS, count[0])
     if SPAN == "next":
-        _, _, channel = divide_places(start, eighths, count)
-        return channel + eight
+        channel = in_eighths(remainder(eighth, count))
+    elif SPAN == "one":
+        channel = remainder(quotient(eighth, inner), count)[:, None]
+    elif SPAN == "two":
+        row = quotient(eighth * 8, inner)
+        channel = remainder(row, count)
+        following = tl.where(channel + 1 == count[0], 0, channel + 1)
+        left = (inner[0] - (eighth * 8 - row * inner[0])).to(tl.int64)
+        channel = tl.where(tl.arange(0, 8)[None, :] < left[:, None], channel[:, None], following[:, None])
     else:
-        first, more, place = divide_places(start, offsets if SPAN == "any" else eighths, inner)
-        channel = ((first % count).to(tl.uint32) + more.to(tl.uint32)) % count.to(tl.uint32)
-        if SPAN == "two":
-            channel = tl.where(place + eight < inner, channel, channel + 1)
-            channel = tl.where(channel == count, 0, channel)
-        return channel
+        channel = remainder(quotient(in_eighths(eighth), inner), count)
+    return signed(channel)
 
 
 @triton.jit
@@ -117,245 +111,242 @@ def _scalars(scalars, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def _place(start, offsets, rows, OUT: tl.constexpr, i: tl.constexpr):
-    """Where the elements number start + offsets of input or output i lie; see `layout.Plan.rows`."""
-    if len(rows) == 0:
-        return start + offsets
+def _places(ptr, first, row, strides, i: tl.constexpr, EIGHTHS: tl.constexpr):
+    """Where the elements of tensor i lie."""
+    if len(row) == 0:
+        return ptr + first * 8 + in_eighths(tl.arange(0, EIGHTHS))
     else:
-        first, more, column = divide_places(start, offsets, rows[0])
-        return (first + more) * rows[1 + OUT][i] + column
+        eighth = eighths(first, EIGHTHS, row[0])
+        number = quotient(eighth, row)
+        return ptr + (number.to(tl.int64) * strides[i])[:, None] + in_eighths(signed(eighth - number * row[0]))
+
+
+@triton.jit
+def bits_of(bytes):
+    """Eight booleans of each byte."""
+    return ((bytes.to(tl.int32)[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
 
 
 @triton.jit
 def _block(
-    ins, outs, rows, channels, p, formulas, start, slot, n,
+    ins, outs, row, strides, inner, count, p, formulas, first, n,
     FN: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, SPAN: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    EIGHTHS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    offsets = block_offsets(BLOCK)
-    mask = None if WHOLE else start + offsets < n
-    byte = start // 8 + tl.arange(0, BLOCK // 8)
-    byte_mask = None if WHOLE else byte * 8 < n
+    """Of so many eighths from number `first` on those that are whole; or of the last one what there is."""
+    byte = first + tl.arange(0, EIGHTHS)
+    if WHOLE:
+        mask = whole_eighths(first, n, EIGHTHS)
+        byte_mask = tl.arange(0, EIGHTHS) < tl.minimum(n // 8 - first, EIGHTHS).to(tl.int32)
+    else:
+        mask = tl.arange(0, 8)[None, :] < (n % 8).to(tl.int32)
+        byte_mask = None
+    loaded = ()  # before anything waits for a weight
+    for i in tl.static_range(len(ins)):
+        if IN[i] == _TILE:
+            places = _places(ins[i], first, row, strides, i, EIGHTHS)
+            loaded += (tl.load(places, mask=mask, other=None if WHOLE else 0.0),)
+        elif IN[i] == _MASK:
+            loaded += (tl.load(ins[i] + byte, mask=byte_mask),)
+    if SPAN is not None:
+        channel = _channels(first, inner, count, SPAN, EIGHTHS)
     xs = ()
     for i in tl.static_range(len(ins)):
-        if IN[i] == _SEED:
-            x = _uniforms(ins[i], start, BLOCK)
+        if IN[i] == _TILE:
+            x = loaded[i].to(COMPUTE)
         elif IN[i] == _MASK:
-            bits = tl.load(ins[i] + byte, mask=byte_mask).to(tl.int32)
-            x = ((bits[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
+            x = bits_of(loaded[i])
+        elif IN[i] == _SEED:
+            x = _uniforms(ins[i], first, EIGHTHS)
         elif IN[i] == _NUMBER:
-            x = promote(tl.load(ins[i]), COMPUTE)
-        elif IN[i] == _CHANNEL:
-            channel = _channels(start, offsets, channels[0], channels[1], SPAN, BLOCK)
-            x = promote(tl.load(ins[i] + channel), COMPUTE)
+            x = tl.load(ins[i]).to(COMPUTE)
         else:
-            x = promote(tl.load(ins[i] + _place(start, offsets, rows, 0, i), mask=mask), COMPUTE)
+            x = tl.load(ins[i] + channel, mask=mask).to(COMPUTE)
         xs += (x,)
     ys = FN(xs, p, formulas)
+    TILES: tl.constexpr = len(outs) - 1 if OUT[len(outs) - 1] == _MASK else len(outs)  # these have strides
     for i in tl.static_range(len(outs)):
-        y = ys[i]
         if OUT[i] == _MASK:
-            bits = tl.sum(y.to(tl.int32) << tl.arange(0, 8)[None, :], axis=1)
+            bits = tl.sum(ys[i].to(tl.int32) << tl.arange(0, 8)[None, :], axis=1)
             tl.store(outs[i] + byte, bits.to(tl.uint8), mask=byte_mask)
-        elif OUT[i] == _SUM:
-            tl.store(outs[i] + slot, tl.sum(tl.sum(y if WHOLE else tl.where(mask, y, 0.0), axis=1), axis=0))
         else:
-            place = _place(start, offsets, rows, 1, i)
-            tl.store(outs[i] + place, demote(y, outs[i].dtype.element_ty), mask=mask)
+            places = _places(outs[i], first, row, strides, len(strides) - TILES + i, EIGHTHS)
+            tl.store(places, ys[i].to(outs[i].dtype.element_ty), mask=mask)
 
 
 @triton.jit(repr=kernel_name)
 def elementwise(
-    ins, outs, rows, channels, scalars, formulas, n: "int64",
+    ins, outs, row, strides, inner, count, scalars, formulas, n,
     NAME: tl.constexpr, FN: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, SPAN: tl.constexpr,
     COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Stores FN(ins, scalars, formulas) in outs, for n elements. IN and OUT are the operands' KINDS, tiles first.
-    `rows` are those of `layout.Plan`. `channels`, where an operand needs them, are the elements to a channel and the
-    number of channels. A sum has one part for each whole block and for each step of the last program."""
-    program = tl.program_id(0)
-    start = program.to(tl.int64) * BLOCK
+    `row`, unless empty, are the eighths of a row, as a divider; rows lie `strides` elements apart in the inputs and the
+    outputs. `inner` and `count`, where an operand needs them, are the elements to a channel and the number of channels,
+    as dividers of what `_channels` divides."""
+    first = tl.program_id(0).to(tl.int64) * (BLOCK // 8)
     p = _scalars(scalars, COMPUTE)
-    if start + BLOCK <= n:
-        _block(ins, outs, rows, channels, p, formulas, start, program, n,
-               FN, IN, OUT, SPAN, COMPUTE, BLOCK, True)  # fmt: skip
-    else:
-        slot = program
-        while start < n:
-            _block(ins, outs, rows, channels, p, formulas, start, slot, n,
-                   FN, IN, OUT, SPAN, COMPUTE, TAIL, False)  # fmt: skip
-            start += TAIL
-            slot += 1
+    _block(ins, outs, row, strides, inner, count, p, formulas, first, n,
+           FN, IN, OUT, SPAN, COMPUTE, BLOCK // 8, True)  # fmt: skip
+    IN_EIGHTHS: tl.constexpr = len(row) > 0 or SPAN == "one" or SPAN == "next"
+    if not IN_EIGHTHS:
+        if (n % 8 != 0) & (n // 8 - first < BLOCK // 8):
+            _block(ins, outs, row, strides, inner, count, p, formulas, n // 8, n,
+                   FN, IN, OUT, SPAN, COMPUTE, 1, False)  # fmt: skip
+
+
+@triton.jit
+def _tile_of_sums(
+    ins, outs, weights, p, formulas, places, bits, mask,
+    FN: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, RAGGED: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Stores the tiles, and returns the sums over a tile's first dimension. `bits` are the places of an eighth's byte
+    or, where elements of it may be missing, of the elements' bits."""
+    xs = ()
+    for i in tl.static_range(len(ins)):
+        if IN[i] == _TILE:
+            xs += (tl.load(ins[i] + places, mask=mask),)
+        elif IN[i] == _MASK and RAGGED:
+            xs += (tl.load(ins[i] + bits // 8, mask=mask).to(tl.int32) >> (bits % 8).to(tl.int32),)
+        elif IN[i] == _MASK:
+            xs += (tl.load(ins[i] + bits, mask=mask).to(tl.int32) >> tl.arange(0, 8)[None, None, :],)
+    values = ()
+    for i in tl.static_range(len(ins)):
+        if IN[i] == _TILE:
+            values += (xs[i].to(COMPUTE),)
+        elif IN[i] == _MASK:
+            values += ((xs[i] & 1) != 0,)
+        else:
+            values += (weights[i - len(xs)].to(COMPUTE),)
+    ys = FN(values, p, formulas)
+    sums = ()
+    for i in tl.static_range(len(ys)):
+        if OUT[i] == _SUM:
+            sums += (tl.sum(tl.where(mask, ys[i], 0.0), axis=0),)
+        else:
+            tl.store(outs[i] + places, ys[i].to(outs[i].dtype.element_ty), mask=mask)
+    return sums
+
+
+@triton.jit
+def _add(sums, terms, BY_COLUMN: tl.constexpr):
+    """Adds terms to sums, each of which has beside it what rounding took from it."""
+    added = ()
+    for i in tl.static_range(len(terms)):
+        term = terms[i] if BY_COLUMN else tl.sum(terms[i], axis=1)
+        high = sums[2 * i] + term
+        added += (high, sums[2 * i + 1] + sum_error(sums[2 * i], term, high))
+    return added
 
 
 @triton.jit(repr=kernel_name)
-def elementwise_with_channel_sums(
-    ins, outs, scalars, formulas, rows, columns, channels,
-    NAME: tl.constexpr, FN: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, BY_COLUMN: tl.constexpr,
-    COMPUTE: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+def elementwise_with_sums(
+    ins, outs, parts, scalars, formulas, outer, count, inner, splits, run,
+    NAME: tl.constexpr, FN: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, CHANNEL: tl.constexpr,
+    RAGGED: tl.constexpr, COMPUTE: tl.constexpr, ROUNDS: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Computes the same for a tensor of rows x columns, tile by tile, and sums for each channel: a column or, unless
-    BY_COLUMN, each row r with the same r % channels. A sum has one part for each column, or row, of each tile.
+    """Computes the same for a tensor of outer x count x inner elements, and sums over each of `count` channels. CHANNEL
+    is how they lie: all elements are of one ("number"), or a channel's lie `inner` in a row ("inner"), or they change
+    from element to element ("outer"). RAGGED: eighths may be of several rows. `run`, for "inner", is `inner` as a
+    divider of eighths or, if ragged, of elements.
 
-    A block of consecutive elements holds many channels in no shape that could be summed along a dimension: it would
-    take an atomic addition for each element, and these have no order."""
-    column_tiles = count_blocks(columns, TILE_COLUMNS)
-    program = tl.program_id(0).to(tl.int64)
-    row_tile = program // column_tiles
-    column_tile = program % column_tiles
-    row = row_tile * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    column = column_tile * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
-    offsets = row[:, None] * columns + column[None, :]
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
-    xs = ()
-    for i in tl.static_range(len(ins)):
-        if IN[i] == _MASK:
-            x = ((tl.load(ins[i] + offsets // 8, mask=mask).to(tl.int32) >> (offsets % 8).to(tl.int32)) & 1) != 0
-        elif IN[i] == _NUMBER:
-            x = promote(tl.load(ins[i]), COMPUTE)
-        elif IN[i] == _CHANNEL and BY_COLUMN:
-            x = promote(tl.load(ins[i] + column, mask=column < columns), COMPUTE)[None, :]
-        elif IN[i] == _CHANNEL:
-            x = promote(tl.load(ins[i] + row % channels), COMPUTE)[:, None]
-        else:
-            tl.static_assert(IN[i] == _TILE)
-            # Formulas make zeros of zeros. To select those at the end instead spills: 8 times in bfloat16's PReLU.
-            x = promote(tl.load(ins[i] + offsets, mask=mask, other=0.0), COMPUTE)
-        xs += (x,)
-    ys = FN(xs, _scalars(scalars, COMPUTE), formulas)
-    for i in tl.static_range(len(outs)):
-        if OUT[i] == _SUM and BY_COLUMN:
-            tl.store(outs[i] + row_tile * columns + column, tl.sum(ys[i], axis=0), mask=column < columns)
-        elif OUT[i] == _SUM:
-            tl.store(outs[i] + row * column_tiles + column_tile, tl.sum(ys[i], axis=1), mask=row < rows)
-        else:
-            tl.static_assert(OUT[i] == _TILE)
-            tl.store(outs[i] + offsets, demote(ys[i], outs[i].dtype.element_ty), mask=mask)
-
-
-class Program(NamedTuple):
-    """What a kernel computes."""
-
-    name: str
-    """In profilers, after "fastact_"."""
-    function: Any
-    """One of `programs`."""
-    formulas: tuple[Any, ...]
-    """That the function composes."""
-    inputs: tuple[str, ...]
-    """Kinds of operands. A channel's may turn out to be a number."""
-    outputs: tuple[str, ...]
-
-
-class _Matrix(NamedTuple):
-    """A dense tensor as a matrix in which each column or each row has one channel, and its tiles."""
-
-    rows: int
-    columns: int
-    by_column: bool
-    tile_rows: int
-    tile_columns: int
-
-    @classmethod
-    def of(cls, dense: Tensor, channels: int):
-        block, by_column = BLOCK_SIZE[dense.dtype], dense.stride(1) == 1
-        columns = channels if by_column else dense.stride(1)
-        tile_columns = min(block, power_of_2_from(columns))
-        return cls(dense.numel() // columns, columns, by_column, block // tile_columns, tile_columns)
-
-    @property
-    def row_tiles(self) -> int:
-        return cdiv(self.rows, self.tile_rows)
-
-    @property
-    def column_tiles(self) -> int:
-        return cdiv(self.columns, self.tile_columns)
-
-    @property
-    def parts(self) -> tuple[int, int]:
-        """The shape of a sum's parts."""
-        return (self.row_tiles, self.columns) if self.by_column else (self.rows, self.column_tiles)
-
-    def add(self, parts: Tensor, channels: int) -> Tensor:
-        """The sums over channels."""
-        parts = parts.view(len(parts), *self.parts)
-        return (parts if self.by_column else parts.sum(2).view(len(parts), self.rows // channels, channels)).sum(1)
-
-
-def _span(inner: int, channels: int) -> str:
-    """See `_channels`."""
-    if inner == 1 and channels % 8 == 0:
-        return "next"
-    return "one" if inner % 8 == 0 else "two" if inner > 8 else "any"
-
-
-@cache
-def _numbers(kinds: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(KINDS[kind] for kind in kinds)
-
-
-def _fits(x: Tensor, kind: str, leader: Tensor) -> bool:
-    """Whether a kernel may read an input of this kind beside tensors like the leader."""
-    if kind == "tile":
-        return x.shape == leader.shape and x.dtype == leader.dtype
-    if kind == "channel":
-        known = x.dtype == leader.dtype or (leader.itemsize == 2 and x.dtype == torch.float32)
-        per_channel = x.dim() == 1 and leader.dim() > 1 and len(x) == leader.size(1) and x.is_contiguous()
-        return known and (x.numel() == 1 or per_channel)
-    if kind == "mask":
-        return x.dtype == torch.uint8 and x.numel() == (leader.numel() + 7) // 8 and x.is_contiguous()
-    return x.dtype == torch.int64 and x.numel() == 1
-
-
-def run(
-    program: Program, arguments: Sequence[Any], outputs: Sequence[Tensor], channels: int | None = None
-) -> tuple[Tensor, ...]:
-    """Runs a kernel on the program's inputs, which come first among the arguments, and on scalars, the others.
-
-    It writes the given tiles. What it returns are the further outputs: masks, or sums over all elements or, of several
-    channels, over each one's. There are as many as an input has, unless said. Elements are taken in the order of the
-    first output in memory, and so do the bits of masks lie."""
-    leader = outputs[0]
-    n, device = leader.numel(), leader.device
-    kinds = program.inputs
-    tiles = kinds.count("tile")
-    inputs, scalars = arguments[: len(kinds)], tuple(map(float, arguments[len(kinds) :]))
-    if leader.dtype not in BLOCK_SIZE or not all(map(_fits, inputs, kinds, repeat(leader))):
-        raise RuntimeError(f"fastact::{program.name}: expected tensors of one floating dtype and of sizes that fit")
-    if "channel" in kinds:
-        by_kind = zip(inputs, kinds, strict=True)
-        kinds = tuple("number" if kind == "channel" and x.numel() == 1 else kind for x, kind in by_kind)
-    if channels is None and "channel" not in kinds:
-        channels = 1
-    elif channels is None:
-        channels = max([x.numel() for x, kind in zip(inputs, kinds, strict=True) if kind == "channel"])
-    compute, block = COMPUTE_TYPE[leader.dtype], BLOCK_SIZE[leader.dtype]
-    sums = program.outputs.count("sum")
-    matrix = _Matrix.of(leader, channels) if sums and channels > 1 else None
-    walk = plan(inputs[:tiles], outputs, dense=matrix is not None)
-    masks = [torch.empty((n + 7) // 8, dtype=torch.uint8, device=device) for kind in program.outputs if kind == "mask"]
-    parts = ()
-    if sums:
-        length = math.prod(matrix.parts) if matrix else n // block + cdiv(n % block, TAIL.value)
-        # Padded, so that each of the sums is aligned at every size: one kernel for all.
-        wide = torch.float64 if leader.dtype == torch.float64 else torch.float32
-        parts = torch.empty((sums, cdiv(length, 16) * 16), dtype=wide, device=device)[:, :length]
-    ins, outs = (*walk.tensors[:tiles], *inputs[tiles:]), (*walk.tensors[tiles:], *masks, *parts)
-    what = program.name, program.function, _numbers(kinds), _numbers(program.outputs)
-    if matrix:
-        launch(
-            elementwise_with_channel_sums, matrix.row_tiles * matrix.column_tiles, device,
-            ins, outs, scalars, program.formulas, matrix.rows, matrix.columns, channels,
-            *what, matrix.by_column, compute, matrix.tile_rows, matrix.tile_columns,
-        )  # fmt: skip
+    A channel's tiles, or those of so many COLUMNS, are shared out between `splits` programs. Each walks many, with its
+    sums in registers, and stores one part of each. A tile is ROUNDS x LANES eighths. A round is one access for each
+    thread; what a thread has of all rounds is added first."""
+    E: tl.constexpr = COLUMNS // 8
+    TILE: tl.constexpr = ROUNDS * LANES * 8
+    ROWS: tl.constexpr = ROUNDS * LANES // E
+    BY_COLUMN: tl.constexpr = CHANNEL == "outer"
+    p = _scalars(scalars, COMPUTE)
+    if CHANNEL == "number":
+        groups = 1
+        tiles = count_blocks(inner, TILE)
+    elif CHANNEL == "inner":
+        groups = count.to(tl.int32)
+        tiles = count_blocks(outer * inner, TILE)
     else:
-        by_channel = (leader.stride(1), channels) if "channel" in kinds else ()
-        launch(
-            elementwise, cdiv(n, block), device,
-            ins, outs, walk.rows, by_channel, scalars, program.formulas, n,
-            *what, _span(*by_channel) if by_channel else None, compute, block,
-        )  # fmt: skip
-    walk.finish()
-    if sums:
-        parts = matrix.add(parts, channels) if matrix else parts.sum(1)
-    return *masks, *parts
+        groups = count_blocks(count, COLUMNS).to(tl.int32)
+        tiles = count_blocks(outer, ROWS)
+    split = tl.program_id(0) // groups
+    group = tl.program_id(0) % groups
+    lane = tl.arange(0, LANES)[None, :, None]
+    each = tl.arange(0, 8)[None, None, :]
+    eighth = tl.arange(0, ROUNDS)[:, None, None] * LANES + lane
+    column = group.to(tl.int64) * COLUMNS + (lane % E * 8 + each)
+    weights = ()
+    for i in tl.static_range(len(ins)):
+        if IN[i] == _NUMBER:
+            weights += (tl.load(ins[i]),)
+        elif IN[i] == _CHANNEL and BY_COLUMN:
+            weights += (tl.load(ins[i] + column, mask=column < count),)
+        elif IN[i] == _CHANNEL:
+            weights += (tl.load(ins[i] + group),)
+    sums = ()
+    for i in tl.static_range(len(OUT)):
+        if OUT[i] == _SUM:
+            zeros = tl.zeros((LANES, 8) if BY_COLUMN else (LANES,), COMPUTE)
+            sums += (zeros, zeros)
+    for tile in range(split, tiles.to(tl.int32), splits):
+        if CHANNEL == "number":
+            first = tile.to(tl.int64) * (TILE // 8)
+            places = first * 8 + (eighth * 8 + each)
+            bits = first + eighth
+            mask = eighth < tl.minimum(inner // 8 - first, TILE // 8).to(tl.int32)
+        elif CHANNEL == "outer":
+            row = tile.to(tl.int64) * ROWS + eighth // E
+            places = row * count + column
+            bits = places if RAGGED else (row * count + (group.to(tl.int64) * COLUMNS + lane % E * 8)) // 8
+            mask = (row < outer) & (column < count)
+        else:
+            if RAGGED:
+                number = tile.to(run[0].dtype) * TILE + (eighth * 8 + each).to(run[0].dtype)
+                mask = signed(number) < outer * inner
+            else:
+                number = tile.to(run[0].dtype) * (TILE // 8) + eighth.to(run[0].dtype)
+                mask = signed(number) < outer * inner // 8
+            row = quotient(number, run)
+            place = signed(number - row * run[0])
+            begin = row.to(tl.int64) * (count * inner) + group.to(tl.int64) * inner
+            places = begin + place if RAGGED else begin + (place * 8 + each)
+            bits = places if RAGGED else begin // 8 + place
+        terms = _tile_of_sums(ins, outs, weights, p, formulas, places, bits, mask, FN, IN, OUT, RAGGED, COMPUTE)
+        sums = _add(sums, terms, BY_COLUMN)
+    totals = ()
+    for i in tl.static_range(len(sums) // 2):
+        low = sums[2 * i + 1]
+        total = tl.where(low == low, sums[2 * i] + low, sums[2 * i])  # of an infinite sum, that is NaN
+        totals += (tl.sum(total.reshape(LANES // E, COLUMNS) if BY_COLUMN else total, axis=0),)
+    if CHANNEL == "number":
+        if (inner % 8 != 0) & (split == splits - 1):
+            places = inner // 8 * 8 + each
+            mask = places < inner
+            terms = _tile_of_sums(ins, outs, weights, p, formulas, places, places, mask, FN, IN, OUT, True, COMPUTE)
+            more = ()
+            for i in tl.static_range(len(terms)):
+                more += (totals[i] + tl.sum(tl.sum(terms[i], axis=1), axis=0),)
+            totals = more
+    for i in tl.static_range(len(totals)):
+        part = parts + (i * splits + split).to(tl.int64) * count
+        if BY_COLUMN:
+            columns = group.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+            tl.store(part + columns, totals[i], mask=columns < count)
+        else:
+            tl.store(part + group, totals[i])
+
+
+@triton.jit(repr=kernel_name)
+def add_parts(
+    parts, outs, splits, count,
+    NAME: tl.constexpr, SPLITS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Adds what `elementwise_with_sums` stored: each channel's parts, of each sum."""
+    channel = tl.program_id(0).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    split = tl.arange(0, SPLITS)[:, None]
+    for i in tl.static_range(len(outs)):
+        total = tl.zeros((SPLITS, CHANNELS), tl.float64)
+        for first in range(0, splits, SPLITS):
+            mask = (first + split < splits) & (channel < count)
+            part = parts + (i * splits + first + split).to(tl.int64) * count + channel
+            total += tl.load(part, mask=mask, other=0.0).to(tl.float64)
+        places = tl.program_id(0).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
+        tl.store(outs[i] + places, tl.sum(total, axis=0).to(outs[i].dtype.element_ty), mask=places < count)

@@ -11,6 +11,7 @@ from .math import (
     at_most,
     by_type,
     copysign,
+    corrected_inverse,
     expm1,
     expm1_minus_x,
     from_exponent,
@@ -62,7 +63,7 @@ def celu_forward(x, p):
 
 @triton.jit
 def celu_derivative(y, p):
-    return tl.where(y > 0, 1.0, y / p[0] + 1.0)
+    return tl.where(y > 0, 1.0, y * corrected_inverse(p[0]) + 1.0)
 
 
 @triton.jit

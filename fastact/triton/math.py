@@ -1,14 +1,13 @@
 """Elementary functions: the algorithms and polynomials of csrc/math/, for Triton.
 
-libdevice's functions do not run in Triton's interpreter, and these make the CPU and the GPU agree. Constants become
-scalars of the argument's type first: a bare float in a fused multiply-add would be rounded to float32.
+They stand in for libdevice's, so that the CPU and the GPU agree. Constants become scalars of the argument's type first:
+a bare float in a fused multiply-add would be rounded to float32.
 """
 
 import struct
 
 import triton
 import triton.language as tl
-from triton import knobs
 
 
 def hexes(numbers: str) -> tl.constexpr:
@@ -38,9 +37,6 @@ EXPM1_LOWEST = tl.constexpr((-18.0, -38.0))
 UNIT = tl.constexpr((2.0**-48, 2.0**-96))
 LEAST = tl.constexpr((-112.0, -760.0))
 MOST = tl.constexpr((40.0, 60.0))
-
-# The interpreter of older versions of Triton computes a fused multiply-add in two roundings.
-_INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 def constant(value: float, rest: float) -> tl.constexpr:
@@ -102,17 +98,14 @@ def clamp(x, low: tl.constexpr, high: tl.constexpr):
 @triton.jit
 def product_error(a, b, product):
     """What rounding took from a product: a * b less the product rounded, or less something else near it."""
-    if not _INTERPRETED:
-        return tl.fma(a, b, -product)
-    elif a.dtype == tl.float32:
-        return (a.to(tl.float64) * b.to(tl.float64) - product.to(tl.float64)).to(tl.float32)
-    else:
-        high_bits: tl.constexpr = ~0x7FFFFFF
-        a_high = (a.to(tl.int64, bitcast=True) & high_bits).to(tl.float64, bitcast=True)
-        b_high = (b.to(tl.int64, bitcast=True) & high_bits).to(tl.float64, bitcast=True)
-        a_low = a - a_high
-        b_low = b - b_high
-        return a_high * b_high - product + a_high * b_low + a_low * b_high + a_low * b_low
+    return tl.fma(a, b, -product)
+
+
+@triton.jit
+def sum_error(a, b, sum):
+    """What rounding took from the sum of a and b (Knuth 1969)."""
+    rounded_b = sum - a
+    return (a - (sum - rounded_b)) + (b - rounded_b)
 
 
 @triton.jit
@@ -253,7 +246,7 @@ def expm1(x):
 def reciprocal(x):
     """1 / x to an ULP, for x from 2^-126 to 2^126 in size: in float32 one instruction, where Triton's division takes
     nine, to scale what lies outside."""
-    if _INTERPRETED or x.dtype == tl.float64:
+    if x.dtype == tl.float64:
         return 1.0 / x
     else:
         return tl.inline_asm_elementwise(
@@ -264,13 +257,7 @@ def reciprocal(x):
 @triton.jit
 def exp2(x):
     """2^x for 16-bit results, to 2^-22 of it, or 0 below 2^-126: in float32, one instruction."""
-    if _INTERPRETED:
-        y = tl.exp2(x)
-        return tl.where(y < 2.0**-126, 0.0, y)
-    else:
-        return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
+    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit

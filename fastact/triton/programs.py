@@ -81,13 +81,14 @@ def gated_backward(xs, p, f):
 @triton.jit
 def recomputed_backward(xs, p, f):
     """The input's gradient where the derivative's formula, the first, is of the output, which is computed again."""
-    return derivative_backward((xs[0], f[1](xs[1], p)), p, f[:1])
+    return (xs[0] * f[0](f[1](xs[1], p), p),)
 
 
 @triton.jit
 def bias_forward(xs, p, f):
-    """What f[0] computes of the sum of the first input and the last, a bias; in between may be a residual to add."""
-    ys = f[0]((xs[0] + xs[len(xs) - 1],), p, f[1:])
+    """What f[0] computes, with the formulas in f[1], of the sum of the first input and the last, a bias; in between may
+    be a residual to add."""
+    ys = f[0]((xs[0] + xs[len(xs) - 1],), p, f[1])
     if len(xs) == 2:
         return ys
     else:
@@ -98,5 +99,5 @@ def bias_forward(xs, p, f):
 def bias_backward(xs, p, f):
     """The gradients of input and bias, of which f[0] computes the former from a mask or from both."""
     saved = xs[1] if len(xs) == 2 else xs[1] + xs[2]
-    gradient = f[0]((xs[0], saved), p, f[1:])[0]
+    gradient = f[0]((xs[0], saved), p, f[1])[0]
     return gradient, gradient

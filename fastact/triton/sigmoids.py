@@ -13,6 +13,7 @@ from .math import (
     copysign,
     divide,
     expm1_in_range,
+    reciprocal,
     scalar,
     scaled_sigmoid,
 )
@@ -47,7 +48,7 @@ def softsign_forward(x, p):
 
 @triton.jit
 def softsign_derivative(x, p):
-    r = 1.0 / (1.0 + tl.abs(x))
+    r = reciprocal(1.0 + tl.abs(x))  # to one ULP, which a square doubles; a division has two
     return r * r
 
 

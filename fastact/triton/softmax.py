@@ -2,19 +2,14 @@
 
 A program takes a tile of LANES rows and COLUMNS of their elements. Where that is all of the elements, one pass over
 memory does: the tile stays in registers. Of longer rows, the first pass brings peaks and sums up to date tile by tile,
-and a second one reads again, from the cache where the row fits there.
+and a second one reads again, from the cache where the row fits there. Each tile is asked for before the one before it
+is looked at: of such rows few programs are under way at a time, and none may wait for memory and for others in turn.
 """
 
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .elementwise import count_blocks, demote, promote
-from .launch import COMPUTE_TYPE, cdiv, kernel_name, launch, power_of_2_from
-from .layout import densely
+from .elementwise import count_blocks, kernel_name
 from .math import (
     LARGEST_NUMBER,
     LOG2_E,
@@ -27,6 +22,7 @@ from .math import (
     reduce,
     scaled_exp_of_minus,
     small_exp_less_1,
+    sum_error,
     unscaled,
 )
 
@@ -42,18 +38,25 @@ def _tile(lanes, columns, inner, ROWS: tl.constexpr, LANES: tl.constexpr, COLUMN
     column = tl.arange(0, COLUMNS)
     if ROWS:
         first = program * LANES
-        return first * columns, lane * columns, column, first + lane < lanes
+        offsets = (lane * columns)[:, None] + column[None, :]
+        return first * columns, offsets, (first + lane < lanes)[:, None]
     else:
         blocks = count_blocks(lanes, LANES)
         first = program % blocks * LANES
-        return program // blocks * columns * inner + first, lane, column.to(tl.int64) * inner, first + lane < lanes
+        offsets = lane[:, None] + (column.to(tl.int64) * inner)[None, :]
+        return program // blocks * columns * inner + first, offsets, (first + lane < lanes)[:, None]
 
 
 @triton.jit
-def _sum_error(a, b, sum):
-    """What rounding took from the sum of a and b (Knuth 1969)."""
-    rounded_b = sum - a
-    return (a - (sum - rounded_b)) + (b - rounded_b)
+def _further(inner, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """How far the next tile lies."""
+    return COLUMNS if ROWS else inner * COLUMNS
+
+
+@triton.jit
+def _there(first, columns, COLUMNS: tl.constexpr):
+    """Which columns of a tile there are."""
+    return (first + tl.arange(0, COLUMNS) < columns)[None, :]
 
 
 @triton.jit
@@ -63,7 +66,7 @@ def _raised_exp(x, peak, EXACT: tl.constexpr, NARROW: tl.constexpr = False):
     difference = x - peak
     if NARROW:
         return exp2(tl.fma(difference, LOG2_E, 64.0))
-    low = None if EXACT else _sum_error(x, -peak, difference)
+    low = None if EXACT else sum_error(x, -peak, difference)
     if x.dtype == tl.float64:
         biased, r = reduce(difference, 1023 + 64, low=low)
         vanishes = difference <= -746.0
@@ -83,11 +86,15 @@ def _peak(x):
 
 
 @triton.jit
-def _load(x_ptr, offsets, mask, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
-    if ACTIVATION == "softmin":
-        return -promote(tl.load(x_ptr + offsets, mask=mask, other=float("inf")), COMPUTE)
-    else:
-        return promote(tl.load(x_ptr + offsets, mask=mask, other=-float("inf")), COMPUTE)
+def _load(places, mask, ACTIVATION: tl.constexpr):
+    return tl.load(places, mask=mask, other=float("inf") if ACTIVATION == "softmin" else -float("inf"))
+
+
+@triton.jit
+def _operand(x, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
+    """What has the exponentials taken of it."""
+    x = x.to(COMPUTE)
+    return -x if ACTIVATION == "softmin" else x
 
 
 @triton.jit
@@ -120,7 +127,7 @@ def _finish(below, peaks, peak, ACTIVATION: tl.constexpr):
         logarithm = log1p_of_sum((below + (peaks - _RAISED)) * (1.0 / _RAISED))
         logarithm = tl.where(peaks > 0, logarithm, float("nan"))
         high = peak + logarithm
-        return high, _sum_error(peak, logarithm, high)
+        return high, sum_error(peak, logarithm, high)
     else:
         inverse = 1.0 / below
         inverse = tl.fma(tl.fma(-below, inverse, tl.full((), 1.0, below.dtype)), inverse, inverse)
@@ -128,39 +135,40 @@ def _finish(below, peaks, peak, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION: tl.constexpr):
+def _write(places, mask, x, e, high, low, ACTIVATION: tl.constexpr):
     y = (x - high[:, None]) - low[:, None] if ACTIVATION == "log_softmax" else e * high[:, None]
-    tl.store(y_ptr + offsets, demote(y, y_ptr.dtype.element_ty), mask=mask)
+    tl.store(places, y.to(places.dtype.element_ty), mask=mask)
 
 
 @triton.jit(repr=kernel_name)
 def softmax_forward(
-    ins, outs, lanes, columns, inner,
+    x_ptr, y_ptr, lanes, columns, inner,
     NAME: tl.constexpr, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr, COMPUTE: tl.constexpr,
     LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
-    NARROW: tl.constexpr = outs[0].dtype.element_ty.primitive_bitwidth == 16
-    start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
-    x_ptr = ins[0] + start
-    y_ptr = outs[0] + start
-    number = tl.arange(0, COLUMNS)
-    offsets = lane[:, None] + column[None, :]
+    NARROW: tl.constexpr = y_ptr.dtype.element_ty.primitive_bitwidth == 16
+    start, offsets, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
+    x_ptr += start
+    y_ptr += start
+    mask = inside & _there(0, columns, COLUMNS)
     if ONE_PASS:
-        mask = inside[:, None] & (number < columns)[None, :]
-        x = _load(x_ptr, offsets, mask, ACTIVATION, COMPUTE)
+        x = _operand(_load(x_ptr + offsets, mask, ACTIVATION), ACTIVATION, COMPUTE)
         peak = _peak(x)
         e = _raised_exp(x, peak[:, None], EXACT, NARROW)
         below, peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
         high, low = _finish(below, peaks, peak, ACTIVATION)
-        _write(y_ptr, offsets, mask, x, e, high, low, ACTIVATION)
+        _write(y_ptr + offsets, mask, x, e, high, low, ACTIVATION)
     else:
+        further = _further(inner, ROWS, COLUMNS)
         peak = _peak(tl.full((LANES, 1), -float("inf"), COMPUTE))
         below = tl.zeros((LANES,), tl.float64)
         peaks = tl.zeros((LANES,), tl.float64)
-        first = tl.full((), 0, tl.int64)
-        while first < columns:
-            mask = inside[:, None] & (first + number < columns)[None, :]
-            x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
+        tile_ptr = x_ptr
+        loaded = _load(tile_ptr + offsets, mask, ACTIVATION)
+        for first in range(0, columns, COLUMNS):
+            x = _operand(loaded, ACTIVATION, COMPUTE)
+            tile_ptr += further
+            loaded = _load(tile_ptr + offsets, inside & _there(first + COLUMNS, columns, COLUMNS), ACTIVATION)
             before = peak
             peak = _peak(x)
             peak = tl.where(before > peak, before, peak)
@@ -169,24 +177,25 @@ def softmax_forward(
             more, more_peaks = _sums(x, peak[:, None], e, ACTIVATION, EXACT)
             below = tl.where(before == peak, below, (below + peaks) * factor) + more
             peaks = tl.where(before == peak, peaks, 0.0) + more_peaks
-            first += COLUMNS
         high, low = _finish(below.to(COMPUTE), peaks.to(COMPUTE), peak, ACTIVATION)
-        first = tl.full((), 0, tl.int64)
-        while first < columns:
-            mask = inside[:, None] & (first + number < columns)[None, :]
-            x = _load(x_ptr, offsets + first * inner, mask, ACTIVATION, COMPUTE)
+        for first in range(0, columns, COLUMNS):
+            mask = inside & _there(first, columns, COLUMNS)
+            x = _operand(_load(x_ptr + offsets, mask, ACTIVATION), ACTIVATION, COMPUTE)
             e = None if ACTIVATION == "log_softmax" else _raised_exp(x, peak[:, None], EXACT, NARROW)
-            _write(y_ptr, offsets + first * inner, mask, x, e, high, low, ACTIVATION)
-            first += COLUMNS
+            _write(y_ptr + offsets, mask, x, e, high, low, ACTIVATION)
+            x_ptr += further
+            y_ptr += further
 
 
 @triton.jit
-def _sum_of_terms(grad, y, ACTIVATION: tl.constexpr):
-    return tl.sum(grad if ACTIVATION == "log_softmax" else grad * y, axis=1)
+def _sum_of_terms(grad, y, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
+    return tl.sum(grad.to(COMPUTE) if ACTIVATION == "log_softmax" else grad.to(COMPUTE) * y.to(COMPUTE), axis=1)
 
 
 @triton.jit
-def _write_gradient(out_ptr, offsets, mask, grad, y, sum, ACTIVATION: tl.constexpr):
+def _write_gradient(places, mask, grad, y, sum, ACTIVATION: tl.constexpr, COMPUTE: tl.constexpr):
+    grad = grad.to(COMPUTE)
+    y = y.to(COMPUTE)
     if ACTIVATION == "log_softmax":
         lifted, m = scaled_exp_of_minus(at_most(highest_exponent(y), -y))
         out = tl.where(y > -0.34, tl.fma(-m, sum, grad - sum), tl.fma(-unscaled(lifted, m), sum, grad))
@@ -194,108 +203,45 @@ def _write_gradient(out_ptr, offsets, mask, grad, y, sum, ACTIVATION: tl.constex
         out = y * (sum - grad)
     else:
         out = y * (grad - sum)
-    tl.store(out_ptr + offsets, demote(out, out_ptr.dtype.element_ty), mask=mask)
+    tl.store(places, out.to(places.dtype.element_ty), mask=mask)
 
 
 @triton.jit(repr=kernel_name)
 def softmax_backward(
-    ins, outs, lanes, columns, inner,
+    grad_ptr, y_ptr, grad_input_ptr, lanes, columns, inner,
     NAME: tl.constexpr, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr,
     LANES: tl.constexpr, COLUMNS: tl.constexpr, ONE_PASS: tl.constexpr,
 ):  # fmt: skip
-    start, lane, column, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
-    grad_ptr = ins[0] + start
-    saved_ptr = ins[1] + start
-    out_ptr = outs[0] + start
-    number = tl.arange(0, COLUMNS)
-    offsets = lane[:, None] + column[None, :]
-    mask = inside[:, None] & (number < columns)[None, :]
+    start, offsets, inside = _tile(lanes, columns, inner, ROWS, LANES, COLUMNS)
+    grad_ptr += start
+    y_ptr += start
+    grad_input_ptr += start
+    mask = inside & _there(0, columns, COLUMNS)
+    grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0)
+    y = tl.load(y_ptr + offsets, mask=mask, other=0.0)
     if ONE_PASS:
-        grad = promote(tl.load(grad_ptr + offsets, mask=mask, other=0.0), COMPUTE)
-        y = promote(tl.load(saved_ptr + offsets, mask=mask, other=0.0), COMPUTE)
-        sum = _sum_of_terms(grad, y, ACTIVATION)
-        _write_gradient(out_ptr, offsets, mask, grad, y, sum[:, None], ACTIVATION)
+        sum = _sum_of_terms(grad, y, ACTIVATION, COMPUTE)
+        _write_gradient(grad_input_ptr + offsets, mask, grad, y, sum[:, None], ACTIVATION, COMPUTE)
     else:
+        further = _further(inner, ROWS, COLUMNS)
         total = tl.zeros((LANES,), tl.float64)
-        first = tl.full((), 0, tl.int64)
-        while first < columns:
-            mask = inside[:, None] & (first + number < columns)[None, :]
-            grad = promote(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            y = promote(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            total += _sum_of_terms(grad, y, ACTIVATION)
-            first += COLUMNS
-        first = tl.full((), 0, tl.int64)
-        while first < columns:
-            mask = inside[:, None] & (first + number < columns)[None, :]
-            grad = promote(tl.load(grad_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            y = promote(tl.load(saved_ptr + offsets + first * inner, mask=mask, other=0.0), COMPUTE)
-            _write_gradient(out_ptr, offsets + first * inner, mask, grad, y, total.to(COMPUTE)[:, None], ACTIVATION)
-            first += COLUMNS
-
-
-LARGEST_TILE = 16384  # elements of a row that a program holds: 32 to a thread are too many registers
-_THREAD = 16  # elements of a tile to a thread, while there are threads to add
-_SHORT = 2048  # elements in a tile of short rows
-_SIDE_BY_SIDE = 32  # rows in a tile at least where they lie side by side in memory: of 16-bit types 64 bytes
-
-
-class _Rows(NamedTuple):
-    """A dense tensor as rows along a dimension, each with so many columns, and the tiles they are cut into."""
-
-    lanes: int
-    columns: int
-    inner: int
-    programs: int
-    tile_lanes: int
-    tile_columns: int
-    one_pass: bool
-
-    @property
-    def num_warps(self) -> int:
-        return min(32, max(1, self.tile_lanes * self.tile_columns // (32 * _THREAD)))
-
-
-def _rows(dense: Tensor, dim: int) -> _Rows:
-    n, largest = dense.numel(), LARGEST_TILE * 4 // max(4, dense.itemsize)
-    if n == 0 or dense.dim() == 0 or dense.size(dim) == 1:
-        columns, inner = 1, 1
-    else:
-        columns, inner = dense.size(dim), dense.stride(dim)
-    lanes, batches = (n // columns, 1) if inner == 1 else (inner, n // (columns * inner))
-    tile_columns = power_of_2_from(columns)
-    widest = max(1 if inner == 1 else _SIDE_BY_SIDE, _SHORT // tile_columns)
-    tile_lanes = min(widest, power_of_2_from(max(1, lanes)))
-    one_pass = tile_lanes * tile_columns <= largest
-    if not one_pass:
-        tile_columns = largest // 4 // tile_lanes
-    programs = batches * cdiv(lanes, tile_lanes)
-    return _Rows(lanes, columns, inner, programs, tile_lanes, tile_columns, one_pass)
-
-
-def forward(name: str, input: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """The output of an activation along `dim`, in the input's dtype or, for 16-bit types, in that or float32."""
-    input = densely(input, input)
-    output = torch.empty_like(input, dtype=dtype)
-    rows = _rows(input, dim)
-    launch(
-        softmax_forward, rows.programs, input.device,
-        (input,), (output,), rows.lanes, rows.columns, rows.inner, f"{name}_forward", name, rows.inner == 1,
-        input.dtype.itemsize == 2, COMPUTE_TYPE[input.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
-        num_warps=rows.num_warps,
-    )  # fmt: skip
-    return output
-
-
-def backward(name: str, grad: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """The gradient of the input, which had this dtype."""
-    output = densely(output, output)
-    grad = densely(grad, output)
-    grad_input = torch.empty_like(output, dtype=dtype)
-    rows = _rows(output, dim)
-    launch(
-        softmax_backward, rows.programs, grad.device,
-        (grad, output), (grad_input,), rows.lanes, rows.columns, rows.inner, f"{name}_backward", name, rows.inner == 1,
-        COMPUTE_TYPE[grad.dtype], rows.tile_lanes, rows.tile_columns, rows.one_pass,
-        num_warps=rows.num_warps,
-    )  # fmt: skip
-    return grad_input
+        grads = grad_ptr
+        ys = y_ptr
+        for first in range(0, columns, COLUMNS):
+            grads += further
+            ys += further
+            mask = inside & _there(first + COLUMNS, columns, COLUMNS)
+            next_grad = tl.load(grads + offsets, mask=mask, other=0.0)
+            next_y = tl.load(ys + offsets, mask=mask, other=0.0)
+            total += _sum_of_terms(grad, y, ACTIVATION, COMPUTE)
+            grad = next_grad
+            y = next_y
+        sum = total.to(COMPUTE)[:, None]
+        for first in range(0, columns, COLUMNS):
+            mask = inside & _there(first, columns, COLUMNS)
+            grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0)
+            y = tl.load(y_ptr + offsets, mask=mask, other=0.0)
+            _write_gradient(grad_input_ptr + offsets, mask, grad, y, sum, ACTIVATION, COMPUTE)
+            grad_ptr += further
+            y_ptr += further
+            grad_input_ptr += further

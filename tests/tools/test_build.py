@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import setuptools
 import torch
 from setuptools.errors import CompileError
 
-from fastact import ops
+from fastact import bundle, ops
 from fastact.nodes import nodes_library
 from fastact.tools import info
 
@@ -71,6 +76,29 @@ def test_setup_makes_the_library_that_is_looked_for(setup):
     ):
         assert path == f"lib/fastact/{nodes_library(torch.__version__)}"
         assert "+" not in path
+
+
+def test_a_wheel_carries_a_bundle(tmp_path):
+    """Without the libraries, which take a compiler minutes."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(
+        ROOT / "fastact", tmp_path / "fastact", ignore=shutil.ignore_patterns("*.so", "__pycache__", "bundle")
+    )
+    kernel = bundle.Kernel(b"\x7fELF", "relu", 4, 0, 2048)
+    bundle.write(tmp_path / "fastact/bundle", {90: {"relu forward float32": kernel}})
+    build = "import setuptools; setuptools.setup(script_args=['-q', 'bdist_wheel'])"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    find = "from fastact import bundle; print(bundle.find('relu forward float32', 90).symbol)"
+    for library in (ROOT / "fastact").glob("*.so"):
+        (tmp_path / "site/fastact" / library.name).symlink_to(library)
+    there = {"PYTHONPATH": str(tmp_path / "site"), "FASTACT_BUNDLE": ""}
+    found = subprocess.run(
+        [sys.executable, "-c", find], env=os.environ | there, cwd=tmp_path / "site", stdout=subprocess.PIPE, check=True
+    )
+    assert found.stdout == b"relu\n"
 
 
 def failing(setup, message: str) -> setuptools.Command:

@@ -37,6 +37,7 @@ def test_info():
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert torch.__version__ in rows["torch"]
     assert ops.instruction_set() in rows["CPU"]
+    assert rows["Bundle"].split() == ["Bundle", "none"]
     assert set(ACTIVATIONS) <= set(rows)
     assert rows["relu"].split()[-2:] == (["aten::relu", "no"] if ops.HAS_NODES else ["-", "-"])
     assert rows["snake"].split()[-2:] == ["-", "-"]
@@ -54,6 +55,13 @@ def test_info_without_triton(monkeypatch):
     rows = {line.split()[0]: line.split() for line in info.report().splitlines() if line}
     assert rows["Triton"] == ["Triton", "not", "installed"]
     assert "torch" in rows["relu"]
+
+
+def test_warmup_without_triton(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(SystemExit):
+        main(["warmup", "--target", "sm_90"])
+    assert "Triton is not installed" in capsys.readouterr().err
 
 
 def test_info_and_validate_import_nothing_heavy():
