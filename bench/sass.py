@@ -2,12 +2,14 @@
 
     python bench/sass.py
 
-Compiles, without a GPU, the very kernels that the launch path runs, for three generations of GPUs, and writes
-results/sass/ (JSON and Markdown), the table of docs/gpu-kernels.md and, for tests/test_sass.py, tests/over_budget.json,
-the kernels that need more than their budget, with what they need now. Takes minutes, less with a filled Triton cache.
+Compiles, without a GPU, kernels by the names under which csrc/gpu launches them (fastact/triton/sources.py), for three
+generations of GPUs, and writes results/sass/ (JSON and Markdown), the table of docs/gpu-kernels.md and, for
+tests/test_sass.py, tests/over_budget.json, the kernels that need more than their budget, with what they need now. Takes
+minutes, less with a filled Triton cache.
 
 What is counted is what a thread executes in a full block: the shortest way through the code, from its entry to its end,
-that takes in the 128-bit stores, which the tail does not have. Of two ways around rare cases it is the common one.
+that takes in the 128-bit stores, which the last elements of a tensor do not have. Of two ways around rare cases it is
+the common one, and of a loop one turn. A program that sums walks many tiles: of that one turn is all that counts.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import triton
 from environment import RESULTS, environment, name_of, write_result
 from report import table
@@ -35,7 +36,7 @@ from triton.backends.compiler import GPUTarget
 
 from fastact.catalogue import ACTIVATIONS, Activation
 from fastact.tools import warmup
-from fastact.triton.launch import Launch, recording
+from fastact.triton import sources
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs"))
@@ -51,35 +52,91 @@ INSTRUCTIONS_PER_BYTE = 132 * 128 * 1.98e9 / 4.3e12
 SPECIAL_PER_BYTE = INSTRUCTIONS_PER_BYTE / 8
 
 CAPABILITIES = (80, 90, 100)
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+DTYPES = ("bfloat16", "float16", "float32")
 TESTED = (("bfloat16", 90), ("float32", 90))
-SHAPES = {"softmax": (2, 16384)}  # the longest rows that a program holds
 
 
-def elements_per_thread(launch: Launch) -> int:
+def names(row: Activation, dtype: str) -> list[str]:
+    """The kernels of large dense tensors. Of learned weights one number each, of Maxout two neighbours, of softmax the
+    longest rows that a program holds."""
+    if row.kind == "softmax":
+        return [f"{row.name} {part} {dtype} {dtype} rows 1x16384 one divisor=8" for part in ("forward", "backward")]
+    layout = {"channelwise": " channel=number", "maxout": " adjacent together=2"}.get(row.kind, "")
+    return [f"{row.name} {part} {dtype}{layout}" for part in ("forward", *["mask"] * (row.saved == "mask"), "backward")]
+
+
+WALKS = (
+    "relu forward {0} unaligned",
+    "relu mask {0} rows",
+    "gelu backward {0} rows",
+    "swiglu forward {0} rows",
+    *(f"prelu forward {{0}} channel={channel}" for channel in ("next", "one", "two", "any")),
+    *(f"prelu backward {{0}} channel={channel}" for channel in ("outer", "outer ragged", "inner", "inner ragged")),
+    "xielu backward {0} channel=outer",
+    "snake backward {0} channel=inner",
+    "bias_gelu forward {0} residual channel=next",
+    "bias_gelu backward {0} channel=outer",
+    *(
+        f"softmax {part} {{0}} {{0}} {layout}"
+        for layout in ("rows 2x1024 one divisor=8", "rows 1x8192 two", "strided 32x64 one divisor=8")
+        for part in ("forward", "backward")
+    ),
+)
+"""Other ways through the tensors. Softmax: of 1000 classes, of 50257, and of 64 channels of images."""
+
+
+class Traffic(NamedTuple):
+    """What a kernel moves."""
+
+    loads: int
+    """Tensors as long as the output. One that is twice as long, as a packed gated unit's, counts twice."""
+    stores: int
+    beside: float
+    """Bytes of masks and indices, per element of the output."""
+
+    @classmethod
+    def of(cls, name: str) -> Traffic:
+        op, part, *fields = name.split(" ")
+        row, forward = ACTIVATIONS[op.removeprefix("bias_")], part != "backward"
+        if row.kind == "gated":
+            return cls(2, 1, 0) if forward else cls(3, 2, 0)
+        if row.kind == "maxout":
+            pieces = row.divisor
+            return cls(pieces, 1, 1) if forward else cls(1, pieces, 1)
+        has_mask = part == "mask" or (not forward and row.saved == "mask")
+        tiles = 1 + ("residual" in fields) if forward else 2 - has_mask
+        return cls(tiles, 1, has_mask / 8)
+
+
+@cache
+def elements_per_thread(name: str) -> int:
     """Of the output."""
-    names = {"BLOCK", "TILE_ROWS", "TILE_COLUMNS", "LANES", "COLUMNS"} & set(launch.kernel.arg_names)
-    return math.prod(map(launch.argument, names)) // (32 * launch.num_warps)
+    source = sources.source(name)
+    return source.block * source.tile_rows // (32 * source.num_warps)
 
 
-def accesses(launch: Launch, dtype: torch.dtype) -> tuple[int, int]:
-    """How many elements a thread loads and stores of the tensors that are about as large as the activation."""
-    sizes = [x.numel() for x in launch.ins + launch.outs if x.dtype == dtype]
-    large = [size for size in sizes if size > max(sizes) / 4]
-
-    def count(tensors: tuple[torch.Tensor, ...]) -> int:
-        sizes = [x.numel() for x in tensors if x.dtype == dtype and x.numel() in large]
-        return sum(elements_per_thread(launch) * size // min(large) for size in sizes)
-
-    return count(launch.ins), count(launch.outs)
+def walks_many_tiles(name: str) -> bool:
+    """In a loop, as programs with sums do."""
+    return " backward " in name and " channel=" in name
 
 
-def bytes_per_element(launch: Launch) -> float:
+def dtype_of(name: str) -> str:
+    return name.split(" ")[2]
+
+
+def wide_accesses(name: str) -> tuple[int, int]:
+    """How many 128-bit loads and stores take in a thread's elements."""
+    bytes = elements_per_thread(name) * ITEMSIZE[dtype_of(name)]
+    traffic = Traffic.of(name)
+    return traffic.loads * bytes // 16, traffic.stores * bytes // 16
+
+
+def bytes_per_element(name: str) -> float:
     """Of all tensors that the kernel walks, for each element of its output (a gated unit's or Maxout's is shorter than
     its input). Weights and sums are not among these."""
-    tensors = launch.ins + launch.outs
-    n = min(x.numel() for x in tensors if x.numel() * 8 > max(y.numel() for y in tensors))
-    return sum(x.nbytes for x in tensors if x.nbytes * 8 >= n) / n
+    traffic = Traffic.of(name)
+    return (traffic.loads + traffic.stores) * ITEMSIZE[dtype_of(name)] + traffic.beside
 
 
 class Instruction(NamedTuple):
@@ -90,7 +147,14 @@ class Instruction(NamedTuple):
     @property
     def ends_here(self) -> bool:
         """Whether what comes after it is never reached from it."""
-        return self.name.split(".")[0] in ("EXIT", "BRA", "RET") and not self.predicate
+        has_condition = self.predicate or (self.name.startswith("BRA.") and not self.operands.startswith("`"))
+        return self.name.split(".")[0] in ("EXIT", "BRA", "RET") and not has_condition
+
+    @property
+    def target(self) -> str | None:
+        """The label that it may go to. A call of a label, not of a function, is a jump out of a loop."""
+        found = re.search(r"\((\.L\w+)\)", self.operands)
+        return found[1] if found and self.name.startswith(("BRA", "CALL")) else None
 
     @property
     def sources(self) -> set[int]:
@@ -121,19 +185,24 @@ class Counts(NamedTuple):
     """Loaded from global memory before the first instruction that needs any of it."""
 
 
+WIDE = "STG.E.128"
+
+
 @dataclass
 class Code:
     """A kernel's machine code. `labels`: the number of the instruction after each."""
 
     instructions: list[Instruction]
     labels: dict[str, int]
+    registers: int
+    """Of a thread."""
 
     @classmethod
-    def of(cls, launch: Launch, capability: int) -> Code:
+    def of(cls, name: str, capability: int) -> Code:
         """Compiled for 80, 90 or 100."""
         disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            Path(cubin.name).write_bytes(launch.compile(GPUTarget("cuda", capability, 32)).asm["cubin"])
+            Path(cubin.name).write_bytes(sources.compile(name, GPUTarget("cuda", capability, 32)).asm["cubin"])
             text = subprocess.run([disassembler, cubin.name], check=True, capture_output=True, text=True).stdout
         return cls.parse(text)
 
@@ -147,48 +216,72 @@ class Code:
                 labels[label] = len(instructions)
             else:
                 instructions.append(Instruction(*instruction))
-        return cls(instructions, labels)
+        count = re.search(r"EIATTR_REGCOUNT.*?\.word\s+(0x[0-9a-f]+)", text, re.DOTALL)
+        return cls(instructions, labels, int(count[1], 16) if count else 0)
 
     @cached_property
     def names(self) -> Counter[str]:
         """How often each instruction stands in all of the code."""
         return Counter(instruction.name for instruction in self.instructions)
 
+    @property
+    def store(self) -> str:
+        """How the instructions begin that store tensors."""
+        return WIDE if self.names[WIDE] else "STG"
+
+    @property
+    def spills(self) -> int:
+        """Accesses to local memory."""
+        return sum(count for name, count in self.names.items() if name.startswith(("LDL", "STL")))
+
     def _successors(self, place: int) -> Iterator[int]:
         """Where it goes from an instruction without going back: loops are left after one turn."""
         instruction = self.instructions[place]
         if not instruction.ends_here:
             yield place + 1
-        if instruction.name.startswith("BRA") and (target := re.search(r"\((\.L\w+)\)", instruction.operands)):
-            if self.labels[target[1]] > place:
-                yield self.labels[target[1]]
+        if instruction.target and self.labels[instruction.target] > place:
+            yield self.labels[instruction.target]
 
-    def full_block(self) -> list[Instruction]:
-        """What runs in a block of which every element is there: the way with the most 128-bit stores, those without a
-        predicate before all (in softmax, a mask is on each), and of such ways the shortest."""
+    def full_block(self) -> list[int]:
+        """The places of what runs in a block of which every element is there: the way with the most 128-bit stores (or
+        any, if none is as wide), those without a predicate before all (most have one, a mask), and of such ways the
+        shortest."""
         end = len(self.instructions)
         nowhere = (-1, 0, 0)
         best = [nowhere] * (end + 1)
         then = [end] * end
         for place in reversed(range(end)):
             instruction = self.instructions[place]
-            wide = instruction.name.startswith("STG.E.128")
+            wide = instruction.name.startswith(self.store)
             following = max(self._successors(place), key=lambda i: best[i], default=end)
-            if instruction.name == "EXIT" and instruction.ends_here:
-                best[place] = (0, 0, -1)
-            elif best[following] != nowhere:
+            if best[following] != nowhere:
                 sure, any_, length = best[following]
                 best[place] = (sure + (wide and not instruction.predicate), any_ + wide, length - 1)
                 then[place] = following
+            if instruction.name == "EXIT" and best[place] < (0, 0, -1):
+                best[place] = (0, 0, -1)
+                then[place] = end
         way, place = [], 0
         while place < end:
-            way.append(self.instructions[place])
+            way.append(place)
             place = then[place]
         return way
 
-    def counts(self, elements: int) -> Counts:
-        """Of a full block, in which a thread has so many elements."""
+    def turn(self) -> list[int]:
+        """Of these those in the smallest loop that has all of their stores to tensors."""
         block = self.full_block()
+        # The last ones are of sums, after the loop, where none is wide.
+        stores = [place for place in block if self.instructions[place].name.startswith(self.store)]
+        stores = stores if self.store == WIDE else stores[:1]
+        loops = [
+            range(self.labels[each.target], place + 1) for place, each in enumerate(self.instructions) if each.target
+        ]
+        around = [loop for loop in loops if stores[0] in loop and stores[-1] in loop]
+        return [place for place in block if place in min(around, key=len)]
+
+    def counts(self, elements: int, in_loop: bool = False) -> Counts:
+        """Of a full block, or of a turn of its loop, in which a thread has so many elements."""
+        block = [self.instructions[place] for place in (self.turn() if in_loop else self.full_block())]
         special = sum(each.name.startswith("MUFU") for each in block)
         awaited: set[int] = set()
         loaded = 0
@@ -201,21 +294,33 @@ class Code:
 
 
 class Row(NamedTuple):
-    """A kernel in one dtype for one compute capability."""
+    """A kernel for one compute capability."""
 
-    activation: str
-    direction: str
-    """"forward", "forward+bits" (the same, writing what backward needs) or "backward"."""
-    dtype: str
+    kernel: str
     capability: int
+    registers: int
+    spills: int
+    """Instructions that spill registers or fill them again, in all of the code."""
     bytes_per_element: float
     instructions: float
     special: float
     bytes_before_use: int
 
+    @classmethod
+    def of(cls, name: str, capability: int, code: Code) -> Row:
+        counts = code.counts(elements_per_thread(name), walks_many_tiles(name))
+        return cls(name, capability, code.registers, code.spills, bytes_per_element(name), *counts)
+
     @property
-    def kernel(self) -> str:
-        return f"{self.activation} {self.direction} {self.dtype}"
+    def key(self) -> tuple[str, str, str]:
+        """Activation, part and dtype."""
+        activation, part, dtype, *_ = self.kernel.split(" ")
+        return activation, part, dtype
+
+    @property
+    def label(self) -> str:
+        """The name without the dtype."""
+        return re.sub(f" {self.key[2]}\\b", "", self.kernel)
 
     @property
     def budget(self) -> tuple[float, float]:
@@ -228,41 +333,19 @@ class Row(NamedTuple):
         return max(self.instructions / self.budget[0], self.special / self.budget[1])
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def row_of(activation: Activation, launch: Launch, dtype: torch.dtype, capability: int, code: Code) -> Row:
-    direction = launch.name.rpartition("_")[2]
-    bits = "+bits" if activation.saved == "mask" and len(launch.outs) > 1 else ""
-    counts = code.counts(elements_per_thread(launch))
-    return Row(activation.name, direction + bits, _name(dtype), capability, bytes_per_element(launch), *counts)
-
-
-def rows(activation: Activation, dtype: torch.dtype, capability: int) -> list[Row]:
-    """Of large dense tensors; of a gated unit, the halves of one."""
-    x = torch.empty(SHAPES.get(activation.kind, (32768,)), dtype=dtype, device="meta")
-    with recording() as launches:
-        warmup.run(activation, x)
-    return [
-        row_of(activation, launch, dtype, capability, Code.of(launch, capability))
-        for launch in launches
-        if all(y.dtype in (dtype, torch.uint8) for y in launch.ins + launch.outs if y.numel() >= 16384)  # no autocast
-    ]
-
-
-def _rows_of(name: str) -> list[Row]:
-    return [
-        row for dtype in DTYPES for capability in CAPABILITIES for row in rows(ACTIVATIONS[name], dtype, capability)
-    ]
+def _row_of(kernel: tuple[str, int]) -> Row:
+    name, capability = kernel
+    return Row.of(name, capability, Code.of(name, capability))
 
 
 def ceilings(rows: Sequence[Row]) -> dict[str, Any]:
-    """The kernels above their budget, of those that the test looks at, and what they need: rounded up."""
-    over = [row for row in rows if (row.dtype, row.capability) in TESTED and row.load > 1]
-    kernels = {row.kernel: [math.ceil(row.instructions), math.ceil(row.special)] for row in over}
-    # What spills with other versions of Triton, from tests/test_sass.py.
-    return {"triton": triton.__version__, "kernels": kernels, "spills": json.loads(OVER_BUDGET.read_text())["spills"]}
+    """The kernels above their budget, of those that the test looks at, and what they need, rounded up; and those that
+    spill, with the version of Triton that makes them."""
+    tested = [row for row in rows if (row.key[2], row.capability) in TESTED]
+    kernels = {row.kernel: [math.ceil(row.instructions), math.ceil(row.special)] for row in tested if row.load > 1}
+    spills = {f"{row.kernel} sm_{row.capability}": row.spills for row in rows if row.spills}
+    others = json.loads(OVER_BUDGET.read_text())["spills"]  # of other versions, from tests/test_sass.py
+    return {"triton": triton.__version__, "kernels": kernels, "spills": others | {triton.__version__: spills}}
 
 
 def measured(results: Path) -> dict[str, dict[tuple[str, str, str], float]]:
@@ -281,37 +364,39 @@ def measured(results: Path) -> dict[str, dict[tuple[str, str, str], float]]:
 
 def kernel_table(rows: Sequence[Row], dtype: str, gpus: dict[str, dict[tuple[str, str, str], float]]) -> str:
     """In Markdown, for sm_90."""
-    rows = [row for row in rows if (row.dtype, row.capability) == (dtype, 90)]
-    saves_bits = {row.activation for row in rows if row.direction == "forward+bits"}
+    large = {name for activation in ACTIVATIONS.values() for name in names(activation, dtype)}
+    rows = [row for row in rows if (row.key[2], row.capability) == (dtype, 90)]
+    saves_mask = {row.key[0] for row in rows if row.key[1] == "mask"}
 
     def fraction(row: Row, found: dict[tuple[str, str, str], float]) -> str:
-        # The benchmark's modules are in training: where bits are saved, its forward writes them.
-        timed = not (row.direction == "forward" and row.activation in saves_bits)
-        value = found.get((row.activation, row.direction.removesuffix("+bits"), dtype)) if timed else None
+        # The benchmark's modules are in training: where a mask is saved, its forward writes it.
+        activation, part, _ = row.key
+        timed = row.kernel in large and not (part == "forward" and activation in saves_mask)
+        value = found.get((activation, part.replace("mask", "forward"), dtype)) if timed else None
         return "not measured" if value is None else f"{value:.2f}"
 
-    lines = (
-        [
-            row.activation,
-            row.direction,
+    def line(row: Row) -> list[str]:
+        return [
+            row.label,
             f"{row.bytes_per_element:.4g}",
             f"{row.instructions:.1f} / {row.budget[0]:.1f}",
             f"{row.special:.1f} / {row.budget[1]:.1f}",
+            f"{row.registers}{f', {row.spills} spills' if row.spills else ''}",
             str(row.bytes_before_use),
             "memory" if row.load <= 1 else f"arithmetic, {1 / row.load:.2f} of the roof",
             *(fraction(row, found) for found in (gpus or {"": {}}).values()),
         ]
-        for row in rows
-    )
-    headings = ["activation", "direction", "bytes per element", "instructions / budget", "MUFU / budget"]
+
+    headings = ["kernel", "bytes per element", "instructions / budget", "MUFU / budget", "registers"]
     headings += ["bytes loaded before use, per thread", "predicted bound"]
-    return table([*headings, *(f"measured fraction of roof{gpu and f', {gpu}'}" for gpu in gpus or [""])], lines, 2)
+    headings += [f"measured fraction of roof{gpu and f', {gpu}'}" for gpu in gpus or [""]]
+    return table(headings, map(line, rows))
 
 
 def page(text: str, rows: Sequence[Row]) -> str:
     """docs/gpu-kernels.md with the present figures."""
-    wide = [row for row in rows if (row.dtype, row.capability) == ("float32", 90)]
-    over = [f"{row.activation} {row.direction}" for row in wide if row.load > 1]
+    wide = [row for row in rows if (row.key[2], row.capability) == ("float32", 90)]
+    over = [row.label for row in wide if row.load > 1]
     said = f"In float32, {len(over)} of {len(wide)} kernels exceed their budget{': ' if over else ''}{', '.join(over)}."
     return with_block(text, "sass", f"{kernel_table(rows, 'bfloat16', measured(RESULTS))}\n\n{said}\n")
 
@@ -322,13 +407,16 @@ def load_rows() -> list[Row]:
 
 
 def main() -> None:
+    large = [name for dtype in DTYPES for row in ACTIVATIONS.values() for name in names(row, dtype)]
+    wanted = [(name, capability) for name in large for capability in CAPABILITIES]
+    wanted += [(name.format(dtype), 90) for dtype in DTYPES for name in WALKS]
     with ProcessPoolExecutor(warmup.default_processes(), mp_context=get_context("spawn")) as pool:
-        rows = [row for found in pool.map(_rows_of, ACTIVATIONS) for row in found]
+        rows = list(pool.map(_row_of, wanted))
     where = environment("cpu")
     head = (
         f"{where['date']}, commit {where['commit']}, Triton {triton.__version__}. What it means: `docs/gpu-kernels.md`."
     )
-    tables = [f"## {name}, sm_90\n\n{kernel_table(rows, name, measured(RESULTS))}" for name in map(_name, DTYPES)]
+    tables = [f"## {name}, sm_90\n\n{kernel_table(rows, name, measured(RESULTS))}" for name in DTYPES]
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "report.md").write_text("\n\n".join(["# Instructions of the Triton kernels", head, *tables]) + "\n")
     result = {"environment": where, "rows": [row._asdict() for row in rows]}
