@@ -28,6 +28,7 @@ SETTLING_CALLS = 16
 """Before each timing: what came before shows in the calls that follow, though less in each (docs/findings/024). Fewer,
 at least one, of calls so long that they take more time than BATCH_SECONDS; and as many at the start for those."""
 WARM_UP_SECONDS = 5e-3
+CALLS_OF_A_GRAPH = 50
 MOST_HOLES, HOLE_BYTES = 256, 1 << 30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in malloc.h
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 400
@@ -69,6 +70,32 @@ def by_device_events(call: Call) -> Meter:
     from triton.testing import do_bench
 
     return lambda: do_bench(call, warmup=2, rep=8, return_mode="median") * 1e-3
+
+
+def by_graph_replay(call: Call) -> Meter:
+    """Measures seconds per call on the GPU alone, in a graph of many calls: the host leaves no gaps between them. What
+    the cache holds of the last call is there."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # kernels are loaded, and memory is taken, before the capture
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS_OF_A_GRAPH):
+            call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def measure() -> float:
+        graph.replay()
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e-3 / CALLS_OF_A_GRAPH
+
+    return measure
 
 
 def settle_heap() -> None:
@@ -258,16 +285,16 @@ class Case:
     def fastact_module(self, direction: str) -> Call:
         return self.through(self.module, direction, self._inputs(self.module))
 
-    def peers(self, direction: str, compiled: bool) -> Iterator[Contender]:
-        """The same through others' modules: torch's first."""
+    def peers(self, direction: str, which: str) -> Iterator[Contender]:
+        """The same through others' modules: torch's first, then the "compiled" one or "all"."""
         yield Contender("torch", self.through(self.stock, direction, self._inputs(self.stock)))
-        if compiled:
+        if which != "torch":
             torch._dynamo.reset()
             # Its backward may else recycle what the graph holds, and could run only once.
             torch._functorch.config.donated_buffer = False
             module = torch.compile(self.stock, fullgraph=True, dynamic=False)
             yield Contender("torch.compile", self.through(module, direction, self._inputs(self.stock)))
-        if self.input.is_cuda and not self._inputs(self.stock)[1:]:
+        if which == "all" and self.input.is_cuda and not self._inputs(self.stock)[1:]:
             for name, function in self._other_libraries():
                 if direction == "forward" or function(self.input).requires_grad:
                     yield Contender(name, self.through(function, direction))

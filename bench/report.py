@@ -1,4 +1,4 @@
-"""From pytest-benchmark's JSON to a summary; from summary.json to report.md, roofline.png and the README's table.
+"""From rows.jsonl to a summary; from summary.json to report.md, roofline.png and the README's table.
 
 python bench/report.py bench/results/HARDWARE…  [--readme README.md]
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from environment import name_of
+from environment import name_of, write_result
 
 Row = dict[str, Any]
 Group = tuple[str, dict[str, Any]]
@@ -58,22 +58,36 @@ EXPLAINED = {
 KEYS = ("activation", "level", "direction", "passes", "dtype", "numel", "layout", "threads")
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The file that the benchmark appends each row to. A line that was cut off is left out."""
+    raw: dict[str, Any] = {"rows": [], "missing": []}
+    for line in path.read_text().splitlines():
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        raw.setdefault("environment", found.get("environment"))
+        for key, many in (("row", "rows"), ("missing", "missing")):
+            if key in found:
+                raw[many].append(found[key])
+    return raw
+
+
 def summarise(raw: dict[str, Any]) -> dict[str, Any]:
     """One row for each pair of a measurement and a peer, losses and all, in the order measured."""
-    rows = [row for benchmark in raw["benchmarks"] for row in _rows(benchmark)]
+    rows = [row for measured in raw["rows"] for row in _rows(measured)]
     most = max((row["threads"] for row in rows), default=1)
     for row in rows:
         row["all_threads"] = row["threads"] == most
     return {
-        "environment": raw["machine_info"] | {"copy_gb_per_s": _bandwidths(rows)},
+        "environment": raw["environment"] | {"copy_gb_per_s": _bandwidths(rows)},
         "rows": rows,
         "missing": raw["missing"],
     }
 
 
-def _rows(benchmark: dict[str, Any]) -> Iterable[Row]:
-    info = benchmark["extra_info"]
-    seconds = benchmark["stats"]["median"]
+def _rows(info: dict[str, Any]) -> Iterable[Row]:
+    seconds = info["seconds"]
     limits = {name: limit["bytes"] / limit["seconds"] for name, limit in info["limits"].items()}
 
     def fraction(limit: str) -> float | None:
@@ -87,7 +101,7 @@ def _rows(benchmark: dict[str, Any]) -> Iterable[Row]:
             "peer_ns": peer["seconds"] * 1e9,
             "ratio": peer["seconds"] / seconds,
             "ratio_quartiles": peer["ratio_quartiles"],
-            "rounds": benchmark["stats"]["rounds"],
+            "rounds": info["rounds"],
             "moved_bytes": info["moved_bytes"],
             "copy_bytes_per_s": limits.get("copy"),
             "fraction_of_copy": fraction("copy"),
@@ -428,7 +442,10 @@ def _draw_sweep(axes: Any, rows: list[Row]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The summary, with the instructions counted on the same hardware."""
+    """The summary, with the instructions counted on the same hardware. A run that was cut off left the rows alone."""
+    rows, last = folder / "rows.jsonl", folder / "summary.json"
+    if rows.exists() and (not last.exists() or last.stat().st_mtime < rows.stat().st_mtime):
+        write_result(folder, "summary", summarise(read(rows)))
     summary = json.loads((folder / "summary.json").read_text())
     counted = folder / "instructions.json"
     if counted.exists():
@@ -452,7 +469,7 @@ def write(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders with a summary.json")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with a summary.json or rows.jsonl")
     parser.add_argument(
         "--readme", type=Path, help="a file between whose markers the tables go, the latest in full view"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 import sys
 from collections import Counter
 from itertools import pairwise, permutations
@@ -13,6 +15,8 @@ from typing import Any
 import enabled
 import environment
 import exhaustive
+import gpu_smoke
+import host
 import instructions
 import measure
 import models
@@ -20,6 +24,7 @@ import page_faults
 import pytest
 import report
 import run
+import test_speed
 import torch
 import zoo
 
@@ -31,7 +36,7 @@ from fastact.tools import accuracy
 ROOT = Path(__file__).parents[2]
 
 
-def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dict[str, Any]:
+def _row(activation: str, ours: float, peer: float, **changes: Any) -> dict[str, Any]:
     info = {
         "activation": activation,
         "level": "op",
@@ -41,6 +46,8 @@ def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dic
         "numel": 1000,
         "layout": "contiguous",
         "threads": 1,
+        "seconds": ours,
+        "rounds": 7,
         "moved_bytes": 12000,
         "saved_bytes": 125,
         "peak_bytes": None,
@@ -55,13 +62,13 @@ def _benchmark(activation: str, ours: float, peer: float, **changes: Any) -> dic
         ],
         "limits": {"copy": {"seconds": 1e-6, "bytes": 8000}, "stream": {"seconds": 2e-6, "bytes": 12000}},
     }
-    return {"extra_info": info | changes, "stats": {"median": ours, "rounds": 7}}
+    return info | changes
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
     return {
-        "machine_info": {
+        "environment": {
             "device": "cpu",
             "hardware": {"cpu": "Some(R) CPU @ 2GHz", "cores": 2, "threads": 2, "instruction_set": "avx2"},
             "versions": {"python": "3.11", "torch": "2.13", "triton": None, "fastact": "0.1"},
@@ -69,11 +76,11 @@ def raw() -> dict[str, Any]:
             "commit": None,
             "load_average_before": 0.0,
         },
-        "benchmarks": [
-            _benchmark("tanh", ours=3e-6, peer=6e-6),
-            _benchmark("relu", ours=4e-6, peer=3e-6),
-            _benchmark("elu", ours=4e-6, peer=1e-6),
-            _benchmark("elu", ours=2e-6, peer=8e-6, level="module", direction="both", threads=2, numel=1 << 20),
+        "rows": [
+            _row("tanh", ours=3e-6, peer=6e-6),
+            _row("relu", ours=4e-6, peer=3e-6),
+            _row("elu", ours=4e-6, peer=1e-6),
+            _row("elu", ours=2e-6, peer=8e-6, level="module", direction="both", threads=2, numel=1 << 20),
         ],
         "missing": [{"row": "rrelu", "why": "out of time"}],
     }
@@ -115,11 +122,109 @@ def test_instructions_stand_beside_the_times(raw: dict[str, Any]) -> None:
 
 def test_how_threads_scale(raw: dict[str, Any]) -> None:
     assert "## Threads" not in report.report(report.summarise(raw))
-    raw["benchmarks"].append(
-        _benchmark("elu", ours=3e-6, peer=1e-5, level="module", direction="both", threads=1, numel=1 << 20)
-    )
+    raw["rows"].append(_row("elu", ours=3e-6, peer=1e-5, level="module", direction="both", threads=1, numel=1 << 20))
     lines = report.report(report.summarise(raw)).partition("## Threads")[2].splitlines()
     assert lines[6] == "| elu | 1.50 | 1.25 |"
+
+
+def test_rows_outlast_a_run_that_is_cut_off(raw: dict[str, Any], tmp_path: Path) -> None:
+    """They are in a file, the last perhaps in part; an older summary beside them is not theirs."""
+    lines = [
+        {"environment": raw["environment"]},
+        *({"row": row} for row in raw["rows"]),
+        {"missing": raw["missing"][0]},
+    ]
+    environment.write_result(tmp_path, "summary", report.summarise(raw | {"rows": raw["rows"][:1]}))
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([*map(json.dumps, lines), json.dumps(lines[1])[:40]]))
+    os.utime(tmp_path / "summary.json", (0, 0))
+    assert report.read(file) == raw
+    assert report.load(tmp_path) == report.summarise(raw)
+
+
+def stages() -> list[tuple[int, str]]:
+    """Of bench/gpu.sh: the limit of each, and its command."""
+    script = (ROOT / "bench" / "gpu.sh").read_text().replace("\\\n", " ")
+    return [(int(limit), rest) for limit, rest in re.findall(r"\bstage \S+ (\d+) (.*)", script)]
+
+
+def test_the_stages_on_a_gpu_fit_its_visit() -> None:
+    limits = [limit * (1 + ("$tool" in command)) for limit, command in stages()]
+    assert len(limits) > 10
+    # "rest" has what the others leave.
+    assert sum(limits) - max(limits) <= 535
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_rows_on_a_gpu(quick: bool) -> None:
+    """Each has a name of its own, and each part that a stage measures has rows."""
+    rows = [*test_speed.cuda_rows(quick)]
+    assert len({*map(str, rows)}) == len(rows)
+    parts = {row.part for row in rows}
+    expressions = [found[1] for _, command in stages() if (found := re.search(r'-k\s+"([^"$]*)', command))]
+    asked = {*re.findall(r"\w+", " ".join(expressions))} - {"or", "and", "not", "squared_relu", "float16"}
+    assert asked >= parts
+    assert quick or asked == parts
+    for part in parts:  # which no other word of a name holds
+        assert all((part in str(row)) == (row.part == part) for row in rows)
+
+
+def test_host_times(raw: dict[str, Any]) -> None:
+    """The one furthest from its goal comes first."""
+    call = lambda: None  # noqa: E731
+    rows = [host.Row(name, "function", passes, call, call) for name, passes in (("b", "both"), ("a", "forward"))]
+    for row, ours in zip(rows, (6.0, 5.5), strict=True):
+        row.best.update(fastact=ours, torch=1.25)
+    text = host.report(raw["environment"], host.results(rows))
+    assert "1 of 2 rows miss their goal" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert lines == [
+        "| a | function | forward | 5.50 | 1.25 | **+4.25** | 4 |",
+        "| b | function | both | 6.00 | 1.25 | +4.75 | 5 |",
+    ]
+
+
+def test_host_calls_are_torchs_and_ours() -> None:
+    """Each row computes one thing in two ways."""
+    for row in host.rows("cpu"):
+        results = [each if isinstance(each, tuple) else (each,) for each in (row.fastact(), row.torch())]
+        for got, expected in zip(*results, strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+def test_a_wrong_kernel_is_seen() -> None:
+    a, b = torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([1.0, float("nan"), 3.5])
+    assert gpu_smoke.difference(a, a, 1e-6)[0] == 0
+    found, where = gpu_smoke.difference(b, a, 0.0625)
+    assert (found, where) == (2.0, "element 2 is 3.5, on the CPU 3")
+    assert gpu_smoke.difference(a, b[:2], 1)[0] == gpu_smoke.difference(a, torch.zeros(3), 1)[0] == float("inf")
+
+
+def test_what_goes_wrong_on_a_gpu_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an error is raised, a number is off, or torch's op took a kernel's place."""
+    is_right, line = gpu_smoke.check(("relu", "float32"), "cpu", ((2, 3),))
+    assert (is_right, line.split()[:3]) == (True, ["ok", "relu", "float32"])
+    results = gpu_smoke.results
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no luck\nat all")
+
+    def miss(*arguments: Any) -> list[torch.Tensor]:
+        gpu_smoke.MISSING.append("no kernel")
+        return results(*arguments)
+
+    def add(*arguments: Any) -> list[torch.Tensor]:
+        calls.append(arguments)
+        output, *gradients = results(*arguments)
+        return [output + (len(calls) % 2), *gradients]
+
+    calls: list[Any] = []
+    for broken, text in ((fail, "RuntimeError: no luck"), (miss, "no kernel"), (add, "2x3, output: element ")):
+        monkeypatch.setattr(gpu_smoke, "results", broken)
+        is_right, line = gpu_smoke.check(("relu", "float32"), "cpu", ((2, 3),))
+        assert not is_right
+        assert line.startswith("WRONG  relu")
+        assert text in line
 
 
 def test_page_faults() -> None:
@@ -158,8 +263,8 @@ def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypat
 
     older = tmp_path / "older"
     older.mkdir()
-    info = raw["machine_info"] | {"date": "2001-01-01 00:00 UTC"}
-    environment.write_result(older, "summary", report.summarise(raw | {"machine_info": info}))
+    info = raw["environment"] | {"date": "2001-01-01 00:00 UTC"}
+    environment.write_result(older, "summary", report.summarise(raw | {"environment": info}))
     monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--readme", str(readme)])
     report.main()
     latest, _, folded = readme.read_text().partition("<details>")
@@ -230,7 +335,6 @@ def test_a_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     command = ["run.py", "--quick", "--seconds=0.01", f"--out={tmp_path}", "-k", "leaky_relu-op-forward-float32"]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setenv("PYTHONPATH", str(Path(fastact.__file__).parents[1]))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark would measure nothing
     assert run.main() == 0
     (folder,) = tmp_path.iterdir()
     (row,) = json.loads((folder / "summary.json").read_text())["rows"]
