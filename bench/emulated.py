@@ -25,9 +25,17 @@ def be_the_driver() -> None:
 
 @contextmanager
 def emulating(on: bool = True) -> Iterator[None]:
-    """CPU tensors go down the GPU path, or do not."""
-    before = torch.ops.fastact.emulate_gpu(on)
+    """CPU tensors go down the GPU path, or do not. No node tries the shorter way of the CPU's kernels first, as none does
+    for a tensor on a GPU."""
+    ops = torch.ops.fastact
+    from fastact.ops import HAS_NODES
+
+    before = ops.emulate_gpu(on)
     try:
+        if HAS_NODES:
+            ops.call_directly(0 if on else ops.direct_calls())
         yield
     finally:
-        torch.ops.fastact.emulate_gpu(before)
+        ops.emulate_gpu(before)
+        if HAS_NODES:
+            ops.call_directly(0 if before else ops.direct_calls())
