@@ -25,8 +25,8 @@ def be_the_driver() -> None:
 
 @contextmanager
 def emulating(on: bool = True) -> Iterator[None]:
-    """CPU tensors go down the GPU path, or do not. No node tries the shorter way of the CPU's kernels first, as none does
-    for a tensor on a GPU."""
+    """CPU tensors go down the GPU path, or do not. On it, no node tries the CPU's shorter way first, as none does for a
+    tensor on a GPU."""
     ops = torch.ops.fastact
     from fastact.ops import HAS_NODES
 
