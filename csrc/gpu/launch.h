@@ -59,7 +59,7 @@ class Parameters {
   }
 
  private:
-  static constexpr int kMost = 48;  // a gated unit's backward of rows has 20
+  static constexpr int kMost = 32;  // 22 at most: a bias, channels and a residual, in rows, with a mask
 
   void add_bytes(const void* from, size_t size) {
     STD_TORCH_CHECK(count_ + 1 < kMost, "fastact: a kernel has too many parameters");

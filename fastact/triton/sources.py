@@ -214,6 +214,18 @@ def _elementwise(op: str, fields: _Fields) -> Source:
     return (_with_sums if "sum" in program.outputs else _flat)(program, dtype, fields)
 
 
+def _computed(program: _Program, inputs: tuple[str, ...], dtype: str) -> dict[str, Any]:
+    """The constants of both elementwise kernels: what is computed, of inputs of these kinds, and in what."""
+    return {
+        "formulas": _Formulas(program.formulas),
+        "NAME": program.name,
+        "FN": program.function,
+        "IN": tuple(elementwise.KINDS[kind] for kind in inputs),
+        "OUT": tuple(elementwise.KINDS[kind] for kind in program.outputs),
+        "COMPUTE": _DTYPES[dtype].compute,
+    }
+
+
 def _flat(program: _Program, dtype: str, fields: _Fields) -> Source:
     """Parameters: inputs; outputs; a divider and strides of rows; dividers of channels; scalars; n."""
     is_aligned, in_rows = not fields.flag("unaligned"), fields.flag("rows")
@@ -251,16 +263,7 @@ def _flat(program: _Program, dtype: str, fields: _Fields) -> Source:
         by = _ALIGNMENT // _DTYPES[dtype].itemsize
         divisors |= {("strides", place): by for place in range(len(types["strides"]))}
     block = _DTYPES[dtype].block
-    constants = {
-        "formulas": _Formulas(program.formulas),
-        "NAME": program.name,
-        "FN": program.function,
-        "IN": tuple(elementwise.KINDS[kind] for kind in inputs),
-        "OUT": tuple(elementwise.KINDS[kind] for kind in program.outputs),
-        "SPAN": span,
-        "COMPUTE": _DTYPES[dtype].compute,
-        "BLOCK": block,
-    }
+    constants = _computed(program, inputs, dtype) | {"SPAN": span, "BLOCK": block}
     return _source(elementwise.elementwise, types, constants, divisors, 4, block)
 
 
@@ -296,15 +299,9 @@ def _with_sums(program: _Program, dtype: str, fields: _Fields) -> Source:
     lanes = 4 * 32 * 2 // itemsize
     rounds = 1 if ragged else 2  # sums, and addresses of single elements, take registers
     columns = 64
-    constants = {
-        "formulas": _Formulas(program.formulas),
-        "NAME": program.name,
-        "FN": program.function,
-        "IN": tuple(elementwise.KINDS[kind] for kind in inputs),
-        "OUT": tuple(elementwise.KINDS[kind] for kind in program.outputs),
+    constants = _computed(program, inputs, dtype) | {
         "CHANNEL": channel,
         "RAGGED": ragged,
-        "COMPUTE": compute,
         "ROUNDS": rounds,
         "LANES": lanes,
         "COLUMNS": columns,
