@@ -103,29 +103,33 @@ def enabled() -> frozenset[str]:
 
 def _set(rows: frozenset[str]) -> None:
     if rows:
-        _hide_from_graphs()
+        hide_from_graphs(_overridden())
     if HAS_NODES:
         torch.ops.fastact.set_overrides(sorted(rows))
 
 
-_hidden = False
+_hidden: set[torch._ops.OpOverload] = set()
 
 
-def _hide_from_graphs() -> None:
+def hide_from_graphs(overloads: Iterable[torch._ops.OpOverload]) -> None:
     """Let torch's dispatcher in Python, by which it makes graphs, find what it finds without overrides: it prefers a
     kernel for one key to decompositions in Python, which are for several."""
-    global _hidden
-    if _hidden:
-        return
-    _hidden = True
+    for overload in overloads:
+        if overload not in _hidden:
+            _hidden.add(overload)
+            keys = {key for key in _KEYS if not overload.has_kernel_for_dispatch_key(key)}
+            overload.has_kernel_for_dispatch_key = partial(
+                _has_kernel, overload, overload.has_kernel_for_dispatch_key, keys
+            )
+
+
+def _overridden() -> Iterator[torch._ops.OpOverload]:
+    """torch's activation ops, in every form that is replaced."""
     names = {name.removeprefix("aten::") for name in TORCH_OPS.values()}
     for packet in (getattr(torch.ops.aten, name + suffix, None) for name in names for suffix in ("", "_")):
         for overload in (getattr(packet, name, None) for name in ("default", "out")):
             if overload is not None:
-                hidden = {key for key in _KEYS if not overload.has_kernel_for_dispatch_key(key)}
-                overload.has_kernel_for_dispatch_key = partial(
-                    _has_kernel, overload, overload.has_kernel_for_dispatch_key, hidden
-                )
+                yield overload
 
 
 _KEYS = [getattr(torch._C.DispatchKey, key) for key in ("AutogradCPU", "AutogradCUDA", "CPU", "CUDA")]
