@@ -118,7 +118,7 @@ def hide_from_graphs(overloads: Iterable[torch._ops.OpOverload]) -> None:
         if overload not in _hidden:
             _hidden.add(overload)
             keys = {key for key in _KEYS if not overload.has_kernel_for_dispatch_key(key)}
-            overload.has_kernel_for_dispatch_key = partial(
+            overload.has_kernel_for_dispatch_key = partial(  # type: ignore[method-assign]
                 _has_kernel, overload, overload.has_kernel_for_dispatch_key, keys
             )
 

@@ -28,7 +28,7 @@ MIN_BYTES = 16 * 1024
 _graph = torch._C._autograd
 
 
-class recompute(_DecoratorContextManager):  # noqa: N801 (as torch.no_grad)
+class recompute(_DecoratorContextManager):
     r"""Make outputs of cheap ops again in backward instead of keeping them; around forward, as a context manager or a
     decorator.
 
@@ -36,11 +36,11 @@ class recompute(_DecoratorContextManager):  # noqa: N801 (as torch.no_grad)
     one pass makes the output again. Inside this context the layer keeps a recipe instead. So it is with every layer
     that saves
 
-    - the output of an activation of fastact's: its modules and functions and, where `fastact.enable` is on, torch's own;
+    - the output of an activation of fastact's, as a module or function and, where `fastact.enable` is on, torch's own;
       gated units, softmax and `bias_act` too;
     - that of a normalisation of torch's: batch, layer, group, instance and RMS norm;
     - that of dropout, whose mask is kept as one bit per element;
-    - a product, a copy (`clone`, `roll`) or a cast, such as autocast's;
+    - a sum, a product, a copy (`clone`, `roll`, padding) or a cast, such as autocast's;
     - a view of any of these, or the output of one behind the other.
 
     Forward is what it was, bit for bit. Backward runs the same kernels again on the same numbers, so that gradients are
@@ -78,7 +78,7 @@ class recompute(_DecoratorContextManager):  # noqa: N801 (as torch.no_grad)
     def clone(self) -> recompute:
         return type(self)(self.min_bytes)
 
-    def __enter__(self) -> recompute:
+    def __enter__(self) -> recompute:  # type: ignore[override]
         opens = not is_compiling() and _can_open()
         self._opened.append(opens)
         if opens:
@@ -107,7 +107,7 @@ _PRODUCERS = list(_overloads())
 
 def _can_open() -> bool:
     """Whether hooks may be pushed here, and none of others' are there."""
-    if not _graph._saved_tensors_hooks_is_enabled():
+    if not _graph._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
         return False  # in a transform
     there = _graph._top_saved_tensors_default_hooks(True)
     if there is None:
@@ -116,8 +116,8 @@ def _can_open() -> bool:
     ours = isinstance(getattr(pack, "__self__", None), Hooks)
     if not ours and getattr(pack, "__module__", "") != "torch.utils.checkpoint":  # which makes all again
         warn_once(
-            "fastact.recompute: other hooks on saved tensors are in place, so it does nothing here; enter it outside of "
-            "them, or around the parts of the model that are outside"
+            "fastact.recompute: other hooks on saved tensors are in place, so it does nothing here; enter it outside "
+            "of them, or around those parts of the model that are"
         )
     return False
 

@@ -172,6 +172,9 @@ struct ProducerRow {
 inline constexpr ProducerRow kProducers[] = {
     {"mul", "Tensor", Producer::Kind::kProduct, "mul"},
     {"mul_", "Tensor", Producer::Kind::kProduct, "mul"},
+    {"add", "Tensor", Producer::Kind::kOp, "add"},
+    {"add_", "Tensor", Producer::Kind::kOp, "add"},
+    {"constant_pad_nd", "", Producer::Kind::kOp, "constant_pad_nd"},
     {"_to_copy", "", Producer::Kind::kOp, "_to_copy"},
     {"clone", "", Producer::Kind::kOp, "clone"},
     {"roll", "", Producer::Kind::kOp, "roll"},
