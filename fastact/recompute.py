@@ -8,17 +8,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils._contextlib import _DecoratorContextManager
+from torch.utils.hooks import RemovableHandle
 
 from .dispatch import warn_once
-from .enable import hide_from_graphs, needs_nodes
 from .ops import HAS_NODES
+from .torch_ops import hide_from_graphs, needs_nodes
 
 __all__ = ["recompute"]
 
@@ -150,3 +152,58 @@ class Hooks:
                 "with torch.autograd.set_detect_anomaly(True)."
             )
         return tensor
+
+
+class _Around(threading.local):
+    """The block that a module's call has opened in this thread."""
+
+    module: nn.Module | None = None
+    block: recompute | None = None
+
+
+_around = _Around()
+
+
+def _open_around(module: nn.Module, args: object) -> None:
+    if _around.module is None and torch.is_grad_enabled() and not is_compiling() and _can_open():
+        _around.block = recompute()
+        _around.block.__enter__()
+        _around.module = module
+
+
+def _close_around(module: nn.Module, args: object, output: object) -> None:
+    if _around.module is module and _around.block is not None:
+        _around.block.__exit__()
+        _around.module = _around.block = None
+
+
+def recompute_around(module: nn.Module) -> None:
+    """Open a block around each call of the module."""
+    needs_nodes("fastact.recompute")
+    if _open_around not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_open_around, prepend=True)
+        module.register_forward_hook(_close_around, always_call=True)
+
+
+def no_recompute_around(module: nn.Module) -> None:
+    """Take back `recompute_around`, if that was called."""
+    for hooks, ours in ((module._forward_pre_hooks, _open_around), (module._forward_hooks, _close_around)):
+        for number in [number for number, hook in hooks.items() if hook is ours]:
+            del hooks[number]
+            module._forward_hooks_always_called.pop(number, None)
+
+
+_around_all: list[RemovableHandle] = []
+
+
+def is_around_all() -> bool:
+    return bool(_around_all)
+
+
+def recompute_around_all(value: bool) -> None:
+    """Open a block around each outermost call of a module, or do so no more."""
+    if value and not _around_all:
+        _around_all.append(nn.modules.module.register_module_forward_pre_hook(_open_around))
+        _around_all.append(nn.modules.module.register_module_forward_hook(_close_around, always_call=True))
+    while not value and _around_all:
+        _around_all.pop().remove()
