@@ -37,7 +37,8 @@ class Kept:
     layer: str
     """The innermost module that was running, named as in `model.named_modules()`; "" for the model itself."""
     node: str
-    """The node's name, as "ConvolutionBackward0"; "" where the output's graph does not show it."""
+    """The node's name, as "ConvolutionBackward0"; "checkpoint" where torch.utils.checkpoint keeps its inputs without a
+    node; "" where the output's graph does not show it."""
     shape: tuple[int, ...]
     """As it is kept: of a mask of bits, the bytes."""
     dtype: str
@@ -318,6 +319,8 @@ def _storages(tensor: Tensor) -> dict[int, int]:
 
 # Who keeps what
 
+_CHECKPOINT = str(Path(torch.__file__).with_name("utils") / "checkpoint.py")
+
 
 class _Packed:
     """What a node holds in a tensor's place."""
@@ -356,7 +359,10 @@ class _Recorder(Hooks):
         self._asked: list[_Packed] | None = None
 
     def pack(self, tensor: Tensor) -> _Packed:
-        packed = _Packed(tensor, self._layer())
+        frame = sys._getframe(1)
+        packed = _Packed(tensor, self._layer(frame))
+        if frame.f_code.co_filename == _CHECKPOINT:
+            packed.node = (-1, "checkpoint")
         self._all.append(weakref.ref(packed))  # before those that a node saves in place of its mask because of this
         packed.packed = self._around[0](tensor)
         return packed
@@ -371,9 +377,8 @@ class _Recorder(Hooks):
         """What nodes hold now."""
         return [packed for packed in (each() for each in self._all) if packed is not None]
 
-    def _layer(self) -> str:
-        """The innermost of the model's modules that is being called in this thread."""
-        frame: FrameType | None = sys._getframe(2)
+    def _layer(self, frame: FrameType | None) -> str:
+        """The innermost of the model's modules that is being called there."""
         while frame is not None:
             if frame.f_code is MODULES_CALL and (name := self._names.get(id(frame.f_locals["self"]))) is not None:
                 return name
@@ -383,16 +388,20 @@ class _Recorder(Hooks):
     def find_nodes(self, graph: dict[int, Node]) -> None:
         """Find the node that holds each of them, by the numbers that nodes get when they are made.
 
-        A node saves right after it is made, so that the last number when something is saved is its own. Or, where an op
-        in place clones what it overwrites, the clone's, one more, whose node is in nobody's graph; or, in place on a
-        view, that of a node which `CopySlices`, made next, has taken in. torch's nodes and those in Python can be asked
-        what they hold, and only that counts.
+        A node saves right after it is made, so that the last number when something is saved is its own; or one less,
+        where an op in place saves a clone of what it overwrites, which has a node of its own. In place on a view, the
+        node hides in `CopySlices`, which is made next, and a view may be made after that. torch's nodes and those in
+        Python can be asked what they hold, and only that counts.
         """
         asked: set[Node] = set()
         for packed in self.kept():
-            for number in (packed.number, packed.number + 1, packed.number - 1):
+            last = packed.number
+            for number in (last, last + 1, last - 1):
                 node = graph.get(number)
-                if node is None or packed.node[1] or (number > packed.number and not _is(node, "CopySlices")):
+                if node is None or packed.node[1]:
+                    continue
+                is_clone = number < last and packed.maker == (last, "CloneBackward0")
+                if number != last and not is_clone and not _is(node, "CopySlices"):
                     continue
                 if node not in asked:
                     asked.add(node)

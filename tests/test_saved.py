@@ -178,20 +178,27 @@ def test_a_module_called_twice() -> None:
     assert [layer.name for layer in seen.layers] == ["0", "1", "3"]
 
 
+@pytest.mark.parametrize("act", [nn.SiLU(), fastact.SiLU()])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_of_a_checkpoint_the_inputs(reentrant: bool) -> None:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        return self.last(checkpoint(self.middle, self.first(x), use_reentrant=reentrant))
+def test_of_a_checkpoint_the_inputs(reentrant: bool, act: nn.Module) -> None:
+    calls = []
 
-    model = Of(forward, first=nn.Linear(16, 16), middle=Mlp(), last=nn.Linear(16, 16))
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.middle, self.act(self.first(x)), use_reentrant=reentrant))
+
+    model = Of(forward, first=nn.Linear(16, 16), act=act, middle=Mlp(), last=nn.Linear(16, 16))
+    model.middle.register_forward_hook(lambda *_: calls.append(1))
     seen = fastact.saved(model, torch.randn(4, 16))
-    # The node that the one without reentrance keeps them for is in no graph of the output.
-    node, maker = ("CheckpointFunctionBackward",) * 2 if reentrant else ("", "AddBackward0")
+    node, maker = ("CheckpointFunctionBackward",) * 2 if reentrant else ("checkpoint", "AddBackward0")
+    silu = seen.rows[1].node
     assert short(seen) == [
         ("first", "AddmmBackward0", "input", 256, None),
-        ("", node, "AddmmBackward0", 256, None),
+        ("act", silu, "AddmmBackward0", 256, None),
+        ("", node, silu, 256, None),
         ("last", "AddmmBackward0", maker, 256, None),
     ]
+    assert silu.startswith("SiLU" if type(act) is fastact.SiLU else "SiluBackward0")
+    assert len(calls) == (3 if ops.HAS_NODES else 2), "nothing is computed again to find the nodes"
 
 
 def test_what_is_freed_in_between_is_not_kept() -> None:
@@ -647,6 +654,46 @@ def test_a_model_that_recomputes_already(where: str) -> None:
 def test_within_recompute() -> None:
     with fastact.recompute(), pytest.raises(RuntimeError, match=r"outside of one"):
         fastact.saved(Mlp(), torch.randn(4, 16))
+
+
+# Beside what the allocator says
+
+
+def residual(self: Any, x: Tensor) -> Tensor:
+    x = self.body(x)
+    gate = self.act(x.mean((2, 3), keepdim=True))
+    return F.dropout(x * gate, 0.1) + x
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Sequential(Mlp(64), Mlp(64)), (128, 64)),
+        (lambda: nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 256), fastact.SwiGLU(), nn.Dropout(0.2)), (128, 64)),
+        (lambda: Wide(nn.ReLU(inplace=True)), (1, 3, 32, 32)),
+        (lambda: Wide(nn.SiLU(inplace=True)), (1, 3, 32, 32)),
+        (lambda: Wide(nn.Hardswish()), (1, 3, 32, 32)),
+        (lambda: Of(residual, body=Wide(nn.LeakyReLU(inplace=True)), act=nn.Hardsigmoid()), (4, 3, 64, 64)),
+        (lambda: nn.TransformerEncoderLayer(64, 2, 128, batch_first=True, activation="gelu"), (4, 32, 64)),
+    ],
+)
+@pytest.mark.parametrize("way", ["torch", "enabled", "recompute"])
+def test_bytes_that_stay_allocated(make: Callable[[], nn.Module], shape: tuple[int, ...], way: str) -> None:
+    if way != "torch" and not ops.HAS_NODES:
+        pytest.skip("torch's ops are replaced in C++")
+    model, x = make(), torch.randn(shape)
+    kept: list[Tensor] = []
+
+    def use() -> None:
+        with fastact.recompute() if way == "recompute" else torch.enable_grad():
+            kept.append(model(x))
+
+    with fastact.enable() if way != "torch" else torch.enable_grad():
+        seen = fastact.saved(model, x)
+        left = bytes_left_by(use)
+    counted = seen.recompute_bytes if way == "recompute" else seen.bytes
+    inputs = sum(row.bytes for row in seen.rows if row.made_by == "input")  # which are there before
+    assert left == counted - inputs + kept[0].nbytes
 
 
 # How it is shown
