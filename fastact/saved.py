@@ -344,7 +344,7 @@ class _Packed:
         if isinstance(self.packed, tuple):
             return "", [self.packed[0]]
         names = [name.partition("::")[2] for name in torch.ops.fastact.recipe_op(self.packed).split()]
-        names = ["bits" if name == "relu_backward" else name for name in names]  # of dropout's mask
+        names = ["unpacking bits" if name == "relu_backward" else name for name in names]  # of dropout's mask
         sources = torch.ops.fastact.recipe_sources(self.packed)  # among them numbers, which were tensors in C++
         return " after ".join(names), [each for each in sources if isinstance(each, Tensor)]
 

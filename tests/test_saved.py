@@ -610,7 +610,7 @@ def test_recompute_of_dropout_keeps_bits() -> None:
         4 * 128 * 64,
         128 * 64 // 8 + 4,
     )  # and what a kept element is multiplied by
-    assert (row.remade, row.remade_from) == ("bits", ())
+    assert (row.remade, row.remade_from) == ("unpacking bits", ())
 
 
 @needs_nodes
