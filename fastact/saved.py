@@ -393,7 +393,6 @@ class _Recorder(Hooks):
         node hides in `CopySlices`, which is made next, and a view may be made after that. torch's nodes and those in
         Python can be asked what they hold, and only that counts.
         """
-        asked: set[Node] = set()
         for packed in self.kept():
             last = packed.number
             for number in (last, last + 1, last - 1):
@@ -403,9 +402,7 @@ class _Recorder(Hooks):
                 is_clone = number < last and packed.maker == (last, "CloneBackward0")
                 if number != last and not is_clone and not _is(node, "CopySlices"):
                     continue
-                if node not in asked:
-                    asked.add(node)
-                    self._ask(node)
+                self._ask(node)
                 if _is(node, "CopySlices", "CppFunction"):  # those of other libraries in C++, as fastact's
                     packed.node = _named(node)
 

@@ -716,6 +716,27 @@ def test_as_text() -> None:
     assert beside.startswith("Beside them parameters and buffers, 16.2 KiB")
 
 
+def test_little_ones_share_a_line() -> None:
+    rows = [
+        Kept("a", "SumBackward0", (9,), "int64", "", 10000, None, "", (), 10000),
+        Kept("b.0", "MulBackward0", (1,), "float32", "", 40, None, "", (), 8),
+        Kept("b.0", "ExpBackward0", (1,), "float32", "", 9, None, "", (), 9),
+        Kept("c", "MulBackward0", (9,), "int64", "", 0, 0, "", (), 0),
+        Kept("c", "MulBackward0", (1,), "float32", "", 0, 1, "", (), 0),
+        Kept("d", "MulBackward0", (1,), "float32", "input", 50, None, "", (), 50),
+    ]
+    text = str(Saved(tuple(rows), 10099, 1 << 20, 10067, 3 << 30))
+    lines = [re.split("  +", line) for line in text.splitlines()[2:]]
+    assert lines == [
+        ["a", "SumBackward0", "9", "int64", "1", "9.8 KiB", "9.8 KiB"],
+        ["c", "MulBackward0", "9", "int64", "1", "0 B", "0 B", "kept by a SumBackward0"],
+        ["(smaller)", "4", "99 B", "67 B"],
+        [""],
+        ["9.9 KiB kept for backward, 1.0 MiB by torch alone, 9.8 KiB under fastact.recompute()."],
+        ["Beside them parameters and buffers, 3.0 GiB, which are there anyway."],
+    ]
+
+
 def test_as_json() -> None:
     seen = fastact.saved(convolutions(), torch.randn(2, 3, 8, 8))
     found = json.loads(json.dumps(seen.to_dict()))
