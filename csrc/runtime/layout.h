@@ -34,8 +34,8 @@ struct RowRules {
 };
 // Short or ragged rows would be little but tails, and their masks would share bytes.
 inline constexpr RowRules kCpuRows{kStep, 8, 1, 1};
-// On a GPU their 128-bit accesses would be none.
-inline constexpr RowRules kGpuRows{16, 16, 8, 16};
+// On a GPU an eighth (fastact/triton/elementwise.py) lies in one row, and each begins where a 128-bit access may.
+inline constexpr RowRules kGpuRows{8, 8, 8, 16};
 
 inline bool is_aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
 inline bool is_aligned(const Tensor& tensor, int64_t bytes) {
