@@ -88,7 +88,7 @@ class KernelTable {
   // Returns the kernel of a key if it is loaded, else null.
   const Kernel* loaded(uint64_t key, int device) {
     std::shared_lock lock(mutex_);
-    const auto& entries = entries_[device];
+    const auto& entries = entries_.at(device);
     const auto found = entries.find(key);
     return found != entries.end() && found->second.why_not.empty() ? &found->second.loaded : nullptr;
   }
