@@ -2,6 +2,9 @@
 #pragma once
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/record_function.h>
 
 #include "autograd/watch.h"
