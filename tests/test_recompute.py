@@ -569,13 +569,18 @@ def test_bytes_of_an_mlp_with_dropout() -> None:
 
 
 def test_bytes_of_a_gated_mlp() -> None:
-    x = torch.randn(4, 5, 8)
-    n, result = 4 * 5 * 16, 4 * 4 * 5 * 8
-    with fastact.enable():  # the norm's input is the result of nothing, and its rows' numbers are small
-        assert kept(gated_network, x, around=recompute) - 4 * 20 * (1 + 0) in (
-            2 * 4 * n + result,
-            2 * 4 * n + result + 640,
-        )
+    """The gate's and the other projection's output, and of the norm a number a row."""
+    x = torch.randn(4, 5, 8, requires_grad=True)
+    with fastact.enable():
+        assert kept(gated_network, x, around=recompute) == 4 * (2 * 4 * 5 * 16 + 4 * 5 + 4 * 5 * 8)
+
+
+def test_bytes_of_a_residual_block() -> None:
+    """The convolutions' outputs, with two numbers a channel and a bit for each of two ReLUs: neither norms nor sums."""
+    build, shape, _ = BLOCKS["residual"]
+    n = math.prod(shape)
+    with fastact.enable():
+        assert kept(build, torch.randn(shape), around=recompute) == 3 * 4 * n + 2 * (2 * 4 * 6) + 2 * mask_bytes(n)
 
 
 def test_bytes_of_attention() -> None:
@@ -858,6 +863,26 @@ def overwritten_by_wider(m: Any, x: Tensor) -> Tensor:
     return F.linear(y, m.l1.weight.bfloat16()) * y
 
 
+def running_buffers(m: Any, x: Tensor) -> Tensor:
+    """Small tensors that are added, which needs none of them in backward, and then go on."""
+    mean = torch.zeros(24)
+    for _ in range(3):
+        y = F.gelu(m.l0(x)) + mean
+        x = x + m.l1(F.silu(y) * 2)[:, :8] + m.l1(y)[:, :8]
+        mean.lerp_(y.detach().mean(0), 0.1)
+    return x * mean[:8]
+
+
+def overwritten_when_unused(m: Any, x: Tensor) -> Tensor:
+    """What only torch's node for a square has saved, which takes no part in backward."""
+    h = m.l0(x)
+    h.square()
+    kept = h.square()
+    y = m.l1(F.silu(h, inplace=True)) * F.hardtanh_(m.l0(x) * 2)
+    del kept
+    return y
+
+
 def strided_batch_norm(m: Any, x: Tensor) -> Tensor:
     y = torch.cat([m.l0(x), m.l1(m.l0(x))], 1)
     return m.l1(F.silu(m.norm(y[:, ::2])) + F.silu(m.norm(m.l0(x).mT.contiguous().mT)))
@@ -944,7 +969,7 @@ ODD: dict[str, Callable[[Any, Tensor], Any]] = {
     for function in (
         overwritten, overwritten_beneath, overwritten_copy, overwritten_view, overwritten_out_of_sight,
         overwritten_as_detached, overwritten_norm, in_place_chain, filled_part, two_outputs, unused, many_readers,
-        many_times, overwritten_chunks, overwritten_by_wider, strided_batch_norm, functions_of_weights, some_without_gradients, stopped_gradient, memory_used_again, selections,
+        many_times, overwritten_chunks, overwritten_by_wider, running_buffers, overwritten_when_unused, strided_batch_norm, functions_of_weights, some_without_gradients, stopped_gradient, memory_used_again, selections,
         joined, products, batch_norm_twice, norm_with_weights_made, recurrent,
     )
 }  # fmt: skip
