@@ -1,4 +1,4 @@
-"""What tests of `fastact.recompute` share: one training step run with it and without, and the bytes that forward keeps."""
+"""What tests of `fastact.recompute` share: a training step with it and without, and the bytes that forward keeps."""
 
 from __future__ import annotations
 
@@ -142,7 +142,6 @@ def kept(build: Callable[[], nn.Module], *inputs: Tensor, around: Around = nullc
         with around():
             return model(*inputs)
 
-    forward()  # what happens once has happened
     return memory(forward).kept
 
 

@@ -286,9 +286,8 @@ def test_a_warning_says_once_that_other_hooks_are_around() -> None:
 def test_where_hooks_are_forbidden() -> None:
     """torch's own error, or no effect; and nothing is left of it."""
     expected = step(network, batch())
-    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
-        with contextlib.suppress(RuntimeError):
-            same(step(network, batch(), around=recompute), expected)
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"), contextlib.suppress(RuntimeError):
+        same(step(network, batch(), around=recompute), expected)
     assert hooks_are_gone()
     same(step(network, batch(), around=recompute), expected)
     assert reduces(recompute)
