@@ -875,16 +875,6 @@ def running_buffers(m: Any, x: Tensor) -> Tensor:
     return x * mean[:8]
 
 
-def overwritten_when_unused(m: Any, x: Tensor) -> Tensor:
-    """What only torch's node for a square has saved, which takes no part in backward."""
-    h = m.l0(x)
-    h.square()
-    kept = h.square()
-    y = m.l1(F.silu(h, inplace=True)) * F.hardtanh_(m.l0(x) * 2)
-    del kept
-    return y
-
-
 def strided_batch_norm(m: Any, x: Tensor) -> Tensor:
     y = torch.cat([m.l0(x), m.l1(m.l0(x))], 1)
     return m.l1(F.silu(m.norm(y[:, ::2])) + F.silu(m.norm(m.l0(x).mT.contiguous().mT)))
@@ -971,7 +961,7 @@ ODD: dict[str, Callable[[Any, Tensor], Any]] = {
     for function in (
         overwritten, overwritten_beneath, overwritten_copy, overwritten_view, overwritten_out_of_sight,
         overwritten_as_detached, overwritten_norm, in_place_chain, filled_part, two_outputs, unused, many_readers,
-        many_times, overwritten_chunks, overwritten_by_wider, running_buffers, overwritten_when_unused,
+        many_times, overwritten_chunks, overwritten_by_wider, running_buffers,
         strided_batch_norm, functions_of_weights, some_without_gradients, stopped_gradient, memory_used_again,
         selections, joined, products, batch_norm_twice, norm_with_weights_made, recurrent,
     )
@@ -1093,6 +1083,31 @@ def test_what_is_made_of_a_tensor_outlives_its_other_readers() -> None:
                     continue
             for mine, theirs in zip(got, expected, strict=True):
                 assert torch.equal(mine, theirs)
+
+
+def test_a_write_over_what_a_dropped_branch_saved() -> None:
+    """torch has no error, since that takes no part in backward; here a recipe may read it, which says so."""
+
+    def gradients(around: Callable[[], AbstractContextManager[Any]]) -> list[Tensor]:
+        seed(0)
+        first, last = nn.Linear(8, 24), nn.Linear(24, 3)
+        with around():
+            h = first(torch.randn(16, 8))
+            dropped = h.square()
+            y = last(F.silu(h, inplace=True)) * last(F.hardtanh_(h * 2))
+            del dropped
+        return list(torch.autograd.grad(y.sum(), [*first.parameters(), *last.parameters()]))
+
+    for around in SETTINGS.values():
+        with around():
+            expected = gradients(nullcontext)
+            try:
+                got = gradients(recompute)
+            except RuntimeError as error:
+                assert "modified by an inplace operation" in str(error)  # noqa: PT017
+                continue
+        for mine, theirs in zip(got, expected, strict=True):
+            assert torch.equal(mine, theirs)
 
 
 # Parameters that change before backward.
