@@ -1324,24 +1324,30 @@ class Interrupted(nn.Module):
         return x
 
 
+@pytest.mark.parametrize("next_is", ["same", "another"])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("by", ["enable", "convert"])
-def test_interrupted_calls(by: str, error: type[BaseException]) -> None:
-    """Of a model that opens a block by itself: none stays open, and the next call opens one."""
+def test_interrupted_calls(by: str, error: type[BaseException], next_is: str) -> None:
+    """Of a model that opens a block by itself: none is open after the next call, whichever model's."""
     before = kept(lambda: Interrupted(None, network()), batch())
-
-    def calls() -> None:
-        seed(3)
-        model = Interrupted(error(), network())
-        if by == "convert":
-            fastact.convert(model, recompute=True)
-        with pytest.raises(error):
-            model(batch())
-        assert memory(partial(model, batch())).kept <= before
-        assert hooks_are_gone()  # at the end of the next call at the latest
-
     with fastact.enable(recompute=True) if by == "enable" else nullcontext():
-        calls()
+        models = [Interrupted(error(), network()), Interrupted(None, network())]
+        if by == "convert":
+            for each in models:
+                fastact.convert(each, recompute=True)
+        with pytest.raises(error):
+            models[0](batch())
+        model = models[next_is == "another"]
+        assert memory(partial(model, batch())).kept <= before
+        assert hooks_are_gone()
+
+
+def test_switched_off_after_an_interrupted_call() -> None:
+    fastact.enable(recompute=True)
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(KeyboardInterrupt(), network())(batch())
+    fastact.disable()
+    assert hooks_are_gone()
 
 
 def test_switched_off_in_midst_of_a_call() -> None:
