@@ -168,13 +168,17 @@ _around = _Around()
 
 
 def _open_around(module: nn.Module, args: object) -> None:
-    if _around.module is None and torch.is_grad_enabled() and not is_compiling() and _can_open():
+    if is_compiling():  # first: Dynamo follows no further
+        return
+    if _around.module is None and torch.is_grad_enabled() and _can_open():
         _around.block = recompute()
         _around.block.__enter__()
         _around.module = module
 
 
 def _close_around(module: nn.Module, args: object, output: object) -> None:
+    if is_compiling():
+        return
     if _around.module is module and _around.block is not None:
         _around.block.__exit__()
         _around.module = _around.block = None

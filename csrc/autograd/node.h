@@ -3,7 +3,6 @@
 
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include "autograd/direct.h"
@@ -11,7 +10,6 @@
 
 namespace fastact {
 
-using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 // What a node keeps beside tensors.
@@ -140,7 +138,7 @@ struct Backward : torch::autograd::Node {
   ~Backward() override {
     if (!keeper) return;
     std::lock_guard<std::mutex> lock(keeper->mutex);
-    keeper->keep_output = nullptr;
+    keeper->swap = nullptr;
   }
 
   std::string name() const override { return op.module + "Backward"; }
@@ -154,9 +152,9 @@ struct Backward : torch::autograd::Node {
   // Lets a consumer of the output, which keeps it, free this node of its mask.
   std::shared_ptr<MaskKeeper> offer_mask() {
     keeper = std::make_shared<MaskKeeper>();
-    keeper->keep_output = [this](const Tensor& output) {
+    keeper->swap = [this](SavedVariable& output) {
       std::lock_guard<std::mutex> lock(mutex_);
-      tensors[0] = SavedVariable(output, false);
+      std::swap(tensors[0], output);
       saved.output_for_mask = true;
     };
     return keeper;
@@ -167,6 +165,11 @@ struct Backward : torch::autograd::Node {
     Tensor input = overwritten->unpack();
     if (next_edge(0).is_valid()) torch::autograd::impl::set_gradient_edge(input, next_edge(0));
     return input;
+  }
+  void keep_overwritten() {
+    tensors[0] = SavedVariable(remake_overwritten(), false);
+    overwritten.reset();
+    was_overwritten = false;
   }
 
   variable_list unpack() {
@@ -199,23 +202,25 @@ struct Backward : torch::autograd::Node {
   // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
   // saved. It traces the graph with fake tensors, for which the ops have shapes (fastact/ops.py).
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
+    if (was_overwritten) const_cast<Backward*>(this)->keep_overwritten();
     arguments.collect(op.name);
     arguments.collect(tensors, op.saves == Saves::kOutput);
     for (const IValue& each : saved.scalars) arguments.collect(each);
     arguments.collect(saved.strides);
+    arguments.collect(saved.output_for_mask);
   }
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& variables) override {
     namespace compiled = torch::dynamo::autograd;
     variables.before(tensors);
-    std::vector<IValue> arguments = {op.name, saved.strides, unpack()};
+    std::vector<IValue> arguments = {op.name, saved.strides, saved.output_for_mask, unpack()};
     arguments.insert(arguments.end(), saved.scalars.begin(), saved.scalars.end());
     std::vector<at::TypePtr> schema;
     for (const IValue& each : arguments) schema.push_back(each.type());
     const auto call = [](const variable_list& grads, const std::vector<IValue>& arguments) {
       const NodeSpec& op = ops().at(arguments[0].toStringRef());
-      const Kept saved = {{arguments.begin() + 3, arguments.end()}, arguments[1].toIntVector()};
-      return run_backward(op, saved, grads[0], arguments[2].toTensorVector(), at::GradMode::is_enabled());
+      const Kept saved = {{arguments.begin() + 4, arguments.end()}, arguments[1].toIntVector(), arguments[2].toBool()};
+      return run_backward(op, saved, grads[0], arguments[3].toTensorVector(), at::GradMode::is_enabled());
     };
     const auto& python = compiled::getPyCompilerInterface();
     auto* compiler = variables.get_py_compiler();
