@@ -224,6 +224,22 @@ def is_around_all() -> bool:
     return bool(_around_all)
 
 
+def all_modules_are_watched() -> bool:
+    """Whether anybody else has hooks on every module."""
+    of_all = nn.modules.module
+    return len(_around_all) < sum(
+        map(
+            len,
+            (
+                of_all._global_forward_hooks,
+                of_all._global_forward_pre_hooks,
+                of_all._global_backward_hooks,
+                of_all._global_backward_pre_hooks,
+            ),
+        )
+    )
+
+
 def recompute_around_all(value: bool) -> None:
     """Open a block around each outermost call of a module, or do so no more."""
     if value and not _around_all:
