@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -162,22 +164,41 @@ class _Around(threading.local):
 
     module: nn.Module | None = None
     block: recompute | None = None
+    call: FrameType | None = None
+
+    def is_stale(self) -> bool:
+        """Whether that call has ended unseen: torch runs no hook after a KeyboardInterrupt, nor one that is removed."""
+        if self.call is None:
+            return False
+        try:
+            self.call.clear()  # what runs refuses
+        except RuntimeError:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self.block is not None:
+            self.block.__exit__()
+        self.module = self.block = self.call = None
 
 
 _around = _Around()
 
 
 def _open_around(module: nn.Module, args: object) -> None:
-    if _around.module is None and torch.is_grad_enabled() and not is_compiling() and _can_open():
+    if is_compiling():  # first: Dynamo follows no further
+        return
+    if _around.is_stale():
+        _around.close()
+    if _around.module is None and torch.is_grad_enabled() and _can_open():
         _around.block = recompute()
         _around.block.__enter__()
-        _around.module = module
+        _around.module, _around.call = module, sys._getframe(1)
 
 
 def _close_around(module: nn.Module, args: object, output: object) -> None:
-    if _around.module is module and _around.block is not None:
-        _around.block.__exit__()
-        _around.module = _around.block = None
+    if not is_compiling() and _around.module is module:
+        _around.close()
 
 
 def recompute_around(module: nn.Module) -> None:
@@ -208,5 +229,7 @@ def recompute_around_all(value: bool) -> None:
     if value and not _around_all:
         _around_all.append(nn.modules.module.register_module_forward_pre_hook(_open_around))
         _around_all.append(nn.modules.module.register_module_forward_hook(_close_around, always_call=True))
+    if not value:
+        _around.close()
     while not value and _around_all:
         _around_all.pop().remove()
