@@ -200,6 +200,7 @@ def measured_memory() -> str:
     result = json.loads(results[0].read_text())
     picture = results[0].with_suffix(".png").relative_to(ROOT)
     parts = [
+        "## Measured",
         f"{memory.measured_on(result)} {memory.verdict(result['rows'])}",
         f"![Bytes kept for backward](../{picture})",
         memory.EXPLAINED,
