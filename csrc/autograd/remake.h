@@ -83,9 +83,13 @@ struct Remade : c10::intrusive_ptr_target {
   std::vector<Source> sources;
   Place place;
   c10::Device device;
+  std::optional<OperatorHandle> in_place;
 
   Remade(Make make, OperatorHandle op, std::vector<IValue> arguments, Place place, c10::Device device)
-      : make(make), op(std::move(op)), arguments(std::move(arguments)), place(std::move(place)), device(device) {}
+      : make(make), op(std::move(op)), arguments(std::move(arguments)), place(std::move(place)), device(device) {
+    const c10::OperatorName& name = this->op.operator_name();
+    if (make == run_again) in_place = c10::Dispatcher::singleton().findSchema({name.name + "_", name.overload_name});
+  }
 
   // While recipes still point here weakly, nothing else does.
   void release_resources() override {
@@ -188,6 +192,10 @@ struct Remade : c10::intrusive_ptr_target {
     const at::AutoDispatchBelowADInplaceOrView below;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const Within guard;
+    if (Tensor first = stack[0].isTensor() ? stack[0].toTensor() : Tensor(); is_written_over(first)) {
+      in_place->callBoxed(&stack);
+      return first;
+    }
     Tensor made = make(op, std::move(stack));
     TORCH_INTERNAL_ASSERT(made.sizes() == c10::IntArrayRef(place.sizes));
     // In place, the result may have had a wider dtype first.
@@ -195,6 +203,13 @@ struct Remade : c10::intrusive_ptr_target {
         made.scalar_type() != place.dtype)
       made = at::empty_strided(place.sizes, place.strides, made.options().dtype(place.dtype)).copy_(made);
     return made;
+  }
+  // Whether the op may run in place: its first argument was made for it alone, and is what the result is to be.
+  bool is_written_over(const Tensor& first) const {
+    return in_place && !sources.empty() && sources[0].argument == 0 && sources[0].from &&
+           first.storage().use_count() == 1 && first.scalar_type() == place.dtype &&
+           first.sizes() == c10::IntArrayRef(place.sizes) && first.strides() == c10::IntArrayRef(place.strides) &&
+           first.storage_offset() == place.offset;
   }
 };
 
