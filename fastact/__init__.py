@@ -13,6 +13,7 @@ from .dispatch import always_kernels
 from .enable import disable, enable, is_enabled, overrides
 from .modules import *  # noqa: F403
 from .monitor import Monitor
+from .recompute import recompute
 from .register import register_timm, register_transformers
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "functional",
     "is_enabled",
     "overrides",
+    "recompute",
     "register_timm",
     "register_transformers",
     "revert",

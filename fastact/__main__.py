@@ -13,13 +13,14 @@ import torch
 
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
-from .enable import enable, needs_nodes
+from .enable import enable
 from .names import rows_named
 from .tools import coverage
 from .tools.info import report, thresholds
 from .tools.tune import tune
 from .tools.validate import validate
 from .tools.warmup import default_processes, summary, warmup
+from .torch_ops import needs_nodes
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from .forms import Form
 from .names import chosen
+from .recompute import no_recompute_around, recompute_around
 from .twins import CLASSES, known, row_of, stock_of, twin_of
 
 __all__ = ["Conversion", "Layer", "conversion", "convert", "revert"]
@@ -74,7 +75,7 @@ class Conversion:
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def convert(model: M, only: Names = None, exclude: Names = None) -> M:
+def convert(model: M, only: Names = None, exclude: Names = None, *, recompute: bool = False) -> M:
     """Make the activations in `model` (itself included) fastact's, in place, and return the model.
 
     These are torch.nn's modules, those of transformers, timm and diffusers, and gated layers: an MLP that multiplies
@@ -85,6 +86,9 @@ def convert(model: M, only: Names = None, exclude: Names = None) -> M:
     `only` and `exclude` take names of activations, those of `fastact.functional` or the more exact ones of the
     catalogue: "gelu" is GELU with and without its approximation, "gelu_tanh" with it alone. Any other name is a
     `ValueError`.
+
+    With `recompute`, each call of the model opens a block of `fastact.recompute`, by hooks on the module. Converting
+    again without it leaves that as it was.
 
     What is left alone: functions that a model calls itself, subclasses of activations, gated layers that differ in
     anything from the known forms. `conversion` lists what was found, before and after. `revert` undoes it: do that
@@ -98,16 +102,20 @@ def convert(model: M, only: Names = None, exclude: Names = None) -> M:
     for module in model.modules():
         if row_of(module) in rows and _keeps_forward(module):
             _become(module, twin_of(stock_of(type(module))))
+    if recompute:
+        recompute_around(model)
     return model
 
 
 def revert(model: M) -> M:
-    """Make every activation and gated layer in `model` that is fastact's the stock class again, in place.
+    """Make every activation and gated layer in `model` that is fastact's the stock class again, in place, and undo
+    `recompute`.
 
     Modules of fastact that no library has, as `fastact.SquaredReLU`, stay.
     """
     for module in model.modules():
         _become(module, stock_of(type(module)))
+        no_recompute_around(module)
     return model
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from . import ops
 from .catalogue import ACTIVATIONS
-from .enable import is_enabled, needs_nodes
+from .enable import is_enabled
+from .torch_ops import needs_nodes
 
 __all__ = ["Calls", "Coverage", "Place"]
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +18,9 @@ from torch import Tensor
 from . import functional
 from .catalogue import ACTIVATIONS, Activation
 from .names import chosen
-from .ops import HAS_NODES, WHY_NO_NODES
+from .ops import HAS_NODES
+from .recompute import is_around_all, recompute_around_all
+from .torch_ops import hide_from_graphs, needs_nodes
 
 __all__ = ["disable", "enable", "is_enabled", "overrides"]
 
@@ -29,7 +30,9 @@ TORCH_OPS: dict[str, str] = (
 """torch's op for each activation that has one."""
 
 
-def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> Enabled:
+def enable(
+    only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None, *, recompute: bool = False
+) -> Enabled:
     """Make torch's own activation ops run fastact's kernels, whoever calls them.
 
     Functions, methods, in-place and `out` forms, modules, and calls from C++ all go through torch's dispatcher, where
@@ -48,6 +51,7 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
     Args:
         only: the activations to enable, by the catalogue's names; by default all.
         exclude: those to leave to torch.
+        recompute: whether to open a block of `fastact.recompute` around every outermost call of a module, too.
 
     Replaces what an earlier call chose. Holds for the whole process, all its threads and those that it forks later,
     until `disable`; used as a context manager, until the block ends, which then brings back what was before. A graph
@@ -72,23 +76,14 @@ def enable(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
                 f"fastact.enable: torch has no op for {', '.join(elsewhere)}, so there is none to replace; "
                 "fastact.convert(model) reaches modules"
             )
-    before, rows = enabled(), rows & TORCH_OPS.keys()
-    _set(rows)
-    return Enabled(before, rows)
-
-
-def needs_nodes(what: str) -> None:
-    """Raise where the library in C++ that sees torch's ops is missing."""
-    if not HAS_NODES:
-        raise RuntimeError(
-            f"{what} needs fastact's C++ library for torch {torch.__version__}: {WHY_NO_NODES}. Without it, "
-            "fastact.convert(model) and fastact's modules and functions work."
-        )
+    before, chosen_now = _state(), _State(rows & TORCH_OPS.keys(), recompute)
+    _set(chosen_now)
+    return Enabled(before, chosen_now)
 
 
 def disable() -> None:
     """Make torch's own activation ops run torch's kernels again."""
-    _set(frozenset())
+    _set(_State(frozenset(), False))
 
 
 def is_enabled() -> bool:
@@ -101,53 +96,47 @@ def enabled() -> frozenset[str]:
     return frozenset(torch.ops.fastact.overriding()) if HAS_NODES else frozenset()
 
 
-def _set(rows: frozenset[str]) -> None:
-    if rows:
-        _hide_from_graphs()
+class _State(NamedTuple):
+    """What is chosen for the whole process."""
+
+    rows: frozenset[str]
+    recompute: bool
+
+
+def _state() -> _State:
+    return _State(enabled(), is_around_all())
+
+
+def _set(state: _State) -> None:
+    if state.rows:
+        hide_from_graphs(_overridden())
     if HAS_NODES:
-        torch.ops.fastact.set_overrides(sorted(rows))
+        torch.ops.fastact.set_overrides(sorted(state.rows))
+    recompute_around_all(state.recompute)
 
 
-_hidden = False
-
-
-def _hide_from_graphs() -> None:
-    """Let torch's dispatcher in Python, by which it makes graphs, find what it finds without overrides: it prefers a
-    kernel for one key to decompositions in Python, which are for several."""
-    global _hidden
-    if _hidden:
-        return
-    _hidden = True
+def _overridden() -> Iterator[torch._ops.OpOverload]:
+    """torch's activation ops, in every form that is replaced."""
     names = {name.removeprefix("aten::") for name in TORCH_OPS.values()}
     for packet in (getattr(torch.ops.aten, name + suffix, None) for name in names for suffix in ("", "_")):
         for overload in (getattr(packet, name, None) for name in ("default", "out")):
             if overload is not None:
-                hidden = {key for key in _KEYS if not overload.has_kernel_for_dispatch_key(key)}
-                overload.has_kernel_for_dispatch_key = partial(
-                    _has_kernel, overload, overload.has_kernel_for_dispatch_key, hidden
-                )
-
-
-_KEYS = [getattr(torch._C.DispatchKey, key) for key in ("AutogradCPU", "AutogradCUDA", "CPU", "CUDA")]
-
-
-def _has_kernel(overload: torch._ops.OpOverload, has: Callable[[Any], bool], hidden: set, key: Any) -> bool:
-    return key in overload.py_kernels if key in hidden else has(key)
+                yield overload
 
 
 class Enabled:
     """What `enable` returns: as a context manager, it brings back at its end what was enabled before. It may be kept,
     and used again: each block enables what the call of `enable` did."""
 
-    def __init__(self, before: frozenset[str], rows: frozenset[str]) -> None:
-        self._rows = rows
+    def __init__(self, before: _State, chosen_now: _State) -> None:
+        self._chosen = chosen_now
         self._before = [before]  # of each block that is open and, until the first, of the call of `enable`
         self._is_used = False
 
     def __enter__(self) -> Enabled:
-        if self._is_used or enabled() != self._rows:
-            self._before.append(enabled())
-            _set(self._rows)
+        if self._is_used or _state() != self._chosen:
+            self._before.append(_state())
+            _set(self._chosen)
         self._is_used = True
         return self
 

@@ -125,8 +125,19 @@ struct Forward : c10::OperatorKernel {
     if (op.ends_in_dtype) node->saved.scalars.back() = static_cast<int64_t>(input.scalar_type());
     std::optional<Tensor> seed;
     if (op.random) seed = arguments[op.tensors].toTensor();
-    if (op.saves == Saves::kInputs)
-      for (size_t i = 0; i < op.tiles; ++i) node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
+    Registry* const registry = Registry::open();
+    std::shared_ptr<Recipe> recipe = registry ? registry->describe(*op.plain, arguments) : nullptr;
+    if (op.saves == Saves::kInputs) {
+      if (in_place && registry) node->overwritten = registry->remade(input);
+      node->was_overwritten = node->overwritten.defined();
+      for (size_t i = 0; i < op.tiles; ++i) {
+        if (node->was_overwritten) {
+          node->tensors.emplace_back();
+        } else {
+          node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
+        }
+      }
+    }
     run_below(in_place ? *op.saving_in_place : *op.saving, true, stack);
     Tensor found;
     if (op.saves == Saves::kMask || op.saves == Saves::kIndices) found = torch::jit::pop(*stack).toTensor();
@@ -136,6 +147,10 @@ struct Forward : c10::OperatorKernel {
       torch::autograd::rebase_history(input, node);
     } else {
       torch::autograd::set_history(output, node);
+    }
+    if (registry) {
+      const bool may_drop_mask = found.defined() && output_gives_mask(op, node->saved.scalars);
+      registry->remember(output, std::move(recipe), may_drop_mask ? node->offer_mask() : nullptr);
     }
     // In the graph first: a hook may fail to save, and what is overwritten must not pass for what it was.
     if (found.defined()) node->tensors.emplace_back(std::move(found), false);

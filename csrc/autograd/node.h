@@ -7,6 +7,7 @@
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include "autograd/direct.h"
+#include "autograd/remake.h"
 
 namespace fastact {
 
@@ -17,7 +18,31 @@ using torch::autograd::variable_list;
 struct Kept {
   c10::SmallVector<IValue, 3> scalars;
   std::vector<int64_t> strides;  // of the output, where a mask is saved; none if it is contiguous
+  bool output_for_mask = false;  // the output is saved in the mask's place
 };
+
+// Whether the op, of those that save masks, has the same mask for its output as for its input.
+inline bool output_gives_mask(const NodeSpec& op, Arguments scalars) {
+  switch (op.direct) {
+    case kReLU:
+    case kReLU6:
+    case kHardtanh:
+      return true;
+    case kLeakyReLU:
+      return scalars[0].toDouble() >= 0;
+    default:
+      return false;
+  }
+}
+
+// The mask that the op has for this tensor.
+inline Tensor mask_of(const NodeSpec& op, const Kept& saved, const Tensor& tensor) {
+  const at::AutoDispatchBelowADInplaceOrView below;
+  Stack stack = {tensor};
+  stack.insert(stack.end(), saved.scalars.begin(), saved.scalars.end());
+  op.saving->callBoxed(&stack);
+  return stack[1].toTensor();
+}
 
 // Returns the input's gradient by a direct call, or nothing where the op has to be called.
 inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tensor& grad, const variable_list& tensors) {
@@ -46,9 +71,10 @@ inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tenso
 }
 
 // The gradients of the op's tensors, from that of the output and the saved tensors.
-inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const variable_list& tensors,
+inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, variable_list tensors,
                                   bool composed) {
   if (!grad.defined()) return variable_list(op.tensors);
+  if (saved.output_for_mask) tensors[0] = mask_of(op, saved, tensors[0]);
   if (tensors.empty() && op.adds_last) {  // only the residual needs a gradient
     variable_list gradients(op.tensors);
     gradients.back() = grad;
@@ -106,20 +132,48 @@ struct Backward : torch::autograd::Node {
   const NodeSpec& op;
   Kept saved;
   std::vector<SavedVariable> tensors;
+  std::shared_ptr<MaskKeeper> keeper;      // none where the mask stays
+  c10::intrusive_ptr<Packed> overwritten;  // in place: the input, if it can be made again; the first tensor is empty
+  bool was_overwritten = false;
 
   explicit Backward(const NodeSpec& op) : op(op) {}
+  ~Backward() override {
+    if (!keeper) return;
+    std::lock_guard<std::mutex> lock(keeper->mutex);
+    keeper->keep_output = nullptr;
+  }
 
   std::string name() const override { return op.module + "Backward"; }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     for (SavedVariable& each : tensors) each.reset_data();
+    overwritten.reset();
+  }
+
+  // Lets a consumer of the output, which keeps it, free this node of its mask.
+  std::shared_ptr<MaskKeeper> offer_mask() {
+    keeper = std::make_shared<MaskKeeper>();
+    keeper->keep_output = [this](const Tensor& output) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tensors[0] = SavedVariable(output, false);
+      saved.output_for_mask = true;
+    };
+    return keeper;
+  }
+
+  Tensor remake_overwritten() {
+    TORCH_CHECK(overwritten, torch::autograd::ERR_BACKWARD_TWICE);
+    Tensor input = overwritten->unpack();
+    if (next_edge(0).is_valid()) torch::autograd::impl::set_gradient_edge(input, next_edge(0));
+    return input;
   }
 
   variable_list unpack() {
     variable_list unpacked;
     for (const SavedVariable& each : tensors)
       unpacked.push_back(each.unpack(op.saves == Saves::kOutput ? getptr() : nullptr));
+    if (was_overwritten) unpacked[0] = remake_overwritten();
     return unpacked;
   }
 

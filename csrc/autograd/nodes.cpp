@@ -2,7 +2,7 @@
 // a few microseconds less than one in Python, which decides whether kernels pay off on small tensors. Nodes are no part
 // of LibTorch's stable ABI, so this library serves only the release of torch that it was compiled with; elsewhere
 // fastact/autograd.py takes its place.
-#include "autograd/overrides.h"
+#include "autograd/producers.h"
 
 namespace fastact {
 namespace {
@@ -46,6 +46,19 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
     if (value) fastact::install_overrides_once();
     fastact::watching() = value;
   });
+  // For fastact/recompute.py. What is kept in a tensor's place is an object that only these know.
+  library.class_<fastact::Packed>("Packed");
+  library.def("producers() -> str[]", [] { return fastact::producers(); });
+  library.def("open_registry(int least_bytes) -> ()", [](int64_t least_bytes) { fastact::open_registry(least_bytes); });
+  library.def("close_registry() -> ()", [] { fastact::Registry::current().reset(); });
+  library.def("pack", [](const fastact::Tensor& tensor) -> std::optional<c10::intrusive_ptr<fastact::Packed>> {
+    auto packed = fastact::pack(tensor);
+    if (!packed) return std::nullopt;
+    return packed;
+  });
+  library.def("unpack", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->unpack(); });
+  library.def("recipe_op", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->op(); });
+  library.def("recipe_sources", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->sources(); });
   // In Python; see fastact/coverage.py.
   library.def(
       "seen(str op, str row, str why, bool unwanted, bool kernel_ran, bool torch_within, Tensor about, int numel) -> "

@@ -13,8 +13,6 @@
 
 namespace fastact {
 
-using Arguments = c10::ArrayRef<IValue>;
-
 // The ops that stand in for torch's are numbered as in kOps, then as in kSoftmaxOps.
 constexpr int kStandIns = kElementwiseCount + kSoftmaxCount;
 constexpr int kTorchs = -1;
@@ -290,13 +288,6 @@ inline Why why_torchs(const Tensor& tensor, const Tensor& first) {
   return nullptr;
 }
 
-inline bool in_transform() {
-  constexpr DispatchKeySet transforms({DispatchKey::FuncTorchDynamicLayerFrontMode,
-                                       DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchVmapMode,
-                                       DispatchKey::VmapMode, DispatchKey::Functionalize});
-  return c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms) || is_tracing();
-}
-
 // The kernel of one of torch's ops at one key.
 struct Override : c10::OperatorKernel {
   enum class Form { kFunctional, kInPlace, kOut, kBackward };
@@ -450,13 +441,15 @@ struct Override : c10::OperatorKernel {
   }
 };
 
+inline bool is_autograd(DispatchKey key) { return key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA; }
+
 // Puts an override before torch's kernel at a key, if torch has one there.
 inline void override_at(torch::Library& library, DispatchKey key, const std::string& name, const Overridden& op,
                         Override::Form form) {
   const std::string overload = form == Override::Form::kOut ? "out" : "";
   const auto aten = c10::Dispatcher::singleton().findSchema({"aten::" + name, overload});
   if (!aten || !aten->hasComputedKernelForDispatchKey(key)) return;
-  const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
+  const bool at_autograd = is_autograd(key);
   // torch has none for these keys alone: this is another library's, and may go away with it.
   if (at_autograd && aten->hasKernelForDispatchKey(key)) return;
   // Below autograd, what is made of other ops is those: it leaves it to them to refuse and to count what they write,
@@ -468,28 +461,35 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
                torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(op, form, at_autograd, *aten, key)));
 }
 
-// Registers all overrides, once. They stay: other threads may be calling torch's ops whenever they would be taken back.
-// While none is active, they cost a call the price of one more function.
-inline void install_overrides() {
+// Calls `body` with a library and the key that its kernels are for, for each key at which torch's kernels are replaced.
+// They stay: other threads may be calling torch's ops whenever they would be taken back. While none is active, they
+// cost a call the price of one more function.
+template <class Body>
+void install(const Body& body) {
   struct Silent : c10::WarningHandler {  // torch warns of kernels that replace others
     void process(const c10::Warning&) override {}
   } silent;
   c10::WarningUtils::WarningHandlerGuard guard(&silent);
   for (const DispatchKey key :
        {DispatchKey::AutogradCPU, DispatchKey::CPU, DispatchKey::AutogradCUDA, DispatchKey::CUDA}) {
-    const bool at_autograd = key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA;
     if ((key == DispatchKey::AutogradCUDA || key == DispatchKey::CUDA) && !at::hasCUDA()) continue;
     // Never destroyed: torch's ops are called until the process has ended.
-    auto* library = new torch::Library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
-    for (const Overridden& op : kForwards) {
-      override_at(*library, key, op.name, op, Override::Form::kFunctional);
-      override_at(*library, key, std::string(op.name) + "_", op, Override::Form::kInPlace);
-    }
-    if (at_autograd) continue;  // nothing that is differentiated arrives there
-    if (key == DispatchKey::CPU)
-      for (const Overridden& op : kForwards) override_at(*library, key, op.name, op, Override::Form::kOut);
-    for (const Overridden& op : kBackwards) override_at(*library, key, op.name, op, Override::Form::kBackward);
+    body(*new torch::Library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__), key);
   }
+}
+
+// Registers all overrides, once.
+inline void install_overrides() {
+  install([](torch::Library& library, DispatchKey key) {
+    for (const Overridden& op : kForwards) {
+      override_at(library, key, op.name, op, Override::Form::kFunctional);
+      override_at(library, key, std::string(op.name) + "_", op, Override::Form::kInPlace);
+    }
+    if (is_autograd(key)) return;  // nothing that is differentiated arrives there
+    if (key == DispatchKey::CPU)
+      for (const Overridden& op : kForwards) override_at(library, key, op.name, op, Override::Form::kOut);
+    for (const Overridden& op : kBackwards) override_at(library, key, op.name, op, Override::Form::kBackward);
+  });
 }
 
 // Returns torch's ops and the names of those of fastact's that can stand in for each.

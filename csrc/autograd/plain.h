@@ -34,6 +34,14 @@ inline bool is_tracing() {
                                                    TorchDispatchModeTLS::get_mode(TorchDispatchModeKey::FUNCTIONAL));
 }
 
+// Whether calls are torch's because of a transform or a graph that is being made.
+inline bool in_transform() {
+  constexpr DispatchKeySet transforms({DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                       DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::FuncTorchVmapMode,
+                                       DispatchKey::VmapMode, DispatchKey::Functionalize});
+  return c10::impl::tls_local_dispatch_key_set().included_.has_any(transforms) || is_tracing();
+}
+
 // Whether backward must be composed of torch's ops: its result is to be differentiated, or the gradient is no plain
 // tensor.
 inline bool needs_torch_ops(const Tensor& grad) {

@@ -10,6 +10,7 @@
 namespace fastact {
 
 using at::IValue;
+using Arguments = c10::ArrayRef<at::IValue>;
 using at::Tensor;
 using c10::DispatchKey;
 using c10::DispatchKeySet;
@@ -28,7 +29,7 @@ struct NodeSpec {
   Saves saves;
   bool adds_last = false;  // the last tensor, the residual, is added to the result or missing; nothing of it is saved
 
-  std::optional<OperatorHandle> saving{}, saving_in_place{}, backward{};
+  std::optional<OperatorHandle> plain{}, saving{}, saving_in_place{}, backward{};
   size_t arguments = 0;  // of the forward ops
   int direct = -1;       // place in kOps and then kSoftmaxOps, if it can be called by pointers (spec/direct.h)
   // A softmax's last scalar is the output's dtype; backward takes the input's there.
@@ -79,6 +80,7 @@ inline std::map<std::string, NodeSpec>& ops() {
       const std::string saving = op.name + (op.saves == Saves::kMask      ? "_mask"
                                             : op.saves == Saves::kIndices ? "_indices"
                                                                           : "");
+      op.plain = find(op.name);
       op.saving = find(saving);
       if (has_op(saving + "_")) op.saving_in_place = find(saving + "_");
       op.backward = find(op.name + "_backward");

@@ -1,0 +1,395 @@
+// Tensors that are made again in backward instead of being kept, for fastact/recompute.py. While that is on, the
+// outputs of some ops are remembered by their storages, with what made them. Where a node saves one of them, the hook
+// on saved tensors keeps its recipe, if all that the op reads is kept anyway.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/custom_class.h>
+
+#include <mutex>
+#include <unordered_map>
+
+#include "autograd/plain.h"
+
+namespace fastact {
+
+// Where a tensor's elements lie in its storage.
+struct Place {
+  at::ScalarType dtype;
+  c10::SmallVector<int64_t, 5> sizes, strides;
+  int64_t offset;
+
+  explicit Place(const Tensor& tensor)
+      : dtype(tensor.scalar_type()),
+        sizes(tensor.sizes().begin(), tensor.sizes().end()),
+        strides(tensor.strides().begin(), tensor.strides().end()),
+        offset(tensor.storage_offset()) {}
+
+  // The tensor in this place of a storage, without a history.
+  Tensor in(c10::Storage storage) const {
+    const DispatchKey key = storage.device().is_cuda() ? DispatchKey::CUDA : DispatchKey::CPU;
+    Tensor found = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), DispatchKeySet(key),
+                                                            c10::scalarTypeToTypeMeta(dtype));
+    found.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
+    return found;
+  }
+  size_t bytes_needed() const {
+    return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset);
+  }
+};
+
+// A tensor without its memory.
+struct WeakTensor {
+  Place place;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+  c10::VariableVersion counter;
+  uint32_t version;
+
+  explicit WeakTensor(const Tensor& tensor)
+      : place(tensor),
+        storage(tensor.storage().getWeakStorageImpl()),
+        counter(torch::autograd::impl::version_counter(tensor)),
+        version(tensor._version()) {}
+
+  bool is_unchanged() const { return counter.current_version() == version; }
+};
+
+// Computes the first result of an op from its arguments.
+using Make = Tensor (*)(const OperatorHandle&, Stack);
+inline Tensor run_again(const OperatorHandle& op, Stack arguments) {
+  op.callBoxed(&arguments);
+  return arguments[0].toTensor();
+}
+
+// A tensor that can be made again, and what its consumers of one backward pass share.
+struct Remade : c10::intrusive_ptr_target {
+  struct Source {
+    size_t argument;
+    Place place;
+    c10::intrusive_ptr<Remade> from{};  // or:
+    c10::Storage storage{};
+    c10::VariableVersion counter{};
+    uint32_t version = 0;
+  };
+  Make make;
+  OperatorHandle op;
+  std::vector<IValue> arguments;  // but the sources
+  std::vector<Source> sources;
+  Place place;
+  c10::Device device;
+
+  Remade(Make make, OperatorHandle op, std::vector<IValue> arguments, Place place, c10::Device device)
+      : make(make), op(std::move(op)), arguments(std::move(arguments)), place(std::move(place)), device(device) {}
+
+  // The whole tensor. It is held for as long as consumers of this backward pass have not had it.
+  Tensor whole(bool for_consumer) {
+    std::lock_guard<std::mutex> lock(mutex);
+    begin_round(torch::autograd::get_current_graph_task_id());
+    taken += for_consumer;
+    const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+    Tensor found = held.defined() && stream == held_on ? held : run();
+    if (round < 0 || taken >= consumers) {
+      held.reset();
+    } else if (!held.defined()) {
+      held = found;
+      held_on = stream;
+      // At the end of this pass at the latest: a consumer may have no part in it.
+      torch::autograd::Engine::get_default_engine().queue_callback(
+          [weak = c10::weak_intrusive_ptr<Remade>(c10::intrusive_ptr<Remade>::unsafe_reclaim_from_nonowning(this))] {
+            if (const auto remade = weak.lock()) remade->drop();
+          });
+    }
+    return found;
+  }
+
+  std::string names() const {
+    std::string found = op.operator_name().name;
+    for (const Source& source : sources)
+      if (source.from) found += " " + source.from->names();
+    return found;
+  }
+  void list_sources(std::vector<Tensor>& found) const {
+    for (const IValue& each : arguments)
+      if (each.isTensor() && each.toTensor().defined()) found.push_back(each.toTensor());
+    for (const Source& source : sources) {
+      if (source.from) {
+        source.from->list_sources(found);
+      } else {
+        found.push_back(source.place.in(source.storage));
+      }
+    }
+  }
+
+  void add_consumer() {
+    std::lock_guard<std::mutex> lock(mutex);
+    ++consumers;
+  }
+  void remove_consumer(int had_it_in) {
+    std::lock_guard<std::mutex> lock(mutex);
+    --consumers;
+    if (had_it_in == round && round >= 0) --taken;
+    if (consumers <= taken) held.reset();
+  }
+
+ private:
+  std::mutex mutex;
+  int consumers = 0;
+  int round = -1, taken = 0;  // the backward pass, by torch's number, and how many consumers had it there
+  Tensor held;
+  c10::Stream held_on{c10::Stream::DEFAULT, c10::Device(c10::kCPU)};
+
+  void begin_round(int task) {
+    if (task == round) return;
+    held.reset();
+    round = task;
+    taken = 0;
+  }
+  void drop() {
+    std::lock_guard<std::mutex> lock(mutex);
+    held.reset();
+  }
+
+  Tensor run() const {
+    Stack stack = arguments;
+    for (const Source& source : sources) {
+      if (source.from) {
+        stack[source.argument] = source.place.in(source.from->whole(false).storage());
+        continue;
+      }
+      TORCH_CHECK(source.counter.current_version() == source.version,
+                  "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                  "fastact.recompute was to make the output of ",
+                  op.operator_name(), " again from a tensor that is at version ", source.counter.current_version(),
+                  "; expected version ", source.version, " instead.");
+      TORCH_CHECK(source.place.bytes_needed() <= source.storage.nbytes(),
+                  "fastact.recompute was to make the output of ", op.operator_name(),
+                  " again from a tensor whose memory has been freed since.");
+      stack[source.argument] = source.place.in(source.storage);
+    }
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const Within guard;
+    Tensor made = make(op, std::move(stack));
+    if (made.strides() != c10::IntArrayRef(place.strides) || made.storage_offset() != place.offset)
+      made = at::empty_strided(place.sizes, place.strides, made.options()).copy_(made);
+    return made;
+  }
+};
+
+// What a consumer keeps in a tensor's place.
+struct Packed : torch::CustomClassHolder {
+  const c10::intrusive_ptr<Remade> from;
+  const Place place;
+
+  Packed(c10::intrusive_ptr<Remade> from, Place place) : from(std::move(from)), place(std::move(place)) {
+    this->from->add_consumer();
+  }
+  ~Packed() override { from->remove_consumer(had_it_in); }
+
+  Tensor unpack() {
+    const int round = torch::autograd::get_current_graph_task_id();
+    const bool is_first = had_it_in.exchange(round) != round;
+    return place.in(from->whole(is_first).storage());
+  }
+
+  // The names of the ops that run, the last one first, and the tensors that they read.
+  std::string op() const { return from->names(); }
+  std::vector<Tensor> sources() const {
+    std::vector<Tensor> found;
+    from->list_sources(found);
+    return found;
+  }
+
+ private:
+  std::atomic<int> had_it_in{-1};
+};
+
+// A node that keeps a mask, until its output turns out to be kept anyway.
+struct MaskKeeper {
+  std::mutex mutex;
+  std::function<void(const Tensor& output)> keep_output;  // none once the node is gone
+};
+
+// How an output was made, while nobody has kept it: nothing here keeps memory alive.
+struct Recipe {
+  struct Source {
+    size_t argument;
+    WeakTensor tensor;
+    bool is_parameter;
+    std::shared_ptr<Recipe> recipe;  // of a tensor that was remembered itself
+  };
+  Make make;
+  OperatorHandle op;
+  std::vector<IValue> arguments;
+  std::vector<Source> sources;
+  int depth = 1;
+  c10::weak_intrusive_ptr<Remade> remade{c10::intrusive_ptr<Remade>()};
+
+  std::optional<Place> place{};  // of the output, on
+  c10::Device device{c10::kCPU};
+};
+
+// The outputs that this thread's open `fastact.recompute` remembers, by their storages.
+class Registry {
+ public:
+  explicit Registry(int64_t least_bytes) : least_bytes(least_bytes) {}
+
+  // This thread's; none where nothing is to be made again.
+  static std::unique_ptr<Registry>& current() {
+    static thread_local std::unique_ptr<Registry> registry;
+    return registry;
+  }
+  static Registry* open() { return current() && !in_transform() ? current().get() : nullptr; }
+
+  // Writes down how an op is about to be called; nothing if it cannot be called so again.
+  std::shared_ptr<Recipe> describe(const OperatorHandle& op, Arguments arguments, Make make = run_again) {
+    auto recipe = std::make_shared<Recipe>(Recipe{make, op, arguments.vec(), {}});
+    int64_t most_bytes = 0;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (!arguments[i].isTensor()) continue;
+      const Tensor& tensor = arguments[i].toTensor();
+      if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) continue;
+      if (!can_be_found(tensor)) return nullptr;
+      most_bytes = std::max<int64_t>(most_bytes, tensor.nbytes());
+      const Entry* entry = find(tensor);
+      recipe->sources.push_back(
+          {i, WeakTensor(tensor), tensor.requires_grad() && tensor.is_leaf(), entry ? entry->recipe : nullptr});
+      recipe->arguments[i] = IValue();
+      if (entry && entry->recipe) recipe->depth = std::max(recipe->depth, entry->recipe->depth + 1);
+    }
+    return most_bytes < least_bytes || recipe->depth > kMostOps ? nullptr : recipe;
+  }
+
+  // Whether this is a tensor of the kind and size that is remembered.
+  bool takes(const Tensor& tensor) const {
+    return can_be_found(tensor) && static_cast<int64_t>(tensor.nbytes()) >= least_bytes &&
+           tensor.storage_offset() == 0 && tensor.is_non_overlapping_and_dense() &&
+           tensor.nbytes() == tensor.storage().nbytes();
+  }
+
+  // From now on the output is made by the recipe, or by nobody knows what if there is none.
+  void remember(const Tensor& output, std::shared_ptr<Recipe> recipe, std::shared_ptr<MaskKeeper> keeper = nullptr) {
+    if (!can_be_found(output)) return;
+    c10::StorageImpl* const key = output.storage().unsafeGetStorageImpl();
+    if ((!recipe && !keeper) || !takes(output)) {
+      outputs.erase(key);
+      return;
+    }
+    if (recipe) {
+      recipe->place.emplace(output);
+      recipe->device = output.device();
+    }
+    outputs.insert_or_assign(key, Entry{WeakTensor(output), std::move(recipe), std::move(keeper)});
+    if (outputs.size() + kept.size() > next_sweep) sweep();
+  }
+
+  // What to keep in the place of a tensor that a node saves; null if that is the tensor.
+  c10::intrusive_ptr<Packed> pack(const Tensor& tensor) {
+    if (!can_be_found(tensor) || is_kept(tensor.storage().unsafeGetStorageImpl())) return {};
+    if (auto packed = remade(tensor)) return packed;
+    const Entry* entry = find(tensor);
+    keep(tensor.storage());
+    if (entry && entry->keeper) {
+      const std::shared_ptr<MaskKeeper> keeper = entry->keeper;
+      const Tensor output = entry->tensor.place.in(tensor.storage());
+      output.unsafeGetTensorImpl()->set_version_counter(entry->tensor.counter);
+      std::lock_guard<std::mutex> lock(keeper->mutex);
+      if (keeper->keep_output) std::exchange(keeper->keep_output, nullptr)(output);
+    }
+    return {};
+  }
+
+  // The same without taking note of what is kept.
+  c10::intrusive_ptr<Packed> remade(const Tensor& tensor) {
+    if (!can_be_found(tensor)) return {};
+    const Entry* entry = find(tensor);
+    if (!entry || !entry->recipe || tensor.scalar_type() != entry->tensor.place.dtype) return {};
+    const int64_t more = bytes_to_keep(*entry->recipe);
+    if (more < 0 || kLeastGain * more > static_cast<int64_t>(tensor.storage().nbytes())) return {};
+    return c10::make_intrusive<Packed>(hold(*entry->recipe), Place(tensor));
+  }
+
+ private:
+  struct Entry {
+    WeakTensor tensor;
+    std::shared_ptr<Recipe> recipe;
+    std::shared_ptr<MaskKeeper> keeper;
+  };
+  // The longest chain: convolution, normalisation, activation, gate, dropout, cast, copy have 6.
+  static constexpr int kMostOps = 8;
+  static constexpr int kLeastGain = 4;  // bytes given up for each that is kept
+
+  const int64_t least_bytes;
+  std::unordered_map<c10::StorageImpl*, Entry> outputs;
+  // What is kept as it is. A weak pointer keeps the address from being used again.
+  std::unordered_map<c10::StorageImpl*, c10::weak_intrusive_ptr<c10::StorageImpl>> kept;
+  size_t next_sweep = 1024;
+
+  static bool can_be_found(const Tensor& tensor) {
+    return tensor.defined() && (tensor.is_cpu() || tensor.is_cuda()) && tensor.has_storage() && is_plain(tensor) &&
+           !tensor.key_set().has(DispatchKey::Python) && !tensor.is_inference();
+  }
+  const Entry* find(const Tensor& tensor) const {
+    const auto found = outputs.find(tensor.storage().unsafeGetStorageImpl());
+    if (found == outputs.end() || found->second.tensor.storage.expired()) return nullptr;
+    return tensor._version() == found->second.tensor.version ? &found->second : nullptr;
+  }
+  bool is_kept(c10::StorageImpl* storage) const {
+    const auto found = kept.find(storage);
+    return found != kept.end() && !found->second.expired();
+  }
+  void keep(const c10::Storage& storage) {
+    kept.insert_or_assign(storage.unsafeGetStorageImpl(), storage.getWeakStorageImpl());
+  }
+
+  // Whether a source is read from memory that is there anyway.
+  bool is_free(const Recipe::Source& source) const {
+    return source.tensor.is_unchanged() && !source.tensor.storage.expired() &&
+           (source.is_parameter || is_kept(source.tensor.storage._unsafe_get_target()));
+  }
+  // The bytes that have to be kept for the recipe beside what is kept anyway; -1 if something is gone.
+  int64_t bytes_to_keep(const Recipe& recipe) const {
+    if (recipe.remade.lock()) return 0;
+    int64_t bytes = 0;
+    for (const Recipe::Source& source : recipe.sources) {
+      if (is_free(source)) continue;
+      if (const int64_t more = source.recipe ? bytes_to_keep(*source.recipe) : -1; more >= 0) {
+        bytes += more;
+      } else if (const auto storage = source.tensor.storage.lock(); storage && source.tensor.is_unchanged()) {
+        bytes += storage->nbytes();
+      } else {
+        return -1;
+      }
+    }
+    return bytes;
+  }
+  c10::intrusive_ptr<Remade> hold(Recipe& recipe) {
+    if (auto remade = recipe.remade.lock()) return remade;
+    auto remade = c10::make_intrusive<Remade>(recipe.make, recipe.op, recipe.arguments, *recipe.place, recipe.device);
+    for (const Recipe::Source& source : recipe.sources) {
+      remade->sources.push_back({source.argument, source.tensor.place});
+      Remade::Source& held = remade->sources.back();
+      if (!is_free(source) && source.recipe && bytes_to_keep(*source.recipe) >= 0) {
+        held.from = hold(*source.recipe);
+        continue;
+      }
+      held.storage = c10::Storage(source.tensor.storage.lock());
+      held.counter = source.tensor.counter;
+      held.version = source.tensor.version;
+      keep(held.storage);
+    }
+    recipe.remade = c10::weak_intrusive_ptr<Remade>(remade);
+    return remade;
+  }
+
+  void sweep() {
+    for (auto it = outputs.begin(); it != outputs.end();)
+      it = it->second.tensor.storage.expired() ? outputs.erase(it) : std::next(it);
+    for (auto it = kept.begin(); it != kept.end();) it = it->second.expired() ? kept.erase(it) : std::next(it);
+    next_sweep = std::max<size_t>(1024, 2 * (outputs.size() + kept.size()));
+  }
+};
+
+}  // namespace fastact

@@ -1,0 +1,209 @@
+"""Nothing kept twice: what one cheap op makes is made again in backward, in place of being kept for it.
+
+>>> fastact.enable()
+>>> with fastact.recompute():
+...     loss = model(x).sum()
+>>> loss.backward()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.utils._contextlib import _DecoratorContextManager
+from torch.utils.hooks import RemovableHandle
+
+from .dispatch import warn_once
+from .ops import HAS_NODES
+from .torch_ops import hide_from_graphs, needs_nodes
+
+__all__ = ["recompute"]
+
+MIN_BYTES = 16 * 1024
+"""By default, smaller tensors are kept: a hook on a saved tensor takes 4 us, an op in backward a few more."""
+
+_graph = torch._C._autograd
+
+
+class recompute(_DecoratorContextManager):
+    r"""Make outputs of cheap ops again in backward instead of keeping them; around forward, as a context manager or a
+    decorator.
+
+    A linear layer behind an activation keeps the activation's output, although the activation keeps its input, of which
+    one pass makes the output again. Inside this context the layer keeps a recipe instead. So it is with every layer
+    that saves
+
+    - the output of an activation of fastact's, as a module or function and, where `fastact.enable` is on, torch's own;
+      gated units, softmax and `bias_act` too;
+    - that of a normalisation of torch's: batch, layer, group, instance and RMS norm;
+    - that of dropout, whose mask is kept as one bit per element;
+    - a sum, a product, a copy (`clone`, `roll`, padding) or a cast, such as autocast's;
+    - a view of any of these, or the output of one behind the other.
+
+    Forward is what it was, bit for bit. Backward runs the same kernels again on the same numbers, so that gradients are
+    those without the context, bit for bit, and several layers that share a tensor share the one made again. A tensor is
+    kept as it is where its recipe would need memory that is not kept anyway, where it was changed in place since, and
+    where it is small. Where an output of ReLU, ReLU6, Hardtanh or LeakyReLU is kept by a later layer, their own bit
+    mask is not.
+
+    No effect on graphs that `torch.compile` makes (its partitioner does the like), without gradients, and inside of
+    `torch.func`'s transforms. Inside `torch.utils.checkpoint` and other hooks on saved tensors, as
+    `torch.autograd.graph.save_on_cpu`, those decide; a block opened there does nothing.
+
+    Args:
+        min_bytes: keep what is smaller.
+
+    Raises:
+        RuntimeError: if the library of autograd nodes for this release of torch is missing; and in backward, as torch
+            does, if a tensor that is needed was changed in place.
+        ValueError: if `min_bytes` is negative.
+
+    >>> @fastact.recompute()
+    ... def forward(x):
+    ...     return model(x)
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, for the idea; here op by op.
+    """
+
+    def __init__(self, min_bytes: int = MIN_BYTES) -> None:
+        needs_nodes("fastact.recompute")
+        if min_bytes < 0:
+            raise ValueError(f"fastact.recompute: min_bytes must not be negative, not {min_bytes}")
+        self.min_bytes = min_bytes
+        self._opened: list[bool] = []
+
+    def clone(self) -> recompute:
+        return type(self)(self.min_bytes)
+
+    def __enter__(self) -> recompute:  # type: ignore[override]
+        opens = not is_compiling() and _can_open()
+        self._opened.append(opens)
+        if opens:
+            hide_from_graphs(_PRODUCERS)
+            hooks = Hooks(self.min_bytes)
+            _graph._push_saved_tensors_default_hooks(hooks.pack, hooks.unpack)
+            torch.ops.fastact.open_registry(self.min_bytes)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._opened.pop():
+            torch.ops.fastact.close_registry()
+            _graph._pop_saved_tensors_default_hooks()
+
+
+def _overloads() -> Iterator[torch._ops.OpOverload]:
+    for name in torch.ops.fastact.producers() if HAS_NODES else ():
+        packet, _, overload = name.partition(".")
+        if hasattr(torch.ops.aten, packet):
+            yield getattr(getattr(torch.ops.aten, packet), overload or "default")
+
+
+_PRODUCERS = list(_overloads())
+"""torch's ops whose kernels at the autograd keys the registry replaces."""
+
+
+def _can_open() -> bool:
+    """Whether hooks may be pushed here, and none of others' are there."""
+    if not _graph._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+        return False  # in a transform
+    there = _graph._top_saved_tensors_default_hooks(True)
+    if there is None:
+        return True
+    pack = there[0]
+    ours = isinstance(getattr(pack, "__self__", None), Hooks)
+    if not ours and getattr(pack, "__module__", "") != "torch.utils.checkpoint":  # which makes all again
+        warn_once(
+            "fastact.recompute: other hooks on saved tensors are in place, so it does nothing here; enter it outside "
+            "of them, or around those parts of the model that are"
+        )
+    return False
+
+
+class Hooks:
+    """The pair of hooks: what is packed is a recipe, or a tensor with its version."""
+
+    def __init__(self, min_bytes: int) -> None:
+        self._min_bytes = min_bytes
+        self._pack = torch.ops.fastact.pack.default
+        self._unpack = torch.ops.fastact.unpack.default
+
+    def pack(self, tensor: Tensor) -> Any:
+        if tensor.numel() * 8 >= self._min_bytes:
+            packed = self._pack(tensor)
+            if packed is not None:
+                return packed
+        # Without its history: a node that keeps its own output would keep itself.
+        return tensor.detach() if tensor.requires_grad else tensor, tensor._version
+
+    def unpack(self, packed: Any) -> Tensor:
+        if type(packed) is not tuple:
+            return self._unpack(packed)
+        tensor, version = packed
+        if tensor._version != version:  # torch does not look, where there are hooks
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"[{tensor.type()} {list(tensor.shape)}] is at version {tensor._version}; expected version {version} "
+                "instead. Hint: enable anomaly detection to find the operation that failed to compute its gradient, "
+                "with torch.autograd.set_detect_anomaly(True)."
+            )
+        return tensor
+
+
+class _Around(threading.local):
+    """The block that a module's call has opened in this thread."""
+
+    module: nn.Module | None = None
+    block: recompute | None = None
+
+
+_around = _Around()
+
+
+def _open_around(module: nn.Module, args: object) -> None:
+    if _around.module is None and torch.is_grad_enabled() and not is_compiling() and _can_open():
+        _around.block = recompute()
+        _around.block.__enter__()
+        _around.module = module
+
+
+def _close_around(module: nn.Module, args: object, output: object) -> None:
+    if _around.module is module and _around.block is not None:
+        _around.block.__exit__()
+        _around.module = _around.block = None
+
+
+def recompute_around(module: nn.Module) -> None:
+    """Open a block around each call of the module."""
+    needs_nodes("fastact.recompute")
+    if _open_around not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_open_around, prepend=True)
+        module.register_forward_hook(_close_around, always_call=True)
+
+
+def no_recompute_around(module: nn.Module) -> None:
+    """Take back `recompute_around`, if that was called."""
+    for hooks, ours in ((module._forward_pre_hooks, _open_around), (module._forward_hooks, _close_around)):
+        for number in [number for number, hook in hooks.items() if hook is ours]:
+            del hooks[number]
+            module._forward_hooks_always_called.pop(number, None)
+
+
+_around_all: list[RemovableHandle] = []
+
+
+def is_around_all() -> bool:
+    return bool(_around_all)
+
+
+def recompute_around_all(value: bool) -> None:
+    """Open a block around each outermost call of a module, or do so no more."""
+    if value and not _around_all:
+        _around_all.append(nn.modules.module.register_module_forward_pre_hook(_open_around))
+        _around_all.append(nn.modules.module.register_module_forward_hook(_close_around, always_call=True))
+    while not value and _around_all:
+        _around_all.pop().remove()
