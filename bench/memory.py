@@ -144,8 +144,8 @@ def _compiled(network: Network, budget: float | None = None) -> Network:
     return network._replace(module=torch.compile(network.module, backend=backend))
 
 
-def _converted(network: Network) -> Network:
-    fastact.convert(network.module)
+def _converted(network: Network, recompute: bool = False) -> Network:
+    fastact.convert(network.module, recompute=recompute)
     return network
 
 
@@ -159,7 +159,7 @@ METHODS = {
     "compile": Method(_compiled),
     "compile, budget 0.5": Method(partial(_compiled, budget=0.5)),
     "fastact": Method(_converted, fastact.enable),
-    "fastact, recompute": Method(_converted, partial(fastact.enable, recompute=True)),
+    "fastact, recompute": Method(partial(_converted, recompute=True), fastact.enable),
 }
 """Checkpoints around each block (BLOCKS), torch's of the kind that is not reentrant. A selective one keeps the results
 of EXPENSIVE, torch_remat here those of linear and convolution layers. fastact converts the modules and replaces torch's
