@@ -83,6 +83,13 @@ struct Remade : c10::intrusive_ptr_target {
   Remade(Make make, OperatorHandle op, std::vector<IValue> arguments, Place place, c10::Device device)
       : make(make), op(std::move(op)), arguments(std::move(arguments)), place(std::move(place)), device(device) {}
 
+  // While recipes still point here weakly, nothing else does.
+  void release_resources() override {
+    arguments.clear();
+    sources.clear();
+    held.reset();
+  }
+
   // The whole tensor. It is held for as long as consumers of this backward pass have not had it.
   Tensor whole(bool for_consumer) {
     std::lock_guard<std::mutex> lock(mutex);
