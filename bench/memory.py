@@ -2,10 +2,12 @@
 
     python bench/memory.py [--models NAME ...] [--methods NAME ...] [--size tiny|real] [--steps N] [--out DIR]
     python bench/memory.py --report FOLDER ...
+    python bench/memory.py --tables FILE ...
 
 The models are zoo.MEMORY_MODELS, the methods METHODS below. A method that needs a library which is not installed, as
 torch_remat, or that fails on a model, is noted as such. Writes memory.json, memory.md and memory.png to DIR/HARDWARE;
---report makes the last two again from the first.
+--report makes the last two again from the first, and --tables puts the tables of all committed results between the
+markers of these files.
 
 Bytes are those of torch's CPU allocator as its profiler records them, every allocation and release of a tensor's
 storage in any thread: kept is what a forward pass and its loss have allocated and not released once only the loss is
@@ -28,9 +30,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from environment import RESULTS, environment, name_of, package_version, result_folder, write_result
+from environment import RESULTS, environment, folder_of, name_of, package_version, result_folder, write_result
 from measure import Meter, Race, settle_heap
-from models import difference, gradients, training_step
+from models import difference, gradients, training_step, with_tables
 from report import ratio_cell, table
 from torch import Tensor, nn
 from torch._inductor.compile_fx import compile_fx
@@ -61,7 +63,7 @@ others should keep no more than torch eager."""
 STEP_GOAL = 1.03
 """Time of a step over torch eager's, at most."""
 
-BLOCKS = {
+BLOCK_CLASSES = {
     *("Bottleneck", "DepthwiseSeparableConv", "InvertedResidual", "ConvBnAct", "DenseLayer", "ConvNeXtBlock", "Block"),
     *("SwinTransformerBlock", "BertLayer", "GPT2Block", "LlamaDecoderLayer", "GatedMLP"),
 }
@@ -87,7 +89,7 @@ class Method(NamedTuple):
 
 def blocks(module: nn.Module) -> list[nn.Module]:
     """What is checkpointed. A VGG has no blocks by themselves: what lies between its poolings is made one."""
-    if not any(type(each).__name__ in BLOCKS for each in module.modules()):
+    if not any(type(each).__name__ in BLOCK_CLASSES for each in module.modules()):
         parts: list[list[nn.Module]] = [[]]
         for layer in module.features:
             parts[-1].append(layer)
@@ -95,13 +97,31 @@ def blocks(module: nn.Module) -> list[nn.Module]:
                 parts.append([])
         module.features = nn.Sequential(*(nn.Sequential(*part) for part in parts if part))
         return list(module.features)
-    return [each for each in module.modules() if type(each).__name__ in BLOCKS]
+    return [each for each in module.modules() if type(each).__name__ in BLOCK_CLASSES]
+
+
+def _of_copies(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """With copies of lists: DenseNet's blocks append to the one that their layers get."""
+    return lambda *args, **kwargs: forward(*(tuple(a) if isinstance(a, list) else a for a in args), **kwargs)
 
 
 def _checkpointed(network: Network, **options: Any) -> Network:
     for block in blocks(network.module):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+        block.forward = _of_copies(partial(checkpoint, block.forward, use_reentrant=False, **options))
     return network
+
+
+def _selectively_checkpointed(network: Network) -> Network:
+    _out_of_place(network)
+    return _checkpointed(network, context_fn=partial(create_selective_checkpoint_contexts, EXPENSIVE))
+
+
+def _out_of_place(network: Network) -> None:
+    """A result that is kept must not be changed in place, as squeeze-and-excitation's activation does."""
+    for block in blocks(network.module):
+        for layer in block.modules():
+            if getattr(layer, "inplace", False):
+                layer.inplace = False
 
 
 class RandomState:
@@ -124,12 +144,13 @@ def _remat(network: Network) -> Network:
 
         return call
 
+    _out_of_place(network)
     for number, block in enumerate(blocks(network.module)):
         for name, layer in block.named_modules():
             if isinstance(layer, nn.Linear | nn.Conv2d) or type(layer).__name__ == "Conv1D":  # transformers' linear
                 layer.forward = kept(layer.forward, name)
         around = torch_remat.checkpoint(region_name=f"block {number}", recompute_state_hooks=(RandomState(),))
-        block.forward = around(block.forward)
+        block.forward = _of_copies(around(block.forward))
     return network
 
 
@@ -152,18 +173,16 @@ def _converted(network: Network, recompute: bool = False) -> Network:
 METHODS = {
     "torch eager": Method(),
     "checkpoint": Method(_checkpointed),
-    "selective checkpoint": Method(
-        partial(_checkpointed, context_fn=partial(create_selective_checkpoint_contexts, EXPENSIVE))
-    ),
+    "selective checkpoint": Method(_selectively_checkpointed),
     "torch_remat": Method(_remat, library="torch_remat"),
     "compile": Method(_compiled),
     "compile, budget 0.5": Method(partial(_compiled, budget=0.5)),
     "fastact": Method(_converted, fastact.enable),
     "fastact, recompute": Method(partial(_converted, recompute=True), fastact.enable),
 }
-"""Checkpoints around each block (BLOCKS), torch's of the kind that is not reentrant. A selective one keeps the results
-of EXPENSIVE, torch_remat here those of linear and convolution layers. fastact converts the modules and replaces torch's
-ops, with recompute or without."""
+"""Checkpoints are around each block (BLOCK_CLASSES), torch's of the kind that is not reentrant. A selective one keeps
+the results of EXPENSIVE, torch_remat here those of linear and convolution layers. fastact converts the modules and
+replaces torch's ops, with recompute or without."""
 EAGER, RECOMPUTE, COMPILE = "torch eager", "fastact, recompute", "compile"
 PICTURED = {
     EAGER: "#30638e",
@@ -383,32 +402,73 @@ def _named(models: Sequence[str]) -> str:
     return f" ({', '.join(models)})" if models else ""
 
 
-def report(result: dict[str, Any]) -> str:
-    where, rows = result["environment"], result["rows"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version)
+EXPLAINED = (
+    "Of torch eager's bytes, how many each method keeps after forward and loss: each storage once, parameters and "
+    "buffers aside, the input included. Bold: fastact keeps more than torch eager or, with recompute, than its goal. "
+    "Worst first."
+)
+
+
+def measured_on(result: dict[str, Any]) -> str:
+    """Hardware, versions, date."""
+    where = result["environment"]
+    versions = ", ".join(
+        f"{name} {where['versions'][name]}"
+        for name in ("torch", "timm", "transformers", "torch_remat")
+        if where["versions"][name]
+    )
+    return f"Measured on {name_of(where)}; {versions}, {where['date'][:10]}."
+
+
+def short_block(result: dict[str, Any]) -> str:
+    """For the README."""
+    return f"{measured_on(result)} {EXPLAINED}\n\n{kept_table(result['rows'])}"
+
+
+def _parts(result: dict[str, Any]) -> list[str]:
+    """All tables, with their headings."""
+    rows = result["rows"]
     parts = [
-        f"# Memory of training steps: {name_of(where)}",
-        f"Made by `python bench/memory.py`, {where['date']}, commit {where['commit']}. {versions}. float32, random "
-        f"weights, steps (forward, loss, backward, SGD) in turns, {result['steps']} of each.",
+        f"{measured_on(result)} float32, random weights; steps (forward, loss, backward, SGD) in turns, "
+        f"{result['steps']} of each method.",
         verdict(rows),
-        "![Bytes kept for backward](memory.png)",
-        "## Kept for backward",
-        f"Of torch eager's bytes, how many each method keeps after forward: each storage once, parameters and buffers "
-        f"aside, the input included. Bold: fastact keeps more than torch eager or, with recompute, than its goal. "
-        f"Worst first.\n\n{kept_table(rows)}",
-        "## Peak of a step",
-        f"Of torch eager's, with the gradients of all parameters, which every method makes. Bold: more.\n\n"
-        f"{peak_table(rows)}",
-        "## Time of a step",
-        f"torch eager's median over the method's: above 1 the method is faster; in brackets the quartiles of the ratio "
-        f"within a round. Bold: fastact is slower than torch eager.\n\n{step_table(rows)}",
+        f"## Kept for backward\n\n{EXPLAINED}\n\n{kept_table(rows)}",
+        f"## Peak of a step\n\nOf torch eager's, with the gradients of all parameters, which every method makes. "
+        f"Bold: fastact takes more.\n\n{peak_table(rows)}",
+        f"## Time of a step\n\ntorch eager's median over the method's: above 1 the method is faster; in brackets the "
+        f"quartiles of that ratio within a round. Bold: fastact is slower than torch eager.\n\n{step_table(rows)}",
         f"## All figures\n\n{long_table(rows)}",
     ]
     failed = [(f"{row['model']}, {name}", why) for row in rows for name, why in row["failed"].items()]
     failed += [(each["model"], each["why"]) for each in result["missing"]]
     if failed:
         parts.append("## Not measured\n\n" + "\n".join(f"- {what}: {why}" for what, why in failed))
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def long_block(result: dict[str, Any]) -> str:
+    """For the docs."""
+    first, *rest = _parts(result)
+    picture = f"![Bytes kept for backward](../bench/results/{folder_of(result['environment'])}/memory.png)"
+    return "\n\n".join([first, picture, *rest])
+
+
+BLOCKS = {"memory": short_block, "memory-in-full": long_block}
+
+
+def report(result: dict[str, Any]) -> str:
+    where = result["environment"]
+    return (
+        "\n\n".join(
+            (
+                f"# Memory of training steps: {name_of(where)}",
+                f"Made by `python bench/memory.py`, {where['date']}, commit {where['commit']}.",
+                "![Bytes kept for backward](memory.png)",
+                *_parts(result),
+            )
+        )
+        + "\n"
+    )
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -449,6 +509,10 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     draw(result, folder / "memory.png")
 
 
+def committed() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/memory.json"))]
+
+
 def run(models: Iterable[Model], methods: Sequence[str], size: Size, steps: int) -> Iterator[dict[str, Any]]:
     """The result after each model."""
     where = environment("cpu")
@@ -479,7 +543,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed of each method")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the results go to DIR/HARDWARE")
     parser.add_argument("--report", nargs="+", type=Path, metavar="FOLDER", help="folders with a memory.json")
+    parser.add_argument("--tables", nargs="+", type=Path, metavar="FILE", help="put the committed tables there instead")
     options = parser.parse_args()
+    if options.tables:
+        for path in options.tables:
+            path.write_text(with_tables(path.read_text(), committed(), BLOCKS))
+        return
     if options.report:
         for folder in options.report:
             write(folder, json.loads((folder / "memory.json").read_text()))

@@ -451,7 +451,7 @@ MEMORY_MODELS = {name: MODELS[name] for name in (*_PUBLISHED, "BERT", "Llama")} 
     for model in (
         _timm("convnext_tiny", (2, 160), tiny={"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64)}),
         _timm("vit_small_patch16_224", (2, 224), tiny={"img_size": 64, "depth": 2, "embed_dim": 48}),
-        _timm("vgg11_bn", (2, 128)),
+        _timm("vgg11_bn", (2, 128), tiny={"mlp_ratio": 0.01}),
         _timm("densenet121", (4, 160), tiny={"block_config": (2, 2), "growth_rate": 8}),
         _transformers(
             "GPT-2, torch's GELU", "GPT2Config", "GPT2LMHeadModel", _causal,
