@@ -22,8 +22,9 @@ sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
 MODELS, ENABLE = ROOT / "docs" / "models.md", ROOT / "docs" / "enable.md"
 SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
-EXAMPLE = ROOT / "examples" / "dying_relu.py"
-_SAVED = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
+SAVED = ROOT / "docs" / "saved.md"
+EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dying_relu.py", ROOT / "examples" / "kept_for_backward.py"
+_SAVES = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
 
@@ -75,7 +76,7 @@ def full_table(rows: Iterable[Activation]) -> str:
                 name_of(row),
                 row.formula,
                 row.derivative + _kinks(row),
-                f"{_SAVED[row.saved]}. {row.why_saved}",
+                f"{_SAVES[row.saved]}. {row.why_saved}",
                 row.use,
                 row.paper,
             )
@@ -165,9 +166,22 @@ def with_block(text: str, name: str, content: str) -> str:
     return found
 
 
-def example() -> str:
-    """The script that watches units die."""
-    return f"```python\n{EXAMPLE.read_text()}```\n"
+def example(path: Path = EXAMPLE) -> str:
+    """A script: by default the one that watches units die."""
+    return f"```python\n{path.read_text()}```\n"
+
+
+def output_of(path: Path, *arguments: Path) -> str:
+    """What the script prints."""
+    command = [sys.executable, path, *arguments]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return f"```\n{output.rstrip()}\n```\n"
+
+
+def saved_page(*pictures: Path) -> str:
+    """docs/saved.md, with its example and what that prints renewed."""
+    text = with_block(SAVED.read_text(), "saved-example", example(SAVED_EXAMPLE))
+    return with_block(text, "saved-output", output_of(SAVED_EXAMPLE, *pictures))
 
 
 def page_faults() -> str:
@@ -184,9 +198,9 @@ def main() -> None:
     PAGE.write_text(page())
     MODELS.write_text(models())
     ENABLE.write_text(enable())
-    output = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True).stdout
     guide = with_block(GUIDE.read_text(), "example", example())
-    GUIDE.write_text(with_block(guide, "output", f"```\n{output.rstrip()}\n```\n"))
+    GUIDE.write_text(with_block(guide, "output", output_of(EXAMPLE)))
+    SAVED.write_text(saved_page(SAVED.with_suffix(".png")))
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
     plot.curves(PAGE.with_suffix(".png"))
     plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])

@@ -15,6 +15,7 @@ from .modules import *  # noqa: F403
 from .monitor import Monitor
 from .recompute import recompute
 from .register import register_timm, register_transformers
+from .saved import saved
 
 __version__ = "0.1.0"
 
@@ -34,5 +35,6 @@ __all__ = [
     "register_timm",
     "register_transformers",
     "revert",
+    "saved",
 ]
 __all__ += modules.__all__

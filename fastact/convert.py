@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import TypeVar
@@ -12,7 +12,7 @@ from typing import TypeVar
 from torch import nn
 
 from .forms import Form
-from .names import chosen
+from .names import chosen, folded
 from .recompute import no_recompute_around, recompute_around
 from .twins import CLASSES, known, row_of, stock_of, twin_of
 
@@ -62,7 +62,7 @@ class Conversion:
     def __str__(self) -> str:
         alike = Counter(
             (
-                re.sub(r"(?<![^.])\d+(?![^.])", "*", layer.path) or "(model)",
+                folded(layer.path),
                 layer.stock,
                 layer.activation or "",
                 layer.outcome,
@@ -117,6 +117,19 @@ def revert(model: M) -> M:
         _become(module, stock_of(type(module)))
         no_recompute_around(module)
     return model
+
+
+@contextmanager
+def as_stock(model: nn.Module) -> Iterator[None]:
+    """Let the modules of `model` be of stock classes until the block ends."""
+    classes = [(module, type(module)) for module in model.modules()]
+    try:
+        for module, cls in classes:
+            _become(module, stock_of(cls))
+        yield
+    finally:
+        for module, cls in classes:
+            _become(module, cls)
 
 
 def conversion(model: nn.Module, only: Names = None, exclude: Names = None) -> Conversion:

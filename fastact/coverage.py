@@ -255,7 +255,7 @@ def _count(op: str, row: str, ran: bool, why: str, about: Tensor, numel: int) ->
 # Places
 
 _FOLDERS = tuple(os.path.dirname(file) + os.sep for file in (torch.__file__, __file__))
-_MODULES_CALL = getattr(nn.Module.__call__, "__code__", None)
+MODULES_CALL = getattr(nn.Module.__call__, "__code__", None)
 
 
 def _place() -> Place:
@@ -266,7 +266,7 @@ def _place() -> Place:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
-        if code is _MODULES_CALL:
+        if code is MODULES_CALL:
             # The one kind of frame whose variables may be looked at: it never changes them, and until Python 3.13 a
             # look keeps what they are until the frame is left.
             outer = frame.f_locals["self"]

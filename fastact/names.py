@@ -1,7 +1,8 @@
-"""The names by which users choose activations."""
+"""The names by which users choose activations, and those of layers in tables."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -34,3 +35,9 @@ def chosen(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str
 
 def _rows(names: Iterable[str] | str) -> frozenset[str]:
     return frozenset().union(*map(rows_named, [names] if isinstance(names, str) else names))
+
+
+def folded(path: str, leaves: bool = True) -> str:
+    """The path of a module where like layers share a row: with a star for each number, the last name's too if `leaves`
+    of one container are alike."""
+    return re.sub(rf"(?<![^.])\d+(?={'[.]|$' if leaves else '[.]'})", "*", path) or "(model)"

@@ -219,3 +219,13 @@ def _calls() -> SimpleNamespace:
 
 run = _calls()
 """The ops as functions; those in place return their input."""
+
+
+def decomposed_calls() -> dict[str, Callable[..., Tensor]]:
+    """What `run` has, of torch's ops."""
+    calls = {op.name: decomposition(op) for op in OPS.values()}
+    for op in OPS.values():
+        if op.in_place:
+            decomposed = decomposition_in_place(op)
+            calls[f"{op.name}_"] = _in_place(decomposed, decomposed)
+    return calls

@@ -59,6 +59,7 @@ class recompute(_DecoratorContextManager):
         min_bytes: keep what is smaller.
 
     Raises:
+        TypeError: if `min_bytes` is no int.
         RuntimeError: if the library of autograd nodes for this release of torch is missing; and in backward, as torch
             does, if a tensor that is needed was changed in place.
         ValueError: if `min_bytes` is negative.
@@ -72,6 +73,8 @@ class recompute(_DecoratorContextManager):
 
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:
         needs_nodes("fastact.recompute")
+        if not isinstance(min_bytes, int):
+            raise TypeError(f"fastact.recompute: min_bytes must be an int, not {type(min_bytes).__name__}")
         if min_bytes < 0:
             raise ValueError(f"fastact.recompute: min_bytes must not be negative, not {min_bytes}")
         self.min_bytes = min_bytes

@@ -39,6 +39,12 @@ inline bool run_directly(const NodeSpec& op, c10::ArrayRef<IValue> arguments, co
   return run_direct()(call);
 }
 
+inline std::vector<IValue> with_first(Arguments arguments, const Tensor& first) {
+  std::vector<IValue> changed = arguments.vec();
+  changed[0] = first;
+  return changed;
+}
+
 // The kernel of an op at the autograd keys.
 struct Forward : c10::OperatorKernel {
   const NodeSpec& op;
@@ -133,8 +139,12 @@ struct Forward : c10::OperatorKernel {
       for (size_t i = 0; i < op.tiles; ++i) {
         if (node->was_overwritten) {
           node->tensors.emplace_back();
+        } else if (in_place) {
+          const Tensor copy = inputs[i].clone();
+          node->tensors.emplace_back(copy, false);
+          if (registry) recipe = registry->describe(*op.plain, with_first(arguments, copy));
         } else {
-          node->tensors.emplace_back(in_place ? inputs[i].clone() : inputs[i], false);
+          node->tensors.emplace_back(inputs[i], false);
         }
       }
     }

@@ -148,9 +148,12 @@ struct Producer : c10::OperatorKernel {
     const auto fits = [&](const IValue& weight) {
       return weight.isNone() || weight.toTensor().scalar_type() == statistics;
     };
-    if (given[0].toTensor().is_cpu() && fits(given[1]) && fits(given[2]) &&
+    // Other layouts have a loop of their own.
+    const bool is_dense =
+        given[0].toTensor().is_contiguous() || given[0].toTensor().is_contiguous(at::MemoryFormat::ChannelsLast);
+    if (is_dense && given[0].toTensor().is_cpu() && fits(given[1]) && fits(given[2]) &&
         is_batch_norm_a_map(again, input, statistics))
-      return registry.describe(again, {given[0], given[1], given[2], found[1], found[2]}, apply_batch_norm);
+      return registry.describe(again, {given[0], given[1], given[2], found[1], found[2]}, apply_batch_norm, 3);
     arguments[3] = arguments[4] = IValue();  // the running ones have been updated
     return registry.describe(again, arguments);
   }
@@ -202,6 +205,11 @@ inline void install_producers() {
       const auto op = dispatcher.findSchema({std::string("aten::") + row.name, row.overload});
       const auto again = dispatcher.findSchema({std::string("aten::") + row.again, row.overload});
       if (!op || !again || !op->hasComputedKernelForDispatchKey(key) || op->hasKernelForDispatchKey(key)) continue;
+      // What is made of other ops on this device is remembered as those.
+      const DispatchKey below = key == DispatchKey::AutogradCPU ? DispatchKey::CPU : DispatchKey::CUDA;
+      if (row.kind == Producer::Kind::kOp && op->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) &&
+          !op->hasKernelForDispatchKey(below))
+        continue;
       library.impl(row.full_name().c_str(),
                    torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Producer>(row.kind, *op, *again, key)));
     }

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/engine.h>
 #include <torch/custom_class.h>
 
+#include <cstring>
 #include <mutex>
 #include <unordered_map>
 
@@ -35,8 +36,25 @@ struct Place {
     found.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
     return found;
   }
+  int64_t bytes() const { return c10::multiply_integers(sizes) * c10::elementSize(dtype); }
   size_t bytes_needed() const {
     return at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype), offset);
+  }
+};
+
+// A tensor's version and what counts it. Views share the counter, but for those that torch calls unsafe.
+struct Version {
+  c10::VariableVersion counter{};
+  uint32_t number = 0;
+
+  Version() = default;
+  explicit Version(const Tensor& tensor)
+      : counter(torch::autograd::impl::version_counter(tensor)), number(counter.current_version()) {}
+
+  bool is_current() const { return counter.current_version() == number; }
+  bool operator==(const Version& other) const {
+    static_assert(sizeof(counter) == sizeof(void*));  // it has no comparison, but is a pointer
+    return number == other.number && std::memcmp(&counter, &other.counter, sizeof(counter)) == 0;
   }
 };
 
@@ -44,16 +62,10 @@ struct Place {
 struct WeakTensor {
   Place place;
   c10::weak_intrusive_ptr<c10::StorageImpl> storage;
-  c10::VariableVersion counter;
-  uint32_t version;
+  Version version;
 
   explicit WeakTensor(const Tensor& tensor)
-      : place(tensor),
-        storage(tensor.storage().getWeakStorageImpl()),
-        counter(torch::autograd::impl::version_counter(tensor)),
-        version(tensor._version()) {}
-
-  bool is_unchanged() const { return counter.current_version() == version; }
+      : place(tensor), storage(tensor.storage().getWeakStorageImpl()), version(tensor) {}
 };
 
 // Computes the first result of an op from its arguments.
@@ -70,8 +82,7 @@ struct Remade : c10::intrusive_ptr_target {
     Place place;
     c10::intrusive_ptr<Remade> from{};  // or:
     c10::Storage storage{};
-    c10::VariableVersion counter{};
-    uint32_t version = 0;
+    Version version{};
   };
   Make make;
   OperatorHandle op;
@@ -165,11 +176,11 @@ struct Remade : c10::intrusive_ptr_target {
         stack[source.argument] = source.place.in(source.from->whole(false).storage());
         continue;
       }
-      TORCH_CHECK(source.counter.current_version() == source.version,
+      TORCH_CHECK(source.version.is_current(),
                   "one of the variables needed for gradient computation has been modified by an inplace operation: "
                   "fastact.recompute was to make the output of ",
-                  op.operator_name(), " again from a tensor that is at version ", source.counter.current_version(),
-                  "; expected version ", source.version, " instead.");
+                  op.operator_name(), " again from a tensor that is at version ",
+                  source.version.counter.current_version(), "; expected version ", source.version.number, " instead.");
       TORCH_CHECK(source.place.bytes_needed() <= source.storage.nbytes(),
                   "fastact.recompute was to make the output of ", op.operator_name(),
                   " again from a tensor whose memory has been freed since.");
@@ -179,8 +190,11 @@ struct Remade : c10::intrusive_ptr_target {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const Within guard;
     Tensor made = make(op, std::move(stack));
-    if (made.strides() != c10::IntArrayRef(place.strides) || made.storage_offset() != place.offset)
-      made = at::empty_strided(place.sizes, place.strides, made.options()).copy_(made);
+    TORCH_INTERNAL_ASSERT(made.sizes() == c10::IntArrayRef(place.sizes));
+    // In place, the result may have had a wider dtype first.
+    if (made.strides() != c10::IntArrayRef(place.strides) || made.storage_offset() != place.offset ||
+        made.scalar_type() != place.dtype)
+      made = at::empty_strided(place.sizes, place.strides, made.options().dtype(place.dtype)).copy_(made);
     return made;
   }
 };
@@ -250,11 +264,13 @@ class Registry {
   }
   static Registry* open() { return current() && !in_transform() ? current().get() : nullptr; }
 
-  // Writes down how an op is about to be called; nothing if it cannot be called so again.
-  std::shared_ptr<Recipe> describe(const OperatorHandle& op, Arguments arguments, Make make = run_again) {
+  // Writes down how an op is about to be called; nothing if it cannot be called so again. The arguments from `own` on
+  // are nobody else's, and are held.
+  std::shared_ptr<Recipe> describe(const OperatorHandle& op, Arguments arguments, Make make = run_again,
+                                   size_t own = SIZE_MAX) {
     auto recipe = std::make_shared<Recipe>(Recipe{make, op, arguments.vec(), {}});
     int64_t most_bytes = 0;
-    for (size_t i = 0; i < arguments.size(); ++i) {
+    for (size_t i = 0; i < std::min(own, arguments.size()); ++i) {
       if (!arguments[i].isTensor()) continue;
       const Tensor& tensor = arguments[i].toTensor();
       if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) continue;
@@ -294,14 +310,16 @@ class Registry {
 
   // What to keep in the place of a tensor that a node saves; null if that is the tensor.
   c10::intrusive_ptr<Packed> pack(const Tensor& tensor) {
-    if (!can_be_found(tensor) || is_kept(tensor.storage().unsafeGetStorageImpl())) return {};
-    if (auto packed = remade(tensor)) return packed;
-    const Entry* entry = find(tensor);
-    keep(tensor.storage());
+    if (!can_be_found(tensor)) return {};
+    if (kept.count(tensor.storage().unsafeGetStorageImpl()) == 0) {
+      if (auto packed = remade(tensor)) return packed;
+    }
+    keep(tensor);
+    Entry* entry = find(tensor);
     if (entry && entry->keeper) {
-      const std::shared_ptr<MaskKeeper> keeper = entry->keeper;
+      const std::shared_ptr<MaskKeeper> keeper = std::move(entry->keeper);  // which saves the output, and comes here
       const Tensor output = entry->tensor.place.in(tensor.storage());
-      output.unsafeGetTensorImpl()->set_version_counter(entry->tensor.counter);
+      output.unsafeGetTensorImpl()->set_version_counter(entry->tensor.version.counter);
       std::lock_guard<std::mutex> lock(keeper->mutex);
       if (keeper->keep_output) std::exchange(keeper->keep_output, nullptr)(output);
     }
@@ -330,31 +348,42 @@ class Registry {
 
   const int64_t least_bytes;
   std::unordered_map<c10::StorageImpl*, Entry> outputs;
-  // What is kept as it is. A weak pointer keeps the address from being used again.
-  std::unordered_map<c10::StorageImpl*, c10::weak_intrusive_ptr<c10::StorageImpl>> kept;
+  // What is kept as it is, in which versions. A weak pointer keeps the address from being used again.
+  struct KeptStorage {
+    c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+    c10::SmallVector<Version, 1> versions;
+  };
+  std::unordered_map<c10::StorageImpl*, KeptStorage> kept;
   size_t next_sweep = 1024;
 
   static bool can_be_found(const Tensor& tensor) {
     return tensor.defined() && (tensor.is_cpu() || tensor.is_cuda()) && tensor.has_storage() && is_plain(tensor) &&
            !tensor.key_set().has(DispatchKey::Python) && !tensor.is_inference();
   }
-  const Entry* find(const Tensor& tensor) const {
+  Entry* find(const Tensor& tensor) {
     const auto found = outputs.find(tensor.storage().unsafeGetStorageImpl());
     if (found == outputs.end() || found->second.tensor.storage.expired()) return nullptr;
-    return tensor._version() == found->second.tensor.version ? &found->second : nullptr;
+    return Version(tensor) == found->second.tensor.version ? &found->second : nullptr;
   }
-  bool is_kept(c10::StorageImpl* storage) const {
-    const auto found = kept.find(storage);
-    return found != kept.end() && !found->second.expired();
-  }
-  void keep(const c10::Storage& storage) {
-    kept.insert_or_assign(storage.unsafeGetStorageImpl(), storage.getWeakStorageImpl());
+  void keep(const Tensor& tensor) {
+    const c10::Storage& storage = tensor.storage();
+    auto& entry =
+        kept.try_emplace(storage.unsafeGetStorageImpl(), KeptStorage{storage.getWeakStorageImpl(), {}}).first->second;
+    if (entry.storage.expired()) entry = {storage.getWeakStorageImpl(), {}};
+    const Version version(tensor);
+    if (std::find(entry.versions.begin(), entry.versions.end(), version) == entry.versions.end())
+      entry.versions.push_back(version);
   }
 
-  // Whether a source is read from memory that is there anyway.
+  // Whether a source is read from memory that is there anyway, and that nobody may write before backward: the node that
+  // keeps it could not run either.
   bool is_free(const Recipe::Source& source) const {
-    return source.tensor.is_unchanged() && !source.tensor.storage.expired() &&
-           (source.is_parameter || is_kept(source.tensor.storage._unsafe_get_target()));
+    if (source.tensor.storage.expired() || !source.tensor.version.is_current()) return false;
+    if (source.is_parameter) return true;
+    const auto found = kept.find(source.tensor.storage._unsafe_get_target());
+    if (found == kept.end() || found->second.storage.expired()) return false;
+    const auto& versions = found->second.versions;
+    return std::find(versions.begin(), versions.end(), source.tensor.version) != versions.end();
   }
   // The bytes that have to be kept for the recipe beside what is kept anyway; -1 if something is gone.
   int64_t bytes_to_keep(const Recipe& recipe) const {
@@ -364,8 +393,8 @@ class Registry {
       if (is_free(source)) continue;
       if (const int64_t more = source.recipe ? bytes_to_keep(*source.recipe) : -1; more >= 0) {
         bytes += more;
-      } else if (const auto storage = source.tensor.storage.lock(); storage && source.tensor.is_unchanged()) {
-        bytes += storage->nbytes();
+      } else if (!source.tensor.storage.expired() && source.tensor.version.is_current()) {
+        bytes += source.tensor.place.bytes();
       } else {
         return -1;
       }
@@ -383,9 +412,14 @@ class Registry {
         continue;
       }
       held.storage = c10::Storage(source.tensor.storage.lock());
-      held.counter = source.tensor.counter;
       held.version = source.tensor.version;
-      keep(held.storage);
+      if (is_free(source)) continue;
+      // Small, and its owner's to write: a copy.
+      const at::AutoDispatchBelowADInplaceOrView below;
+      const Tensor copy = source.tensor.place.in(held.storage).clone(at::MemoryFormat::Contiguous);
+      held.place = Place(copy);
+      held.storage = copy.storage();
+      held.version = Version(copy);
     }
     recipe.remade = c10::weak_intrusive_ptr<Remade>(remade);
     return remade;
@@ -394,7 +428,7 @@ class Registry {
   void sweep() {
     for (auto it = outputs.begin(); it != outputs.end();)
       it = it->second.tensor.storage.expired() ? outputs.erase(it) : std::next(it);
-    for (auto it = kept.begin(); it != kept.end();) it = it->second.expired() ? kept.erase(it) : std::next(it);
+    for (auto it = kept.begin(); it != kept.end();) it = it->second.storage.expired() ? kept.erase(it) : std::next(it);
     next_sweep = std::max<size_t>(1024, 2 * (outputs.size() + kept.size()));
   }
 };

@@ -26,6 +26,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collectio
     return "\n".join(line.rstrip() for line in aligned)
 
 
+def readable(bytes: int) -> str:
+    """In the unit that keeps it short."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if bytes >= unit:
+            return f"{bytes / unit:.1f} {name}"
+    return f"{bytes} B"
+
+
 def environment() -> dict[str, str]:
     """Versions and hardware."""
     return {

@@ -1,4 +1,5 @@
-"""Pictures: the activations with their derivatives, and how a training went. Needs matplotlib (`fastact[plot]`)."""
+"""Pictures: the activations with their derivatives, how a training went, and what it keeps. Needs matplotlib
+(`fastact[plot]`)."""
 
 from __future__ import annotations
 
@@ -14,16 +15,20 @@ from torch import Tensor
 
 from .. import functional, modules
 from ..catalogue import ACTIVATIONS, Activation, of_one_variable
+from ..names import folded
+from ..saved import LEAST_SHARE, Saved
+from .info import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curves", "gradient_histograms", "loss_curves"]
+__all__ = ["curves", "gradient_histograms", "kept", "loss_curves"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _VERMILION, _ORANGE = "#0072B2", "#D55E00", "#E69F00"
 _GREY = "0.45"
 _COLUMNS = 4
+_BARS = 24
 # What `of_one_variable` puts in, where x alone is not the whole input.
 _INPUTS = {"gated": "gate x, value 1", "maxout": "of (x, 0)", "softmax": "of (x, 0)"}
 
@@ -130,6 +135,39 @@ def gradient_histograms(path: str | Path, gradients: Mapping[str, Sequence[Tenso
     bar = figure.colorbar(mesh, ax=panels, label="share of a step's weights (%)", extend="max", pad=0.015)
     bar.outline.set_visible(False)
     _legend(figure, panels[0])
+    figure.savefig(path)
+
+
+def kept(path: str | Path, seen: Saved) -> None:
+    """Draw a bar for what each layer keeps for backward, in the order of the forward pass, and mark what of it
+    `fastact.recompute` makes again. Like layers share a bar; those that keep little share the last."""
+    sums: dict[str, np.ndarray] = {}
+    for layer in seen.layers:
+        under = layer.bytes if layer.recompute_bytes is None else layer.recompute_bytes
+        pair = np.array([under, max(0, layer.bytes - under)])
+        name = folded(layer.name, leaves=False)
+        sums[name] = sums.get(name, np.zeros(2)) + pair
+    most = sorted(sums, key=lambda name: -sums[name].sum())[: _BARS - 1]
+    least = [name for name, pair in sums.items() if name not in most or pair.sum() < LEAST_SHARE * seen.bytes]
+    if least:
+        others = sum(sums.pop(name) for name in least)
+        sums[f"({len(least)} others)"] = np.asarray(others)
+    names = list(sums)
+    under, again = np.array(list(sums.values())).reshape(-1, 2).T / 2**20
+    figure = Figure(figsize=(9, 1.6 + 0.24 * len(names)), dpi=150)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    axes.barh(names, under, color=_BLUE, label="kept")
+    if seen.recompute_bytes is not None:
+        axes.barh(names, again, left=under, color=_ORANGE, label="made again by fastact.recompute()")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, color="0.6")
+    axes.set_xlabel("MiB kept for backward", fontsize=10)
+    totals = {"torch": seen.torch_bytes, "fastact": seen.bytes, "with recompute": seen.recompute_bytes}
+    texts = [f"{name} {readable(bytes)}" for name, bytes in totals.items() if bytes is not None]
+    axes.set_title("   ".join(texts), fontsize=11, fontweight="bold", loc="left")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path)
 
 

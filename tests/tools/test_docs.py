@@ -8,6 +8,8 @@ from pathlib import Path
 import make
 import pytest
 
+from fastact import ops
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,6 +28,11 @@ def test_the_page_of_models() -> None:
 
 def test_the_page_of_enable() -> None:
     assert make.ENABLE.read_text() == make.enable(), "run `make docs`"
+
+
+@pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
+def test_the_page_of_saved() -> None:
+    assert make.SAVED.read_text() == make.saved_page(), "run `make docs`"
 
 
 def test_the_guides_example() -> None:
