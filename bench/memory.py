@@ -1,13 +1,14 @@
 """What a training step keeps for backward, what it takes at most, and how long: fastact beside torch's own ways.
 
-    python bench/memory.py [--models NAME ...] [--methods NAME ...] [--size tiny|real] [--steps N] [--out DIR]
+    python bench/memory.py [--models NAME ...] [--methods NAME ...] [--size tiny|real] [--steps N] [--out DIR] [--add]
     python bench/memory.py --report FOLDER ...
     python bench/memory.py --tables FILE ...
 
 The models are zoo.MEMORY_MODELS, the methods METHODS below. A method that needs a library which is not installed, as
-torch_remat, or that fails on a model, is noted as such. Writes memory.json, memory.md and memory.png to DIR/HARDWARE;
---report makes the last two again from the first, and --tables puts the tables of all committed results between the
-markers of these files.
+torch_remat, or that fails on a model, is noted as such. Writes memory.json, memory.md and memory.png to DIR/HARDWARE.
+--add leaves the other models there that the same commit has measured: compiling takes long, and a run can be in parts.
+--report makes the last two files again from the first, and --tables puts the tables of all committed results between
+the markers of these files.
 
 Bytes are those of torch's CPU allocator as its profiler records them, every allocation and release of a tensor's
 storage in any thread: kept is what a forward pass and its loss have allocated and not released once only the loss is
@@ -439,7 +440,12 @@ def _parts(result: dict[str, Any]) -> list[str]:
         f"quartiles of that ratio within a round. Bold: fastact is slower than torch eager.\n\n{step_table(rows)}",
         f"## All figures\n\n{long_table(rows)}",
     ]
-    failed = [(f"{row['model']}, {name}", why) for row in rows for name, why in row["failed"].items()]
+    failed = [
+        (f"{row['model']}, {name}", row["failed"].get(name, "left out of this run"))
+        for row in rows
+        for name in METHODS
+        if name in row["failed"] or (name in measured_methods(rows) and name not in row["step"])
+    ]
     failed += [(each["model"], each["why"]) for each in result["missing"]]
     if failed:
         parts.append("## Not measured\n\n" + "\n".join(f"- {what}: {why}" for what, why in failed))
@@ -513,11 +519,25 @@ def committed() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/memory.json"))]
 
 
-def run(models: Iterable[Model], methods: Sequence[str], size: Size, steps: int) -> Iterator[dict[str, Any]]:
-    """The result after each model."""
+def surroundings() -> dict[str, Any]:
     where = environment("cpu")
     where["versions"] |= {name: package_version(name) for name in ("timm", "transformers", "torch_remat")}
-    rows: list[Row] = []
+    return where
+
+
+def earlier_rows(where: dict[str, Any], size: Size, steps: int, folder: Path) -> list[Row]:
+    """Of the same commit, versions and hardware."""
+    result = json.loads((folder / "memory.json").read_text())
+    if (result["environment"] | {"date": where["date"]}, result["size"], result["steps"]) != (where, size, steps):
+        raise SystemExit(f"{folder / 'memory.json'} was measured otherwise: nothing can be added to it")
+    return result["rows"]
+
+
+def run(
+    models: Iterable[Model], methods: Sequence[str], size: Size, steps: int, where: dict[str, Any], earlier: list[Row]
+) -> Iterator[dict[str, Any]]:
+    """The result after each model."""
+    rows = list(earlier)
     missing: list[dict[str, str]] = []
     for model in models:
         if find_spec(model.library) is None:
@@ -525,7 +545,7 @@ def run(models: Iterable[Model], methods: Sequence[str], size: Size, steps: int)
             continue
         torch._dynamo.reset()
         start = perf_counter()
-        rows.append(measure(model, methods, size, steps))
+        rows = [row for row in rows if row["model"] != model.name] + [measure(model, methods, size, steps)]
         figures = (
             f"{name} {share(rows[-1], 'kept_bytes', name):.2f}, {step['ratio']:.2f}"
             for name, step in rows[-1]["step"].items()
@@ -540,8 +560,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MEMORY_MODELS, default=list(MEMORY_MODELS), metavar="NAME")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS)[1:], default=list(METHODS)[1:], metavar="NAME")
     parser.add_argument("--size", choices=("tiny", "real"), default="real")
-    parser.add_argument("--steps", type=int, default=8, help="timed of each method")
+    parser.add_argument("--steps", type=int, default=4, help="timed of each method")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the results go to DIR/HARDWARE")
+    parser.add_argument("--add", action="store_true", help="keep the other models' results that are there")
     parser.add_argument("--report", nargs="+", type=Path, metavar="FOLDER", help="folders with a memory.json")
     parser.add_argument("--tables", nargs="+", type=Path, metavar="FILE", help="put the committed tables there instead")
     options = parser.parse_args()
@@ -554,9 +575,12 @@ def main() -> None:
             write(folder, json.loads((folder / "memory.json").read_text()))
         return
     settle_heap()
+    where = surroundings()
+    folder = result_folder(where, options.out)
+    earlier = earlier_rows(where, options.size, options.steps, folder) if options.add else []
     models = [MEMORY_MODELS[name] for name in options.models]
-    for result in run(models, [EAGER, *options.methods], options.size, options.steps):
-        write(result_folder(result["environment"], options.out), result)
+    for result in run(models, [EAGER, *options.methods], options.size, options.steps, where, earlier):
+        write(folder, result)
     print(f"\n{verdict(result['rows'])}\n\n{kept_table(result['rows'])}")
 
 

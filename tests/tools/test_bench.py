@@ -523,7 +523,7 @@ def measured_memory() -> dict[str, Any]:
 
     model = zoo.Model("gated MLPs", "torch", build)
     methods = [name for name in memory.METHODS if not name.startswith(("compile", "torch_remat"))]
-    *_, result = memory.run([model], methods, "tiny", 4)
+    *_, result = memory.run([model], methods, "tiny", 4, memory.surroundings(), [])
     return result
 
 
@@ -594,6 +594,9 @@ def test_memory_tables_say_what_is_lost(measured_memory: dict[str, Any], tmp_pat
     assert "- gated MLPs, torch_remat: torch_remat is not installed" in text
     memory.write(tmp_path, result)
     assert (tmp_path / "memory.md").read_text() == text
+    assert memory.earlier_rows(memory.surroundings(), "tiny", 4, tmp_path) == result["rows"]
+    with pytest.raises(SystemExit, match="measured otherwise"):
+        memory.earlier_rows(memory.surroundings(), "real", 4, tmp_path)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
