@@ -132,7 +132,7 @@ struct Forward : c10::OperatorKernel {
     std::optional<Tensor> seed;
     if (op.random) seed = arguments[op.tensors].toTensor();
     Registry* const registry = Registry::open();
-    std::shared_ptr<Recipe> recipe = registry ? registry->describe(*op.plain, arguments) : nullptr;
+    std::optional<Call> call = registry ? registry->note(*op.plain, arguments) : std::nullopt;
     if (op.saves == Saves::kInputs) {
       if (in_place && registry) node->overwritten = registry->remade(input);
       node->was_overwritten = node->overwritten.defined();
@@ -142,7 +142,7 @@ struct Forward : c10::OperatorKernel {
         } else if (in_place) {
           const Tensor copy = inputs[i].clone();
           node->tensors.emplace_back(copy, false);
-          if (registry) recipe = registry->describe(*op.plain, with_first(arguments, copy));
+          if (registry) call = registry->note(*op.plain, with_first(arguments, copy));
         } else {
           node->tensors.emplace_back(inputs[i], false);
         }
@@ -160,7 +160,7 @@ struct Forward : c10::OperatorKernel {
     }
     if (registry) {
       const bool may_drop_mask = found.defined() && output_gives_mask(op, node->saved.scalars);
-      registry->remember(output, std::move(recipe), may_drop_mask ? node->offer_mask() : nullptr);
+      registry->remember(output, std::move(call), may_drop_mask ? node->offer_mask() : nullptr);
     }
     // In the graph first: a hook may fail to save, and what is overwritten must not pass for what it was.
     if (found.defined()) node->tensors.emplace_back(std::move(found), false);

@@ -29,10 +29,9 @@ inline Tensor mask_from_bits(const OperatorHandle& relu_backward, Stack argument
   const Tensor mask = stack[0].toTensor();
   return (is_bool ? mask.to(at::kBool) : mask).as_strided(sizes, strides);
 }
-inline std::shared_ptr<Recipe> describe_mask(const Tensor& mask, const Tensor& value) {
+inline Call call_for_mask(const Tensor& mask, const Tensor& value) {
   static const OperatorHandle relu_backward = find("relu_backward");
-  std::vector<IValue> arguments = {bits_of(mask), value, mask.sizes(), mask.strides()};
-  return std::make_shared<Recipe>(Recipe{mask_from_bits, relu_backward, std::move(arguments), {}});
+  return {mask_from_bits, relu_backward, {bits_of(mask), value, mask.sizes(), mask.strides()}, 0, {}};
 }
 
 // Batch norm in training is a map x * scale + shift with one of each per channel; from torch's sums of the forward
@@ -87,7 +86,7 @@ inline void remember_mask(Registry& registry, const Tensor& mask) {
   if (!mask.defined() || !registry.takes(mask)) return;
   const Tensor value = at::ones({}, mask.options());
   // As torch computes it, to the bit.
-  registry.remember(mask, describe_mask(mask, mask.scalar_type() == at::kBool ? value : value.div_(kept_share())));
+  registry.remember(mask, call_for_mask(mask, mask.scalar_type() == at::kBool ? value : value.div_(kept_share())));
 }
 
 // What to keep in the place of a tensor that a node saves; null if that is the tensor.
@@ -118,13 +117,13 @@ struct Producer : c10::OperatorKernel {
     Registry* const registry = Registry::open();
     if (!registry || !at::GradMode::is_enabled()) return torchs.callBoxed(op, keys, stack);
     const Stack given = torch::jit::last(*stack, arguments).vec();
-    std::shared_ptr<Recipe> recipe;
+    std::optional<Call> call;
     double share = 0;
     if (kind == Kind::kDropout || kind == Kind::kFusedDropout) {
       share = 1 - given[1].toDouble();
     } else if (kind != Kind::kBatchNorm) {
       if (kind == Kind::kProduct && kept_share() > 0) remember_mask(*registry, given[1].toTensor());
-      recipe = registry->describe(again, given);
+      call = registry->note(again, given);
     }
     {
       const double before = std::exchange(kept_share(), share);
@@ -134,16 +133,16 @@ struct Producer : c10::OperatorKernel {
     const auto found = torch::jit::last(*stack, results);
     const Tensor& output = found[0].toTensor();
     if (kind == Kind::kDropout || !output.requires_grad()) return;
-    if (kind == Kind::kBatchNorm) recipe = describe_batch_norm(*registry, given, found);
-    if (kind == Kind::kFusedDropout) recipe = describe_fused_dropout(*registry, given, found);
-    if (given[0].isTensor() && given[0].toTensor().device() != output.device()) recipe = nullptr;
-    registry->remember(output, std::move(recipe));
+    if (kind == Kind::kBatchNorm) call = note_batch_norm(*registry, given, found);
+    if (kind == Kind::kFusedDropout) call = note_fused_dropout(*registry, given, found);
+    if (given[0].isTensor() && given[0].toTensor().device() != output.device()) call.reset();
+    registry->remember(output, std::move(call));
   }
 
  private:
-  std::shared_ptr<Recipe> describe_batch_norm(Registry& registry, Arguments given, Arguments found) const {
+  std::optional<Call> note_batch_norm(Registry& registry, Arguments given, Arguments found) const {
     std::vector<IValue> arguments = given.vec();
-    if (!given[5].toBool()) return registry.describe(again, arguments);
+    if (!given[5].toBool()) return registry.note(again, arguments);
     const at::ScalarType input = given[0].toTensor().scalar_type(), statistics = found[1].toTensor().scalar_type();
     const auto fits = [&](const IValue& weight) {
       return weight.isNone() || weight.toTensor().scalar_type() == statistics;
@@ -153,15 +152,15 @@ struct Producer : c10::OperatorKernel {
         given[0].toTensor().is_contiguous() || given[0].toTensor().is_contiguous(at::MemoryFormat::ChannelsLast);
     if (is_dense && given[0].toTensor().is_cpu() && fits(given[1]) && fits(given[2]) &&
         is_batch_norm_a_map(again, input, statistics))
-      return registry.describe(again, {given[0], given[1], given[2], found[1], found[2]}, apply_batch_norm, 3);
+      return registry.note(again, {given[0], given[1], given[2], found[1], found[2]}, apply_batch_norm, 3);
     arguments[3] = arguments[4] = IValue();  // the running ones have been updated
-    return registry.describe(again, arguments);
+    return registry.note(again, arguments);
   }
 
-  std::shared_ptr<Recipe> describe_fused_dropout(Registry& registry, Arguments given, Arguments found) const {
+  std::optional<Call> note_fused_dropout(Registry& registry, Arguments given, Arguments found) const {
     const double p = given[1].toDouble();
-    if (!given[2].isNone() && !given[2].toBool()) return nullptr;
-    return registry.describe(again, {given[0], found[1], p == 1 ? 0 : 1 / (1 - p)});
+    if (!given[2].isNone() && !given[2].toBool()) return {};
+    return registry.note(again, {given[0], found[1], p == 1 ? 0 : 1 / (1 - p)});
   }
 };
 

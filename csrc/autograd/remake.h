@@ -58,16 +58,6 @@ struct Version {
   }
 };
 
-// A tensor without its memory.
-struct WeakTensor {
-  Place place;
-  c10::weak_intrusive_ptr<c10::StorageImpl> storage;
-  Version version;
-
-  explicit WeakTensor(const Tensor& tensor)
-      : place(tensor), storage(tensor.storage().getWeakStorageImpl()), version(tensor) {}
-};
-
 // Computes the first result of an op from its arguments.
 using Make = Tensor (*)(const OperatorHandle&, Stack);
 inline Tensor run_again(const OperatorHandle& op, Stack arguments) {
@@ -233,23 +223,34 @@ struct MaskKeeper {
   std::function<void(const Tensor& output)> keep_output;  // none once the node is gone
 };
 
-// How an output was made, while nobody has kept it: nothing here keeps memory alive.
-struct Recipe {
-  struct Source {
-    size_t argument;
-    WeakTensor tensor;
-    bool is_parameter;
-    std::shared_ptr<Recipe> recipe;  // of a tensor that was remembered itself
-  };
+// A call of an op that is about to run.
+struct Call {
   Make make;
   OperatorHandle op;
   std::vector<IValue> arguments;
-  std::vector<Source> sources;
+  size_t own;                                           // the arguments from here on are nobody else's
+  std::vector<std::shared_ptr<struct Recipe>> recipes;  // of the arguments that are remembered
+};
+
+// How an output was made, while nobody has kept it. Nothing here keeps large memory alive. Nor is there a weak pointer
+// to a storage that dies soon: the rest of it would stay behind the memory, where malloc then cannot use that again.
+struct Recipe {
+  struct Source {
+    size_t argument;
+    Place place;
+    bool is_parameter;
+    Version version;
+    std::shared_ptr<Recipe> recipe{};  // or:
+    c10::weak_intrusive_ptr<c10::StorageImpl> storage{c10::intrusive_ptr<c10::StorageImpl>()};
+  };
+  Make make;
+  OperatorHandle op;
+  std::vector<IValue> arguments;  // but the sources; given to `remade`
+  Place place;                    // of the output
+  c10::Device device;
+  std::vector<Source> sources{};
   int depth = 1;
   c10::weak_intrusive_ptr<Remade> remade{c10::intrusive_ptr<Remade>()};
-
-  std::optional<Place> place{};  // of the output, on
-  c10::Device device{c10::kCPU};
 };
 
 // The outputs that this thread's open `fastact.recompute` remembers, by their storages.
@@ -264,25 +265,21 @@ class Registry {
   }
   static Registry* open() { return current() && !in_transform() ? current().get() : nullptr; }
 
-  // Writes down how an op is about to be called; nothing if it cannot be called so again. The arguments from `own` on
-  // are nobody else's, and are held.
-  std::shared_ptr<Recipe> describe(const OperatorHandle& op, Arguments arguments, Make make = run_again,
-                                   size_t own = SIZE_MAX) {
-    auto recipe = std::make_shared<Recipe>(Recipe{make, op, arguments.vec(), {}});
+  // Notes an op that is about to run; nothing if it could not run so again.
+  std::optional<Call> note(const OperatorHandle& op, Arguments arguments, Make make = run_again,
+                           size_t own = SIZE_MAX) const {
+    Call call{make, op, arguments.vec(), std::min(own, arguments.size()), {}};
+    call.recipes.resize(call.own);
     int64_t most_bytes = 0;
-    for (size_t i = 0; i < std::min(own, arguments.size()); ++i) {
-      if (!arguments[i].isTensor()) continue;
+    for (size_t i = 0; i < call.own; ++i) {
+      if (!is_source(arguments[i])) continue;
       const Tensor& tensor = arguments[i].toTensor();
-      if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) continue;
-      if (!can_be_found(tensor)) return nullptr;
+      if (!can_be_found(tensor)) return {};
       most_bytes = std::max<int64_t>(most_bytes, tensor.nbytes());
-      const Entry* entry = find(tensor);
-      recipe->sources.push_back(
-          {i, WeakTensor(tensor), tensor.requires_grad() && tensor.is_leaf(), entry ? entry->recipe : nullptr});
-      recipe->arguments[i] = IValue();
-      if (entry && entry->recipe) recipe->depth = std::max(recipe->depth, entry->recipe->depth + 1);
+      if (const Entry* entry = find(tensor)) call.recipes[i] = entry->recipe;
     }
-    return most_bytes < least_bytes || recipe->depth > kMostOps ? nullptr : recipe;
+    if (most_bytes < least_bytes) return {};
+    return call;
   }
 
   // Whether this is a tensor of the kind and size that is remembered.
@@ -292,34 +289,32 @@ class Registry {
            tensor.nbytes() == tensor.storage().nbytes();
   }
 
-  // From now on the output is made by the recipe, or by nobody knows what if there is none.
-  void remember(const Tensor& output, std::shared_ptr<Recipe> recipe, std::shared_ptr<MaskKeeper> keeper = nullptr) {
+  // From now on the output is what the call returned, or nobody knows what if there is none.
+  void remember(const Tensor& output, std::optional<Call> call, std::shared_ptr<MaskKeeper> keeper = nullptr) {
     if (!can_be_found(output)) return;
+    std::shared_ptr<Recipe> recipe = call && takes(output) ? recipe_of(std::move(*call), output) : nullptr;
     c10::StorageImpl* const key = output.storage().unsafeGetStorageImpl();
     if ((!recipe && !keeper) || !takes(output)) {
       outputs.erase(key);
       return;
     }
-    if (recipe) {
-      recipe->place.emplace(output);
-      recipe->device = output.device();
-    }
-    outputs.insert_or_assign(key, Entry{WeakTensor(output), std::move(recipe), std::move(keeper)});
-    if (outputs.size() + kept.size() > next_sweep) sweep();
+    sweep();
+    outputs.insert_or_assign(key, Entry{Place(output), Version(output), std::move(recipe), std::move(keeper)});
   }
 
   // What to keep in the place of a tensor that a node saves; null if that is the tensor.
   c10::intrusive_ptr<Packed> pack(const Tensor& tensor) {
     if (!can_be_found(tensor)) return {};
-    if (kept.count(tensor.storage().unsafeGetStorageImpl()) == 0) {
+    if (!is_kept(tensor.storage().unsafeGetStorageImpl())) {
       if (auto packed = remade(tensor)) return packed;
     }
     keep(tensor);
-    Entry* entry = find(tensor);
-    if (entry && entry->keeper) {
-      const std::shared_ptr<MaskKeeper> keeper = std::move(entry->keeper);  // which saves the output, and comes here
-      const Tensor output = entry->tensor.place.in(tensor.storage());
-      output.unsafeGetTensorImpl()->set_version_counter(entry->tensor.version.counter);
+    const auto found = outputs.find(tensor.storage().unsafeGetStorageImpl());
+    if (found != outputs.end() && found->second.version == Version(tensor) && found->second.keeper) {
+      Entry& entry = found->second;
+      const std::shared_ptr<MaskKeeper> keeper = std::move(entry.keeper);  // which saves the output, and comes here
+      const Tensor output = entry.place.in(tensor.storage());
+      output.unsafeGetTensorImpl()->set_version_counter(entry.version.counter);
       std::lock_guard<std::mutex> lock(keeper->mutex);
       if (keeper->keep_output) std::exchange(keeper->keep_output, nullptr)(output);
     }
@@ -327,10 +322,10 @@ class Registry {
   }
 
   // The same without taking note of what is kept.
-  c10::intrusive_ptr<Packed> remade(const Tensor& tensor) {
+  c10::intrusive_ptr<Packed> remade(const Tensor& tensor) const {
     if (!can_be_found(tensor)) return {};
     const Entry* entry = find(tensor);
-    if (!entry || !entry->recipe || tensor.scalar_type() != entry->tensor.place.dtype) return {};
+    if (!entry || !entry->recipe || tensor.scalar_type() != entry->place.dtype) return {};
     const int64_t more = bytes_to_keep(*entry->recipe);
     if (more < 0 || kLeastGain * more > static_cast<int64_t>(tensor.storage().nbytes())) return {};
     return c10::make_intrusive<Packed>(hold(*entry->recipe), Place(tensor));
@@ -338,7 +333,8 @@ class Registry {
 
  private:
   struct Entry {
-    WeakTensor tensor;
+    Place place;
+    Version version;  // by its counter the tensor is known, if another one comes to have the storage's address
     std::shared_ptr<Recipe> recipe;
     std::shared_ptr<MaskKeeper> keeper;
   };
@@ -348,75 +344,110 @@ class Registry {
 
   const int64_t least_bytes;
   std::unordered_map<c10::StorageImpl*, Entry> outputs;
-  // What is kept as it is, in which versions. A weak pointer keeps the address from being used again.
+  // What is kept as it is, in which versions.
   struct KeptStorage {
     c10::weak_intrusive_ptr<c10::StorageImpl> storage;
     c10::SmallVector<Version, 1> versions;
   };
   std::unordered_map<c10::StorageImpl*, KeptStorage> kept;
-  size_t next_sweep = 1024;
+  size_t next_sweep = 16;
 
   static bool can_be_found(const Tensor& tensor) {
     return tensor.defined() && (tensor.is_cpu() || tensor.is_cuda()) && tensor.has_storage() && is_plain(tensor) &&
            !tensor.key_set().has(DispatchKey::Python) && !tensor.is_inference();
   }
-  Entry* find(const Tensor& tensor) {
+  static bool is_source(const IValue& argument) {
+    return argument.isTensor() && argument.toTensor().defined() &&
+           !argument.toTensor().unsafeGetTensorImpl()->is_wrapped_number();
+  }
+  const Entry* find(const Tensor& tensor) const {
     const auto found = outputs.find(tensor.storage().unsafeGetStorageImpl());
-    if (found == outputs.end() || found->second.tensor.storage.expired()) return nullptr;
-    return Version(tensor) == found->second.tensor.version ? &found->second : nullptr;
+    return found != outputs.end() && Version(tensor) == found->second.version ? &found->second : nullptr;
+  }
+  bool is_kept(c10::StorageImpl* storage) const {
+    const auto found = kept.find(storage);
+    return found != kept.end() && !found->second.storage.expired();
   }
   void keep(const Tensor& tensor) {
+    sweep();
     const c10::Storage& storage = tensor.storage();
     auto& entry =
         kept.try_emplace(storage.unsafeGetStorageImpl(), KeptStorage{storage.getWeakStorageImpl(), {}}).first->second;
-    if (entry.storage.expired()) entry = {storage.getWeakStorageImpl(), {}};
     const Version version(tensor);
     if (std::find(entry.versions.begin(), entry.versions.end(), version) == entry.versions.end())
       entry.versions.push_back(version);
   }
-
-  // Whether a source is read from memory that is there anyway, and that nobody may write before backward: the node that
-  // keeps it could not run either.
-  bool is_free(const Recipe::Source& source) const {
-    if (source.tensor.storage.expired() || !source.tensor.version.is_current()) return false;
-    if (source.is_parameter) return true;
-    const auto found = kept.find(source.tensor.storage._unsafe_get_target());
+  // Whether this version is kept, so that nobody may write it before backward: the node that keeps it could not run.
+  bool is_guarded(c10::StorageImpl* storage, const Version& version) const {
+    const auto found = kept.find(storage);
     if (found == kept.end() || found->second.storage.expired()) return false;
     const auto& versions = found->second.versions;
-    return std::find(versions.begin(), versions.end(), source.tensor.version) != versions.end();
+    return std::find(versions.begin(), versions.end(), version) != versions.end();
+  }
+
+  // Null if the output cannot be made again from what is kept by now, or what is small.
+  std::shared_ptr<Recipe> recipe_of(Call call, const Tensor& output) const {
+    auto recipe =
+        std::make_shared<Recipe>(Recipe{call.make, call.op, std::move(call.arguments), Place(output), output.device()});
+    for (size_t i = 0; i < call.own; ++i) {
+      IValue& argument = recipe->arguments[i];
+      if (!is_source(argument)) continue;
+      const Tensor tensor = std::move(argument).toTensor();
+      argument = IValue();
+      c10::StorageImpl* const storage = tensor.storage().unsafeGetStorageImpl();
+      Recipe::Source source{i, Place(tensor), tensor.requires_grad() && tensor.is_leaf(), Version(tensor)};
+      const bool is_small = kLeastGain * source.place.bytes() <= static_cast<int64_t>(output.nbytes());
+      if (call.recipes[i] && !is_guarded(storage, source.version)) {
+        source.recipe = call.recipes[i];
+        recipe->depth = std::max(recipe->depth, source.recipe->depth + 1);
+      } else if (source.is_parameter || is_small || is_guarded(storage, source.version)) {
+        source.storage = tensor.storage().getWeakStorageImpl();
+      } else {
+        return nullptr;
+      }
+      recipe->sources.push_back(std::move(source));
+    }
+    return recipe->depth <= kMostOps ? recipe : nullptr;
+  }
+
+  bool is_free(const Recipe::Source& source) const {
+    return source.is_parameter || is_guarded(source.storage._unsafe_get_target(), source.version);
   }
   // The bytes that have to be kept for the recipe beside what is kept anyway; -1 if something is gone.
   int64_t bytes_to_keep(const Recipe& recipe) const {
     if (recipe.remade.lock()) return 0;
+    if (recipe.arguments.empty()) return -1;
     int64_t bytes = 0;
     for (const Recipe::Source& source : recipe.sources) {
-      if (is_free(source)) continue;
-      if (const int64_t more = source.recipe ? bytes_to_keep(*source.recipe) : -1; more >= 0) {
+      if (source.recipe) {
+        const int64_t more = bytes_to_keep(*source.recipe);
+        if (more < 0) return -1;
         bytes += more;
-      } else if (!source.tensor.storage.expired() && source.tensor.version.is_current()) {
-        bytes += source.tensor.place.bytes();
-      } else {
+      } else if (source.storage.expired() || !source.version.is_current()) {
         return -1;
+      } else if (!is_free(source)) {
+        bytes += source.place.bytes();
       }
     }
     return bytes;
   }
-  c10::intrusive_ptr<Remade> hold(Recipe& recipe) {
+  c10::intrusive_ptr<Remade> hold(Recipe& recipe) const {
     if (auto remade = recipe.remade.lock()) return remade;
-    auto remade = c10::make_intrusive<Remade>(recipe.make, recipe.op, recipe.arguments, *recipe.place, recipe.device);
+    auto remade =
+        c10::make_intrusive<Remade>(recipe.make, recipe.op, std::move(recipe.arguments), recipe.place, recipe.device);
     for (const Recipe::Source& source : recipe.sources) {
-      remade->sources.push_back({source.argument, source.tensor.place});
+      remade->sources.push_back({source.argument, source.place});
       Remade::Source& held = remade->sources.back();
-      if (!is_free(source) && source.recipe && bytes_to_keep(*source.recipe) >= 0) {
+      if (source.recipe) {
         held.from = hold(*source.recipe);
         continue;
       }
-      held.storage = c10::Storage(source.tensor.storage.lock());
-      held.version = source.tensor.version;
+      held.storage = c10::Storage(source.storage.lock());
+      held.version = source.version;
       if (is_free(source)) continue;
       // Small, and its owner's to write: a copy.
       const at::AutoDispatchBelowADInplaceOrView below;
-      const Tensor copy = source.tensor.place.in(held.storage).clone(at::MemoryFormat::Contiguous);
+      const Tensor copy = source.place.in(held.storage).clone(at::MemoryFormat::Contiguous);
       held.place = Place(copy);
       held.storage = copy.storage();
       held.version = Version(copy);
@@ -425,11 +456,13 @@ class Registry {
     return remade;
   }
 
+  // Forgets what is gone, now and then.
   void sweep() {
+    if (outputs.size() + kept.size() < next_sweep) return;
     for (auto it = outputs.begin(); it != outputs.end();)
-      it = it->second.tensor.storage.expired() ? outputs.erase(it) : std::next(it);
+      it = it->second.version.counter.unique() ? outputs.erase(it) : std::next(it);
     for (auto it = kept.begin(); it != kept.end();) it = it->second.storage.expired() ? kept.erase(it) : std::next(it);
-    next_sweep = std::max<size_t>(1024, 2 * (outputs.size() + kept.size()));
+    next_sweep = std::max<size_t>(16, 2 * (outputs.size() + kept.size()));
   }
 };
 
