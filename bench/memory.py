@@ -492,10 +492,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
         heights = [100 * (share(row, "kept_bytes", name) or 0) for row in rows]
         places = [group + (place - (len(methods) - 1) / 2) * width for group in range(len(rows))]
         axes.bar(places, heights, width, color=PICTURED[name], label=name, zorder=2)
-    names = [row["model"].split("_patch")[0].replace("_", " ").replace(", ", ",\n") for row in rows]
+    names = [row["model"].split("_patch")[0].replace("_", "\n").replace(", ", ",\n") for row in rows]
     labels = [f"{name}\n{row['kept_bytes'][EAGER] / 2**20:.0f} MiB" for name, row in zip(names, rows, strict=True)]
     axes.set_xticks(range(len(rows)), labels, fontsize=7.5)
     axes.tick_params(axis="x", length=0)
+    axes.margins(x=0.01)
     axes.set_ylabel("bytes kept for backward,\n% of torch eager's")
     axes.grid(axis="y", color="#e5e5e5", zorder=0)
     axes.set_axisbelow(True)
