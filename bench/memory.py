@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
@@ -431,7 +432,7 @@ def _parts(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]
     parts = [
         f"{measured_on(result)} float32, random weights; steps (forward, loss, backward, SGD) in turns, "
-        f"{result['steps']} of each method.",
+        f"{result['steps']} of each method. Load average before: {result['environment']['load_average_before']:.1f}.",
         verdict(rows),
         f"## Kept for backward\n\n{EXPLAINED}\n\n{kept_table(rows)}",
         f"## Peak of a step\n\nOf torch eager's, with the gradients of all parameters, which every method makes. "
@@ -521,7 +522,7 @@ def committed() -> list[dict[str, Any]]:
 
 
 def surroundings() -> dict[str, Any]:
-    where = environment("cpu")
+    where = environment("cpu") | {"load_average_before": os.getloadavg()[0]}
     where["versions"] |= {name: package_version(name) for name in ("timm", "transformers", "torch_remat")}
     return where
 
@@ -529,7 +530,8 @@ def surroundings() -> dict[str, Any]:
 def earlier_rows(where: dict[str, Any], size: Size, steps: int, folder: Path) -> list[Row]:
     """Of the same commit, versions and hardware."""
     result = json.loads((folder / "memory.json").read_text())
-    if (result["environment"] | {"date": where["date"]}, result["size"], result["steps"]) != (where, size, steps):
+    now = {name: where[name] for name in ("date", "load_average_before")}
+    if (result["environment"] | now, result["size"], result["steps"]) != (where, size, steps):
         raise SystemExit(f"{folder / 'memory.json'} was measured otherwise: nothing can be added to it")
     return result["rows"]
 
