@@ -25,17 +25,9 @@ def be_the_driver() -> None:
 
 @contextmanager
 def emulating(on: bool = True) -> Iterator[None]:
-    """CPU tensors go down the GPU path, or do not. On it, no node tries the CPU's shorter way first, as none does for a
-    tensor on a GPU."""
-    ops = torch.ops.fastact
-    from fastact.ops import HAS_NODES
-
-    before = ops.emulate_gpu(on)
+    """CPU tensors go down the GPU path, or do not."""
+    before = torch.ops.fastact.emulate_gpu(on)
     try:
-        if HAS_NODES:
-            ops.call_directly(0 if on else ops.direct_calls())
         yield
     finally:
-        ops.emulate_gpu(before)
-        if HAS_NODES:
-            ops.call_directly(0 if before else ops.direct_calls())
+        torch.ops.fastact.emulate_gpu(before)

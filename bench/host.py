@@ -4,9 +4,10 @@
 
 On a GPU the time until the work is issued. Without one, thread CPU time on CPU tensors: fastact's calls go the whole
 GPU path to a stand-in for the driver that counts launches and runs nothing, and torch's compute 64 numbers. What is
-missing is then the driver's own work and, in backward, the crossing to the thread that autograd has for a GPU, which
-torch's calls need as much. Batches of both take turns, sweep after sweep over all rows; the lowest of each counts, for
-what else the machine does makes them slower only. Writes host.json and host.md to DIR/HARDWARE after each sweep.
+missing is then the driver's own work, what a GPU's allocator takes, which fastact's calls reach through the dispatcher,
+and, in backward, the crossing to the thread that autograd has for a GPU. Batches of both take turns, sweep after sweep
+over all rows; the lowest of each counts, for what else the machine does makes them slower only. Writes host.json and
+host.md to DIR/HARDWARE after each sweep.
 """
 
 from __future__ import annotations

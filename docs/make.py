@@ -22,8 +22,9 @@ sys.path += [str(ROOT / "bench"), str(ROOT / "examples")]
 README, PAGE, GUIDE = ROOT / "README.md", ROOT / "docs" / "activations.md", ROOT / "docs" / "which-activation.md"
 MODELS, ENABLE = ROOT / "docs" / "models.md", ROOT / "docs" / "enable.md"
 SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel-xeon-avx512/page_faults.md"
-SAVED = ROOT / "docs" / "saved.md"
+SAVED, RECOMPUTE = ROOT / "docs" / "saved.md", ROOT / "docs" / "recompute.md"
 EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dying_relu.py", ROOT / "examples" / "kept_for_backward.py"
+RECOMPUTE_EXAMPLE = ROOT / "examples" / "made_again.py"
 _SAVES = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
@@ -144,10 +145,15 @@ def overrides_table() -> str:
     return table(("activation", "torch's op", "bytes kept per element, fastact / torch"), rows)
 
 
+def latest_results(name: str) -> list[Path]:
+    """Of a benchmark, on any machine, the latest first."""
+    results = ROOT.glob(f"bench/results/*/{name}.json")
+    return sorted(results, key=lambda path: json.loads(path.read_text())["environment"]["date"], reverse=True)
+
+
 def measured_overrides() -> str:
     """What bench/enabled.py wrote last, below its heading, one level down."""
-    results = ROOT.glob("bench/results/*/enabled.json")
-    latest = max(results, key=lambda path: json.loads(path.read_text())["environment"]["date"])
+    latest = latest_results("enabled")[0]
     return latest.with_suffix(".md").read_text().partition("\n\n")[2].replace("\n## ", "\n### ")
 
 
@@ -184,12 +190,40 @@ def saved_page(*pictures: Path) -> str:
     return with_block(text, "saved-output", output_of(SAVED_EXAMPLE, *pictures))
 
 
+def measured_memory() -> str:
+    """What bench/memory.py measured last; nothing before it has."""
+    results = latest_results("memory")
+    if not results:
+        return ""
+    import memory
+
+    result = json.loads(results[0].read_text())
+    picture = results[0].with_suffix(".png").relative_to(ROOT)
+    parts = [
+        "## Measured",
+        f"{memory.measured_on(result)} {memory.verdict(result['rows'])}",
+        f"![Bytes kept for backward](../{picture})",
+        memory.EXPLAINED,
+        memory.kept_table(result["rows"]),
+        "[All figures](memory-benchmark.md), with peaks and times of a step, and what the methods are.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def recompute_page() -> str:
+    """docs/recompute.md, with its example, what that prints, and what was measured renewed."""
+    text = with_block(RECOMPUTE.read_text(), "recompute-example", example(RECOMPUTE_EXAMPLE))
+    text = with_block(text, "recompute-output", output_of(RECOMPUTE_EXAMPLE))
+    return with_block(text, "recompute-memory", measured_memory())
+
+
 def page_faults() -> str:
     """What bench/page_faults.py wrote, below its heading."""
     return PAGE_FAULTS.read_text().partition("\n\n")[2]
 
 
 def main() -> None:
+    import chains
     from train_digits import CHOICES, DEFAULT
 
     from fastact.tools import plot
@@ -201,6 +235,8 @@ def main() -> None:
     guide = with_block(GUIDE.read_text(), "example", example())
     GUIDE.write_text(with_block(guide, "output", output_of(EXAMPLE)))
     SAVED.write_text(saved_page(SAVED.with_suffix(".png")))
+    RECOMPUTE.write_text(recompute_page())
+    chains.draw(RECOMPUTE.with_suffix(".png"))
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
     plot.curves(PAGE.with_suffix(".png"))
     plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])

@@ -473,9 +473,9 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     """
     if not is_scripting():
         if takes(input):
-            kept = softmax_dtype("softmin", input, dim, dtype)
-            if kept is not None:
-                return run.softmin(softmax_input(input, kept), dim, kept)
+            kept = softmax_dtype(input, dim, dtype)
+            if kept:
+                return run.softmin(input if dtype is None else softmax_input(input, dtype), dim, kept)
     return F.softmin(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -493,9 +493,9 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     """
     if not is_scripting():
         if takes(input):
-            kept = softmax_dtype("softmax", input, dim, dtype)
-            if kept is not None:
-                return run.softmax(softmax_input(input, kept), dim, kept)
+            kept = softmax_dtype(input, dim, dtype)
+            if kept:
+                return run.softmax(input if dtype is None else softmax_input(input, dtype), dim, kept)
     return F.softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -512,9 +512,9 @@ def log_softmax(
     """
     if not is_scripting():
         if takes(input):
-            kept = softmax_dtype("log_softmax", input, dim, dtype)
-            if kept is not None:
-                return run.log_softmax(softmax_input(input, kept), dim, kept)
+            kept = softmax_dtype(input, dim, dtype)
+            if kept:
+                return run.log_softmax(input if dtype is None else softmax_input(input, dtype), dim, kept)
     return F.log_softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 

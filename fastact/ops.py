@@ -21,7 +21,7 @@ from torch import Tensor
 from . import gpu, shapes, thresholds
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
-from .dispatch import guarded
+from .dispatch import DTYPE_OF, guarded
 from .nodes import nodes_library
 
 torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
@@ -128,7 +128,7 @@ def reference(op: Op, inputs: Sequence[Any], scalars: tuple) -> Tensor:
         return output if not residual or residual[0] is None else output + residual[0]
     if activation.kind == "softmax":
         dim, dtype = scalars
-        return activation.reference(*inputs, dim=dim, dtype=dtype)
+        return activation.reference(*inputs, dim=dim, dtype=DTYPE_OF.get(dtype, dtype))
     if activation.name == "glu" and (not op.packed or scalars[1]):  # which torch has of one tensor, the gate last
         value, gate = value_and_gate(inputs[0], dim=scalars[0], gate_first=True) if op.packed else inputs
         return value * gate.sigmoid()

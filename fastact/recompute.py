@@ -1,4 +1,4 @@
-"""Nothing kept twice: what one cheap op makes is made again in backward, in place of being kept for it.
+"""Nothing kept twice: what one cheap op makes is made again in backward instead of being kept for it.
 
 >>> fastact.enable()
 >>> with fastact.recompute():
@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -31,44 +33,48 @@ _graph = torch._C._autograd
 
 
 class recompute(_DecoratorContextManager):
-    r"""Make outputs of cheap ops again in backward instead of keeping them; around forward, as a context manager or a
-    decorator.
+    """Make the outputs of cheap ops again in backward instead of keeping them: a context manager or decorator around
+    forward.
 
-    A linear layer behind an activation keeps the activation's output, although the activation keeps its input, of which
-    one pass makes the output again. Inside this context the layer keeps a recipe instead. So it is with every layer
-    that saves
+    A linear layer behind an activation keeps the activation's output, although the activation keeps its own input, from
+    which one pass makes that output again. Inside this block the linear layer keeps a recipe instead. So does every
+    layer that would keep
 
-    - the output of an activation of fastact's, as a module or function and, where `fastact.enable` is on, torch's own;
-      gated units, softmax and `bias_act` too;
-    - that of a normalisation of torch's: batch, layer, group, instance and RMS norm;
-    - that of dropout, whose mask is kept as one bit per element;
+    - the output of an activation: fastact's modules and functions and, where `fastact.enable` is on, torch's; gated
+      units, softmax and `bias_act` too;
+    - the output of a normalisation of torch's: batch, layer, group, instance and RMS norm;
+    - the output of dropout, or its mask, which is kept as one bit per element;
     - a sum, a product, a copy (`clone`, `roll`, padding) or a cast, such as autocast's;
-    - a view of any of these, or the output of one behind the other.
+    - a view of any of these, or the output of several, one behind the other.
 
-    Forward is what it was, bit for bit. Backward runs the same kernels again on the same numbers, so that gradients are
-    those without the context, bit for bit, and several layers that share a tensor share the one made again. A tensor is
-    kept as it is where its recipe would need memory that is not kept anyway, where it was changed in place since, and
-    where it is small. Where an output of ReLU, ReLU6, Hardtanh or LeakyReLU is kept by a later layer, their own bit
-    mask is not.
+    Forward computes what it did without the block. Backward runs the same kernels again on the same numbers, so that
+    gradients are those without the block, bit for bit. Layers that keep the same tensor share one that is made again. A
+    tensor is kept as it is where its recipe would read what nobody keeps, where it has been written to since, and where
+    it is small. Where a later layer keeps the output of ReLU, ReLU6, Hardtanh or LeakyReLU, their own bit mask goes.
 
-    No effect on graphs that `torch.compile` makes (its partitioner does the like), without gradients, and inside of
-    `torch.func`'s transforms. Inside `torch.utils.checkpoint` and other hooks on saved tensors, as
-    `torch.autograd.graph.save_on_cpu`, those decide; a block opened there does nothing.
+    Backward then reads what forward has read, so this must be as it was: to write to it in place, be it a parameter, is
+    an error in backward, and by `.data` or NumPy, which torch does not see, spoils gradients. That holds even for what
+    is kept by a node that takes no part in backward.
+
+    No effect without gradients, in graphs that `torch.compile` makes (its partitioner does the like), and inside a
+    transform of `torch.func`; a transform inside a block is torch's error, as with any hooks on saved tensors. Inside
+    `torch.utils.checkpoint` and other such hooks, as `torch.autograd.graph.save_on_cpu`, those decide, and a block that
+    is opened there does nothing. A block is of the thread that opens it. docs/recompute.md says more.
 
     Args:
-        min_bytes: keep what is smaller.
+        min_bytes: tensors with fewer bytes are kept as they are.
 
     Raises:
-        TypeError: if `min_bytes` is no int.
-        RuntimeError: if the library of autograd nodes for this release of torch is missing; and in backward, as torch
-            does, if a tensor that is needed was changed in place.
+        TypeError: if `min_bytes` is not an int.
         ValueError: if `min_bytes` is negative.
+        RuntimeError: if the library of autograd nodes for this release of torch is missing; and in backward, as from
+            torch itself, if a tensor that is needed was changed in place.
 
     >>> @fastact.recompute()
     ... def forward(x):
     ...     return model(x)
 
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, for the idea; here op by op.
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, for computing again; here op by op.
     """
 
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:
@@ -162,22 +168,41 @@ class _Around(threading.local):
 
     module: nn.Module | None = None
     block: recompute | None = None
+    call: FrameType | None = None
+
+    def is_stale(self) -> bool:
+        """Whether that call has ended unseen: torch runs no hook after a KeyboardInterrupt, nor one that is removed."""
+        if self.call is None:
+            return False
+        try:
+            self.call.clear()  # what runs refuses
+        except RuntimeError:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self.block is not None:
+            self.block.__exit__()
+        self.module = self.block = self.call = None
 
 
 _around = _Around()
 
 
 def _open_around(module: nn.Module, args: object) -> None:
-    if _around.module is None and torch.is_grad_enabled() and not is_compiling() and _can_open():
+    if is_compiling():  # first: Dynamo follows no further
+        return
+    if _around.is_stale():
+        _around.close()
+    if _around.module is None and torch.is_grad_enabled() and _can_open():
         _around.block = recompute()
         _around.block.__enter__()
-        _around.module = module
+        _around.module, _around.call = module, sys._getframe(1)
 
 
 def _close_around(module: nn.Module, args: object, output: object) -> None:
-    if _around.module is module and _around.block is not None:
-        _around.block.__exit__()
-        _around.module = _around.block = None
+    if not is_compiling() and _around.module is module:
+        _around.close()
 
 
 def recompute_around(module: nn.Module) -> None:
@@ -203,10 +228,28 @@ def is_around_all() -> bool:
     return bool(_around_all)
 
 
+def all_modules_are_watched() -> bool:
+    """Whether anybody else has hooks on every module."""
+    of_all = nn.modules.module
+    return len(_around_all) < sum(
+        map(
+            len,
+            (
+                of_all._global_forward_hooks,
+                of_all._global_forward_pre_hooks,
+                of_all._global_backward_hooks,
+                of_all._global_backward_pre_hooks,
+            ),
+        )
+    )
+
+
 def recompute_around_all(value: bool) -> None:
     """Open a block around each outermost call of a module, or do so no more."""
     if value and not _around_all:
         _around_all.append(nn.modules.module.register_module_forward_pre_hook(_open_around))
         _around_all.append(nn.modules.module.register_module_forward_hook(_close_around, always_call=True))
+    if not value:
+        _around.close()
     while not value and _around_all:
         _around_all.pop().remove()

@@ -19,12 +19,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.nn.modules.module import _has_any_global_hook
 
 from . import functional as F
 from . import modules
 from .catalogue import ACTIVATIONS
 from .forms import Form, form_of
+from .recompute import all_modules_are_watched
 
 T = TypeVar("T")
 
@@ -249,7 +249,7 @@ def _is_seen(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or _has_any_global_hook()
+        or all_modules_are_watched()
     )
 
 

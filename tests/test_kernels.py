@@ -209,3 +209,36 @@ def test_maxouts_ops_refuse_what_they_cannot_read(device: str) -> None:
     ):
         with pytest.raises(RuntimeError, match="fastact::maxout"):
             call()
+
+
+def results(case: Case, layout: str, dtype: torch.dtype, on: str) -> list[torch.Tensor]:
+    """The output and the gradients, of a gated unit for one tensor and for two."""
+    x = case.input(layout, dtype, on)
+    weights = case.weights(x)
+    found = []
+    calls = [(case.fastact, (x, *weights))]
+    if case.activation.kind == "gated":
+        calls += [(kernel(case.activation.name), halves) for halves in (x.chunk(2, -1), x.contiguous().view(2, -1))]
+    for function, tensors in calls:
+        inputs = [each.detach().requires_grad_() for each in tensors]
+        torch.manual_seed(0)
+        y = function(*inputs)
+        grad = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(dtype).to(on).view(y.shape)
+        found += y, *torch.autograd.grad(y, inputs, torch.empty_like(y).copy_(grad))
+    with torch.no_grad():
+        return [*found, case.fastact(x.detach(), *weights)]
+
+
+@pytest.mark.skipif(not ops.HAS_NODES, reason="nodes in C++ alone call by pointers")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [*LOOPS, *(case for case in CASES if case.per_channel)], ids=str)
+def test_calls_by_pointers_give_what_ops_give(case: Case, dtype: torch.dtype, device: str, on: str) -> None:
+    for layout in set(case.layouts()) & {"0-d", "odd", "several blocks", "unaligned", "channels_last", "chunk"}:
+        torch.ops.fastact.call_directly(0)
+        try:
+            expected = results(case, layout, dtype, on)  # after which a GPU's kernels are loaded
+        finally:
+            torch.ops.fastact.call_directly(torch.ops.fastact.direct_calls())
+        for got, want in zip(results(case, layout, dtype, on), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+            assert got.stride() == want.stride()

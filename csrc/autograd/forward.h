@@ -13,28 +13,34 @@ inline void run_decomposition(const OperatorHandle& op, DispatchKeySet, Stack* s
   op.redispatchBoxed(DispatchKeySet(DispatchKey::XLA), stack);
 }
 
-// Runs the kernel of a forward op by pointers, into tensors of the input's layout. Returns false where the op must see
-// to it.
+// Runs the kernel of a forward op by pointers, into tensors of the input's layout or, of a gated unit's one tensor,
+// that of its halves. Returns false where the op must see to it.
 inline bool run_directly(const NodeSpec& op, c10::ArrayRef<IValue> arguments, const Tensor& output,
                          const Tensor& mask) {
   const Tensor& input = arguments[0].toTensor();
-  DirectCall call = direct_call(op.direct, false, input);
+  DirectCall call = direct_call(op.direct, false, output);
   double scalars[most(Kind::kScalar)];
   if (op.direct >= kElementwiseCount) {
-    if (!describe_rows(call, input, arguments[1].toInt(), arguments[2].toInt())) return false;
-  } else {
+    if (!set_rows(call, input, arguments[1].toInt(), arguments[2].toInt())) return false;
+  } else if (!op.packed) {
     const size_t first = op.tensors + op.random;
     for (size_t i = first; i < op.arguments; ++i) scalars[i - first] = arguments[i].toDouble();
   }
-  if (op.random && !read_seed(arguments[op.tensors].toTensor(), call)) return false;
-  if (op.tensors > 1) {
-    const Tensor& weight = arguments[1].toTensor();
-    if (!in_one_piece(weight) || weight.numel() != 1 || weight.dim() > 1 || weight.scalar_type() != input.scalar_type())
-      return false;
-    call.weight = weight.const_data_ptr();
+  if (op.random && !set_seed(call, arguments[op.tensors].toTensor(), input)) return false;
+  if (op.tensors > op.tiles && !set_weight(call, arguments[1].toTensor(), input)) return false;
+  if (op.packed) {
+    const Halves halves(input, arguments[1].toInt(), arguments[2].toBool());
+    halves.set_rows(call);
+    halves.set_inputs(call, 0, input);
+  } else {
+    set_input(call, 0, input);
+    if (op.tiles == 2) {
+      if (!goes_beside(arguments[1].toTensor(), input)) return false;
+      set_input(call, 1, arguments[1].toTensor());
+    }
   }
+  set_output(call, 0, output);
   call.scalars = scalars;
-  call.output = output.mutable_data_ptr();
   if (mask.defined()) call.mask = mask.mutable_data_ptr<uint8_t>();
   return run_direct()(call);
 }
@@ -98,7 +104,11 @@ struct Forward : c10::OperatorKernel {
     const Tensor& input = arguments[0].toTensor();
     if (!is_direct(input) || is_watched()) return false;
     if (in_place && input.is_inference() && !c10::InferenceMode::is_enabled()) return false;  // is refused
-    Tensor output = in_place ? input : new_like(input), mask;
+    if (op.packed && !(input.is_contiguous() && can_be_halved(input, arguments[1].toInt()))) return false;
+    Tensor output = in_place    ? input
+                    : op.packed ? new_tensor(halved_sizes(input, arguments[1].toInt()), input.scalar_type(), input)
+                                : new_like(input);
+    Tensor mask;
     if (saving && op.saves == Saves::kMask) mask = new_mask(input);
     if (!run_directly(op, arguments, output, mask)) return false;
     torch::jit::drop(*stack, op.arguments);

@@ -3,7 +3,6 @@
 
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include "autograd/direct.h"
@@ -11,7 +10,6 @@
 
 namespace fastact {
 
-using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 // What a node keeps beside tensors.
@@ -44,30 +42,49 @@ inline Tensor mask_of(const NodeSpec& op, const Kept& saved, const Tensor& tenso
   return stack[1].toTensor();
 }
 
-// Returns the input's gradient by a direct call, or nothing where the op has to be called.
-inline Tensor direct_backward(const NodeSpec& op, const Kept& saved, const Tensor& grad, const variable_list& tensors) {
-  if (op.direct < 0 || op.tensors > 1 || !run_direct() || !is_direct(grad) || is_watched()) return {};
+// Returns the gradients by a direct call, or none where the op has to be called.
+inline variable_list direct_backward(const NodeSpec& op, const Kept& saved, const Tensor& grad,
+                                     const variable_list& tensors) {
+  if (op.direct < 0 || op.tensors > op.tiles || !run_direct() || !is_direct(grad) || is_watched()) return {};
   const Tensor& read = tensors[0];
   DirectCall call = direct_call(op.direct, true, grad);
-  if (op.saves == Saves::kMask) {
+  double scalars[most(Kind::kScalar)];
+  variable_list gradients;
+  if (op.packed) {
+    const int64_t dim = saved.scalars[0].toInt();
+    if (!is_direct(read) || !read.is_contiguous() || !grad.is_contiguous() || !can_be_halved(read, dim) ||
+        read.device() != grad.device() || read.scalar_type() != grad.scalar_type() ||
+        grad.sizes() != c10::IntArrayRef(halved_sizes(read, dim)))
+      return {};
+    const Halves halves(read, dim, saved.scalars[1].toBool());
+    halves.set_rows(call);
+    halves.set_inputs(call, 1, read);
+    gradients.push_back(new_like(read));
+    halves.set_outputs(call, gradients[0]);
+  } else if (op.saves == Saves::kMask) {
     if (saved.strides.empty() ? !grad.is_contiguous() : grad.strides() != c10::IntArrayRef(saved.strides)) return {};
     if (!is_mask_of(read, grad)) return {};
     call.mask = const_cast<uint8_t*>(read.const_data_ptr<uint8_t>());
   } else {
-    if (!is_direct(read) || !same_layout(grad, read)) return {};
-    call.inputs[1] = read.const_data_ptr();
+    for (size_t i = 0; i < op.tiles; ++i) {
+      if (!goes_beside(tensors[i], grad)) return {};
+      set_input(call, 1 + i, tensors[i]);
+    }
   }
-  if (op.random && !read_seed(tensors.back(), call)) return {};
-  double scalars[most(Kind::kScalar)];
+  if (op.random && !set_seed(call, tensors.back(), grad)) return {};
   if (op.direct >= kElementwiseCount) {
-    if (!describe_rows(call, grad, saved.scalars[0].toInt(), saved.scalars[1].toInt())) return {};
-  } else {
+    if (!set_rows(call, grad, saved.scalars[0].toInt(), saved.scalars[1].toInt())) return {};
+  } else if (!op.packed) {
     for (size_t i = 0; i < saved.scalars.size(); ++i) scalars[i] = saved.scalars[i].toDouble();
   }
   call.scalars = scalars;
-  Tensor gradient = new_like(grad);
-  call.output = gradient.mutable_data_ptr();
-  return run_direct()(call) ? gradient : Tensor();
+  set_input(call, 0, grad);
+  for (size_t i = gradients.size(); i < op.tiles; ++i) {
+    gradients.push_back(new_like(grad));
+    set_output(call, i, gradients[i]);
+  }
+  if (!run_direct()(call)) gradients.clear();
+  return gradients;
 }
 
 // The gradients of the op's tensors, from that of the output and the saved tensors.
@@ -82,7 +99,7 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
   }
   TORCH_CHECK(tensors.size() > op.random, op.name, ": a hook failed to save what backward reads");
   if (!composed) {
-    if (Tensor gradient = direct_backward(op, saved, grad, tensors); gradient.defined()) return {std::move(gradient)};
+    if (variable_list gradients = direct_backward(op, saved, grad, tensors); !gradients.empty()) return gradients;
   }
   Stack stack;
   if (composed) {
@@ -140,7 +157,7 @@ struct Backward : torch::autograd::Node {
   ~Backward() override {
     if (!keeper) return;
     std::lock_guard<std::mutex> lock(keeper->mutex);
-    keeper->keep_output = nullptr;
+    keeper->swap = nullptr;
   }
 
   std::string name() const override { return op.module + "Backward"; }
@@ -154,9 +171,9 @@ struct Backward : torch::autograd::Node {
   // Lets a consumer of the output, which keeps it, free this node of its mask.
   std::shared_ptr<MaskKeeper> offer_mask() {
     keeper = std::make_shared<MaskKeeper>();
-    keeper->keep_output = [this](const Tensor& output) {
+    keeper->swap = [this](SavedVariable& output) {
       std::lock_guard<std::mutex> lock(mutex_);
-      tensors[0] = SavedVariable(output, false);
+      std::swap(tensors[0], output);
       saved.output_for_mask = true;
     };
     return keeper;
@@ -167,6 +184,11 @@ struct Backward : torch::autograd::Node {
     Tensor input = overwritten->unpack();
     if (next_edge(0).is_valid()) torch::autograd::impl::set_gradient_edge(input, next_edge(0));
     return input;
+  }
+  void keep_overwritten() {
+    tensors[0] = SavedVariable(remake_overwritten(), false);
+    overwritten.reset();
+    was_overwritten = false;
   }
 
   variable_list unpack() {
@@ -199,23 +221,25 @@ struct Backward : torch::autograd::Node {
   // For compiled autograd, whose graph calls run_backward as it is, with tensors that it puts in the place of those
   // saved. It traces the graph with fake tensors, for which the ops have shapes (fastact/ops.py).
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& arguments) const override {
+    if (was_overwritten) const_cast<Backward*>(this)->keep_overwritten();
     arguments.collect(op.name);
     arguments.collect(tensors, op.saves == Saves::kOutput);
     for (const IValue& each : saved.scalars) arguments.collect(each);
     arguments.collect(saved.strides);
+    arguments.collect(saved.output_for_mask);
   }
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& variables) override {
     namespace compiled = torch::dynamo::autograd;
     variables.before(tensors);
-    std::vector<IValue> arguments = {op.name, saved.strides, unpack()};
+    std::vector<IValue> arguments = {op.name, saved.strides, saved.output_for_mask, unpack()};
     arguments.insert(arguments.end(), saved.scalars.begin(), saved.scalars.end());
     std::vector<at::TypePtr> schema;
     for (const IValue& each : arguments) schema.push_back(each.type());
     const auto call = [](const variable_list& grads, const std::vector<IValue>& arguments) {
       const NodeSpec& op = ops().at(arguments[0].toStringRef());
-      const Kept saved = {{arguments.begin() + 3, arguments.end()}, arguments[1].toIntVector()};
-      return run_backward(op, saved, grads[0], arguments[2].toTensorVector(), at::GradMode::is_enabled());
+      const Kept saved = {{arguments.begin() + 4, arguments.end()}, arguments[1].toIntVector(), arguments[2].toBool()};
+      return run_backward(op, saved, grads[0], arguments[3].toTensorVector(), at::GradMode::is_enabled());
     };
     const auto& python = compiled::getPyCompilerInterface();
     auto* compiler = variables.get_py_compiler();

@@ -90,9 +90,6 @@ inline int gelu(Arguments from, Stack& to) {
   return gelu_kind(from[1]);
 }
 
-inline bool can_be_halved(const Tensor& tensor, int64_t dim) {
-  return -tensor.dim() <= dim && dim < tensor.dim() && tensor.size(dim) % 2 == 0;
-}
 inline int glu(Arguments from, Stack& to) {
   to.insert(to.end(), {from[0], from[1], false});
   return can_be_halved(from[0].toTensor(), from[1].toInt()) ? kGLU : kTorchs;
@@ -155,10 +152,9 @@ int softmax_backward(Arguments from, Stack& to) {
 inline bool match(int which, const Stack& pushed) {
   const Tensor &grad = pushed[0].toTensor(), &saved = pushed[1].toTensor();
   if (which != kGLU) return same_layout(grad, saved);
-  std::vector<int64_t> halved = saved.sizes().vec();
-  halved[at::maybe_wrap_dim(pushed[2].toInt(), saved.dim())] /= 2;
-  return grad.scalar_type() == saved.scalar_type() && grad.sizes() == c10::IntArrayRef(halved) &&
-         grad.is_contiguous() && saved.is_contiguous();
+  return grad.scalar_type() == saved.scalar_type() &&
+         grad.sizes() == c10::IntArrayRef(halved_sizes(saved, pushed[2].toInt())) && grad.is_contiguous() &&
+         saved.is_contiguous();
 }
 
 // An op of torch's. Those that are made of other ops for most devices stand here all the same where the whole saves

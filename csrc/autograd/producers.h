@@ -13,7 +13,7 @@ inline Tensor bits_of(const Tensor& mask) {
   const at::AutoDispatchBelowADInplaceOrView below;
   static const OperatorHandle relu_mask = find("relu_mask");
   const Tensor flat = mask.as_strided({mask.numel()}, {1});
-  Stack stack = {flat.scalar_type() == at::kBool ? flat.to(at::kFloat) : flat};
+  Stack stack = {flat.scalar_type() == at::kBool ? flat.to(at::kHalf) : flat};
   relu_mask.callBoxed(&stack);
   return stack[1].toTensor();
 }
@@ -23,7 +23,7 @@ inline Tensor mask_from_bits(const OperatorHandle& relu_backward, Stack argument
   const auto sizes = arguments[2].toIntVector(), strides = arguments[3].toIntVector();
   const bool is_bool = value.scalar_type() == at::kBool;
   Tensor all =
-      at::empty({c10::multiply_integers(sizes)}, value.options().dtype(is_bool ? at::kFloat : value.scalar_type()));
+      at::empty({c10::multiply_integers(sizes)}, value.options().dtype(is_bool ? at::kHalf : value.scalar_type()));
   Stack stack = {all.fill_(value), bits};
   relu_backward.callBoxed(&stack);
   const Tensor mask = stack[0].toTensor();

@@ -6,6 +6,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/custom_class.h>
 
 #include <cstring>
@@ -15,6 +16,8 @@
 #include "autograd/plain.h"
 
 namespace fastact {
+
+using torch::autograd::SavedVariable;
 
 // Where a tensor's elements lie in its storage.
 struct Place {
@@ -91,13 +94,19 @@ struct Remade : c10::intrusive_ptr_target {
     held.reset();
   }
 
-  // The whole tensor. It is held for as long as consumers of this backward pass have not had it.
+  // The whole tensor. It is held for as long as consumers of this backward pass have not had it. Ops run without the
+  // lock: some wait for Python, which may wait for the lock.
   Tensor whole(bool for_consumer) {
-    std::lock_guard<std::mutex> lock(mutex);
-    begin_round(torch::autograd::get_current_graph_task_id());
-    taken += for_consumer;
     const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-    Tensor found = held.defined() && stream == held_on ? held : run();
+    Tensor found;
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      begin_round(torch::autograd::get_current_graph_task_id());
+      taken += for_consumer;
+      if (held.defined() && held_on == stream) found = held;
+    }
+    if (!found.defined()) found = run();
+    std::lock_guard<std::mutex> lock(mutex);
     if (round < 0 || taken >= consumers) {
       held.reset();
     } else if (!held.defined()) {
@@ -217,10 +226,10 @@ struct Packed : torch::CustomClassHolder {
   std::atomic<int> had_it_in{-1};
 };
 
-// A node that keeps a mask, until its output turns out to be kept anyway.
+// Where a node keeps a mask, until its output turns out to be kept anyway; none once the node is gone.
 struct MaskKeeper {
   std::mutex mutex;
-  std::function<void(const Tensor& output)> keep_output;  // none once the node is gone
+  std::function<void(SavedVariable& output)> swap{};
 };
 
 // A call of an op that is about to run.
@@ -315,8 +324,9 @@ class Registry {
       const std::shared_ptr<MaskKeeper> keeper = std::move(entry.keeper);  // which saves the output, and comes here
       const Tensor output = entry.place.in(tensor.storage());
       output.unsafeGetTensorImpl()->set_version_counter(entry.version.counter);
+      SavedVariable saved(output, false);  // calls hooks, so before the lock, and the mask goes after it
       std::lock_guard<std::mutex> lock(keeper->mutex);
-      if (keeper->keep_output) std::exchange(keeper->keep_output, nullptr)(output);
+      if (keeper->swap) keeper->swap(saved);
     }
     return {};
   }

@@ -28,6 +28,7 @@ struct NodeSpec {
   bool random;
   Saves saves;
   bool adds_last = false;  // the last tensor, the residual, is added to the result or missing; nothing of it is saved
+  bool packed = false;     // value and gate are halves of the one tensor
 
   std::optional<OperatorHandle> plain{}, saving{}, saving_in_place{}, backward{};
   size_t arguments = 0;  // of the forward ops
@@ -55,9 +56,11 @@ inline std::vector<NodeSpec> differentiable_ops() {
   for (int which = 0; which < kElementwiseCount; ++which) {
     const Op& op = kOps[which];
     found.push_back(spec_of(op));
-    if (op.count(Kind::kTile) == 1 && op.count(Kind::kChannel) <= 1) found.back().direct = which;
-    if (op.count(Kind::kTile) == 2)
-      found.push_back({std::string(op.name) + "_packed", op.module, 1, 1, false, found.back().saves});
+    if (op.count(Kind::kChannel) <= 1) found.back().direct = which;
+    if (op.count(Kind::kTile) == 2) {
+      found.push_back({std::string(op.name) + "_packed", op.module, 1, 1, false, found.back().saves, false, true});
+      found.back().direct = which;
+    }
     if (has_bias_form(op)) found.push_back(spec_of(kBiasOps[which]));
   }
   for (int which = 0; which < kSoftmaxCount; ++which) {

@@ -68,6 +68,8 @@ struct ElementwiseKernel : OpPart {
   Channel channel = Channel::kNone;
   bool float_weights = false, wide = false;
 
+  // Whether each element's channel is found by itself.
+  bool by_element() const { return channel == Channel::kTwo || channel == Channel::kAny; }
   Key key() const {
     return OpPart::key(Family::kElementwise)
         .add(residual, 1)
@@ -114,10 +116,14 @@ class Weights {
         torch::stable::copy_(like, tensor);  // one number is for all
         tensors_.push_back(like);
       }
+      numbers_[size_++] = tensors_.back().data_ptr();
     }
   }
+  // Of the tiles' dtype, or none.
+  Weights(const void* numbers, int64_t count, int64_t inner) : count(count), inner(inner) {
+    if (numbers) numbers_[size_++] = numbers;
+  }
 
-  const std::vector<Tensor>& tensors() const { return tensors_; }
   // Tensors for the sums that are gradients of these: those to be written, or new ones of this dtype and length.
   std::vector<Tensor> totals(const std::vector<Tensor>& written) const {
     std::vector<Tensor> found;
@@ -126,16 +132,16 @@ class Weights {
     return found;
   }
   void add_to(Parameters& parameters) const {
-    for (const Tensor& tensor : tensors_) parameters.add(tensor.data_ptr());
+    for (int i = 0; i < size_; ++i) parameters.add(numbers_[i]);
   }
 
   // How channels lie beside eight neighbours.
   Channel channel() const {
-    if (tensors_.empty()) return Channel::kNone;
+    if (size_ == 0) return Channel::kNone;
     if (count == 1) return Channel::kNumber;
     // Which are read eight at a time.
-    const bool aligned = std::all_of(tensors_.begin(), tensors_.end(),
-                                     [](const Tensor& tensor) { return is_aligned(tensor, kGpuRows.alignment); });
+    const bool aligned = std::all_of(numbers_, numbers_ + size_,
+                                     [](const void* numbers) { return is_aligned(numbers, kGpuRows.alignment); });
     if (inner == 1 && count % 8 == 0 && aligned) return Channel::kNext;
     return inner % 8 == 0 ? Channel::kOne : inner > 8 ? Channel::kTwo : Channel::kAny;
   }
@@ -143,6 +149,8 @@ class Weights {
  private:
   static constexpr int64_t kNextTo = 1;
   std::vector<Tensor> tensors_;
+  const void* numbers_[most(Kind::kChannel)];
+  int size_ = 0;
 
   bool is_like(const Tensor& tensor, ScalarType type) const {
     return tensor.scalar_type() == type && tensor.numel() == count;
@@ -167,20 +175,23 @@ inline bool is_unaligned(const Plan& plan) {
   return unaligned;
 }
 
-// Computes the plan's outputs from its inputs.
-inline void run(const Launcher& launcher, ElementwiseKernel kernel, const Plan& plan, const Beside& beside,
-                const Weights& weights, const double* scalars) {
-  const int64_t n = plan.shape.rows * plan.shape.columns;
-  if (n == 0) return;
-  const size_t tiles = plan.input_count + plan.output_count;
+// Says in the description of a kernel how the tensors lie.
+inline void describe(ElementwiseKernel& kernel, const Plan& plan, const Weights& weights) {
   kernel.unaligned = is_unaligned(plan);
   kernel.rows = plan.shape.rows > 1;
   kernel.channel = weights.channel();
   kernel.float_weights = weights.are_float;
-  const bool by_element = kernel.channel == Channel::kTwo || kernel.channel == Channel::kAny;
+  const bool by_element = kernel.by_element();
   const bool divides = kernel.rows || by_element || kernel.channel == Channel::kOne || kernel.channel == Channel::kNext;
+  const int64_t n = plan.shape.rows * plan.shape.columns;
   // A place in a row is in elements.
   kernel.wide = divides && needs_wide(std::max(by_element ? n : n / 8, kernel.rows ? plan.shape.columns : 0));
+}
+
+inline void start(const Launcher& launcher, const ElementwiseKernel& kernel, const Kernel& found, const Plan& plan,
+                  const Beside& beside, const Weights& weights, const double* scalars) {
+  const size_t tiles = plan.input_count + plan.output_count;
+  const int64_t n = plan.shape.rows * plan.shape.columns;
   Parameters parameters;
   for (size_t i = 0; i < plan.input_count; ++i) parameters.add(plan.strided[i].data);
   if (beside.mask_read) parameters.add(beside.mask_read);
@@ -193,13 +204,29 @@ inline void run(const Launcher& launcher, ElementwiseKernel kernel, const Plan& 
     for (size_t i = 0; i < tiles; ++i) parameters.add(plan.strided[i].row_stride);
   }
   if (kernel.channel == Channel::kOne) parameters.add(Divider(weights.inner / 8, kernel.wide));
-  if (by_element) parameters.add(Divider(weights.inner, kernel.wide));
+  if (kernel.by_element()) parameters.add(Divider(weights.inner, kernel.wide));
   if (kernel.channel == Channel::kNext) parameters.add(Divider(weights.count / 8, kernel.wide));
-  if (by_element || kernel.channel == Channel::kOne) parameters.add(Divider(weights.count, kernel.wide));
+  if (kernel.by_element() || kernel.channel == Channel::kOne) parameters.add(Divider(weights.count, kernel.wide));
   for (int i = 0; i < kernel.op().count(Kind::kScalar); ++i) parameters.add(scalars[i]);
   parameters.add(n);
-  const Kernel& found = launcher.find(kernel);
   launcher.start(found, divide_up(n, found.block), parameters);
+}
+
+// Computes the plan's outputs from its inputs.
+inline void run(const Launcher& launcher, ElementwiseKernel kernel, const Plan& plan, const Beside& beside,
+                const Weights& weights, const double* scalars) {
+  if (plan.shape.rows * plan.shape.columns == 0) return;
+  describe(kernel, plan, weights);
+  start(launcher, kernel, launcher.find(kernel), plan, beside, weights, scalars);
+}
+
+// The same if the kernel is loaded; else returns false.
+inline bool run_if_loaded(int device, ElementwiseKernel kernel, const Plan& plan, const Beside& beside,
+                          const Weights& weights, const double* scalars) {
+  describe(kernel, plan, weights);
+  const Kernel* found = Launcher::loaded(kernel, device);
+  if (found) start(Launcher(device), kernel, *found, plan, beside, weights, scalars);
+  return found;
 }
 
 // Backward with sums: a dense tensor as [outer, count, inner], of which each channel is summed.

@@ -85,6 +85,14 @@ class KernelTable {
     return entries_[device.number].emplace(key, entry).first->second.kernel();  // stays where it is for good
   }
 
+  // Returns the kernel of a key if it is loaded, else null.
+  const Kernel* loaded(uint64_t key, int device) {
+    std::shared_lock lock(mutex_);
+    const auto& entries = entries_.at(device);
+    const auto found = entries.find(key);
+    return found != entries.end() && found->second.why_not.empty() ? &found->second.loaded : nullptr;
+  }
+
   // Forgets all kernels, in tests.
   void clear() {
     std::unique_lock lock(mutex_);

@@ -76,7 +76,9 @@ class Parameters {
 // Where a tensor's kernels run. Says so if there is no such place.
 class Launcher {
  public:
-  explicit Launcher(const Tensor& tensor) : reported_(tensor.is_cpu() ? -1 : tensor.get_device_index()) {
+  explicit Launcher(const Tensor& tensor) : Launcher(tensor.is_cpu() ? -1 : tensor.get_device_index()) {}
+  // Of CUDA's number, or -1 for an emulated device.
+  explicit Launcher(int device) : reported_(device) {
     or_report([&] {
       device_ = &gpu::device(std::max(reported_, 0));
       stream_ = reported_ < 0 ? nullptr : current_stream(reported_);
@@ -95,6 +97,12 @@ class Launcher {
       kernel = &kernel_table().find(description.key(), *device_, stream_, [&] { return description.name(); });
     });
     return *kernel;
+  }
+
+  // The same if it is loaded, else null.
+  template <class Description>
+  static const Kernel* loaded(const Description& description, int device) {
+    return kernel_table().loaded(description.key(), std::max(device, 0));
   }
 
   void start(const Kernel& kernel, int64_t programs, Parameters& parameters) const {

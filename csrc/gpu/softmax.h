@@ -42,13 +42,14 @@ struct SoftmaxKernel {
 struct SoftmaxRows {
   int64_t batches, lanes, columns, inner;
 
-  // Of a dense tensor, along a dimension.
+  // Of n elements, and of a dense tensor along a dimension.
+  static SoftmaxRows of(int64_t n, int64_t columns, int64_t inner) {
+    return inner == 1 || columns == 1 ? SoftmaxRows{1, n / columns, columns, 1}
+                                      : SoftmaxRows{n / (columns * inner), inner, columns, inner};
+  }
   static SoftmaxRows of(const Tensor& dense, int64_t dim) {
-    const int64_t n = dense.numel();
-    const bool is_single = n == 0 || dense.dim() == 0 || dense.size(dim) == 1;
-    const int64_t columns = is_single ? 1 : dense.size(dim), inner = is_single ? 1 : dense.stride(dim);
-    return inner == 1 ? SoftmaxRows{1, n / columns, columns, 1}
-                      : SoftmaxRows{n / (columns * inner), inner, columns, inner};
+    const bool is_single = dense.numel() == 0 || dense.dim() == 0;
+    return of(dense.numel(), is_single ? 1 : dense.size(dim), is_single ? 1 : dense.stride(dim));
   }
 };
 
@@ -73,29 +74,48 @@ inline void choose_tile(SoftmaxKernel& kernel, const SoftmaxRows& rows) {
   kernel.wide = needs_wide(rows.columns);
 }
 
+// A kernel's tensors, in its order.
+using Operands = std::initializer_list<Strided>;
+
 // The largest of 8, 4, 2 and 1 that divides what lies in one piece, in elements, and as accesses all tensors'
 // addresses.
-inline int64_t divisor_of(int64_t piece, std::initializer_list<Tensor> tensors) {
+inline int64_t divisor_of(int64_t piece, Operands tensors) {
   int64_t divisor = 8;
-  const auto divides = [&](const Tensor& tensor) {
-    return is_aligned(tensor, std::min<int64_t>(16, divisor * tensor.element_size()));
+  const auto divides = [&](const Strided& tensor) {
+    return is_aligned(tensor.data, std::min<int64_t>(16, divisor * tensor.element_size()));
   };
   while (divisor > 1 && (piece % divisor != 0 || !std::all_of(tensors.begin(), tensors.end(), divides))) divisor /= 2;
   return divisor;
 }
 
-inline void run_softmax(int which, bool backward, const SoftmaxRows& rows, std::initializer_list<Tensor> tensors) {
-  const Tensor &first = *tensors.begin(), &last = *(tensors.end() - 1);
-  const Launcher launcher(first);
-  if (first.numel() == 0) return;
-  SoftmaxKernel kernel{which, backward, first.scalar_type(), last.scalar_type(), rows.inner != 1, 1, 1, false,
-                       1,     false};
+inline SoftmaxKernel softmax_kernel(int which, bool backward, const SoftmaxRows& rows, Operands tensors) {
+  const ScalarType read = tensors.begin()->type, written = (tensors.end() - 1)->type;
+  SoftmaxKernel kernel{which, backward, read, written, rows.inner != 1, 1, 1, false, 1, false};
   kernel.divisor = divisor_of(kernel.strided ? rows.inner : rows.columns, tensors);
   choose_tile(kernel, rows);
+  return kernel;
+}
+
+inline void start(const Launcher& launcher, const SoftmaxKernel& kernel, const Kernel& found, const SoftmaxRows& rows,
+                  Operands tensors) {
   Parameters parameters;
-  for (const Tensor& tensor : tensors) parameters.add(tensor.data_ptr());
+  for (const Strided& tensor : tensors) parameters.add(static_cast<const void*>(tensor.data));
   for (int64_t number : {rows.lanes, rows.columns, rows.inner}) parameters.add(number);
-  launcher.start(launcher.find(kernel), rows.batches * divide_up(rows.lanes, kernel.lanes), parameters);
+  launcher.start(found, rows.batches * divide_up(rows.lanes, kernel.lanes), parameters);
+}
+
+inline void run_softmax(const Launcher& launcher, int which, bool backward, const SoftmaxRows& rows, Operands tensors) {
+  if (rows.batches * rows.lanes == 0) return;
+  const SoftmaxKernel kernel = softmax_kernel(which, backward, rows, tensors);
+  start(launcher, kernel, launcher.find(kernel), rows, tensors);
+}
+
+// The same if the kernel is loaded; else returns false.
+inline bool run_softmax_if_loaded(int device, int which, bool backward, const SoftmaxRows& rows, Operands tensors) {
+  const SoftmaxKernel kernel = softmax_kernel(which, backward, rows, tensors);
+  const Kernel* found = Launcher::loaded(kernel, device);
+  if (found) start(Launcher(device), kernel, *found, rows, tensors);
+  return found;
 }
 
 }  // namespace fastact::gpu

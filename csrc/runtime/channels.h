@@ -66,10 +66,8 @@ struct Weights {
     channels = {count, count == 1 ? std::max<int64_t>(2, walked.numel()) : walked.stride(1)};
     read(tensor.data_ptr(), tensor.scalar_type());
   }
-  // One number, of the tensor's dtype.
-  Weights(const void* number, ScalarType type, int64_t numel) : channels{1, std::max<int64_t>(2, numel)} {
-    read(number, type);
-  }
+  // Numbers of the tensor's dtype.
+  Weights(const void* numbers, ScalarType type, Channels channels) : channels(channels) { read(numbers, type); }
 
  private:
   void read(const void* data, ScalarType type) {

@@ -27,14 +27,19 @@ struct Strided {
 // the tensor in bytes. Anything else is copied.
 struct RowRules {
   int64_t shortest, multiple, stride_multiple, alignment;
+
+  bool allow(int64_t columns, int64_t stride) const {
+    return columns >= shortest && columns % multiple == 0 && stride >= columns && stride % stride_multiple == 0;
+  }
 };
 // Short or ragged rows would be little but tails, and their masks would share bytes.
 inline constexpr RowRules kCpuRows{kStep, 8, 1, 1};
-// On a GPU their 128-bit accesses would be none.
-inline constexpr RowRules kGpuRows{16, 16, 8, 16};
+// On a GPU an eighth (fastact/triton/elementwise.py) lies in one row, and each begins where a 128-bit access may.
+inline constexpr RowRules kGpuRows{8, 8, 8, 16};
 
+inline bool is_aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
 inline bool is_aligned(const Tensor& tensor, int64_t bytes) {
-  return bytes == 1 || reinterpret_cast<uintptr_t>(tensor.data_ptr()) % bytes == 0;
+  return bytes == 1 || is_aligned(tensor.data_ptr(), bytes);
 }
 
 // The length of a tensor's runs of consecutive elements and the one distance between them, if its dimensions, in this
@@ -59,9 +64,7 @@ inline std::optional<Rows> row_strided(const Tensor& tensor, const std::vector<i
     }
   }
   if (!is_aligned(tensor, rules.alignment)) return std::nullopt;
-  if (rows > 1 && (columns < rules.shortest || columns % rules.multiple != 0 || stride < columns ||
-                   stride % rules.stride_multiple != 0))
-    return std::nullopt;
+  if (rows > 1 && !rules.allow(columns, stride)) return std::nullopt;
   return Rows{columns, rows > 1 ? stride : columns};
 }
 
@@ -94,18 +97,29 @@ struct Plan {
       plan_rows(numel, rules, dense);
     }
   }
-  // Of n elements each, in one piece.
-  Plan(ScalarType type, std::initializer_list<const void*> inputs, void* output, int64_t n)
-      : shape{1, n}, input_count(inputs.size()), output_count(1), type_(type) {
-    size_t i = 0;
-    for (const void* input : inputs) strided[i++] = {static_cast<char*>(const_cast<void*>(input)), n, type};
-    strided[i] = {static_cast<char*>(output), n, type};
+  // Of tiles that lie in rows of the same length.
+  Plan(ScalarType type, Shape shape, size_t inputs, const void* const* input, const int64_t* input_strides,
+       size_t outputs, void* const* output, const int64_t* output_strides)
+      : shape(shape), input_count(inputs), output_count(outputs), type_(type) {
+    for (size_t i = 0; i < inputs; ++i)
+      strided[i] = {static_cast<char*>(const_cast<void*>(input[i])), input_strides[i], type};
+    for (size_t i = 0; i < outputs; ++i) strided[inputs + i] = {static_cast<char*>(output[i]), output_strides[i], type};
   }
   Plan(const Plan&) = delete;
 
   ScalarType type() const { return type_; }
   const Strided& input(size_t i) const { return strided[i]; }
   const Strided& output(size_t i) const { return strided[input_count + i]; }
+
+  // Whether kernels can walk all tiles where they lie.
+  bool keeps(const RowRules& rules) const {
+    const bool aligned = shape.rows > 1 || input_count > 1;
+    for (size_t i = 0; i < input_count + output_count; ++i) {
+      if (aligned && !is_aligned(strided[i].data, rules.alignment)) return false;
+      if (shape.rows > 1 && !rules.allow(shape.columns, strided[i].row_stride)) return false;
+    }
+    return true;
+  }
 
   void finish() {
     for (auto& [output, dense] : replaced_) torch::stable::copy_(output, dense);

@@ -416,7 +416,9 @@ void softmax_forward(int which, StableIValue* stack) {
   if (!is_dense(input)) input = dense_copy(input, input);
   const Tensor output = new_tensor(input.sizes().data(), input.strides().data(), input.dim(), type, input);
   stack[0] = from(output);
-  if (on_gpu) return gpu::run_softmax(which, false, gpu::SoftmaxRows::of(input, dim), {input, output});
+  if (on_gpu)
+    return gpu::run_softmax(gpu::Launcher(input), which, false, gpu::SoftmaxRows::of(input, dim),
+                            {whole(input), whole(output)});
   with_compute_type(input.scalar_type(), [&](auto number) {
     run_softmax<decltype(number)>(which, outer_dim_inner(input, dim), whole(input), whole(output));
   });
@@ -441,7 +443,8 @@ void softmax_backward(int which, StableIValue* stack) {
   run_somewhere(
       tensors,
       [&](const Tensors& here) {
-        gpu::run_softmax(which, true, gpu::SoftmaxRows::of(output, dim), {here.read[0], here.read[1], here.written[0]});
+        gpu::run_softmax(gpu::Launcher(output), which, true, gpu::SoftmaxRows::of(output, dim),
+                         {whole(here.read[0]), whole(here.read[1]), whole(here.written[0])});
       },
       [&](const Tensors& there) {
         with_compute_type(grad.scalar_type(), [&](auto number) {
@@ -452,41 +455,58 @@ void softmax_backward(int which, StableIValue* stack) {
   stack[0] = from(tensors.written[0]);
 }
 
-bool run_direct_softmax(const DirectCall& call, ScalarType type) {
+bool run_direct_softmax(const DirectCall& call, ScalarType type, bool on_gpu) {
   const int which = call.which - kElementwiseCount;
-  if (torch_is_faster(which, type, call.n, call.row_size, call.inner)) return false;
-  const OuterDimInner shape = call.row_size == 1
-                                  ? OuterDimInner{1, 1, call.n}
-                                  : OuterDimInner{call.n / (call.row_size * call.inner), call.row_size, call.inner};
+  const int64_t n = call.columns;
   const auto whole = [&](const void* data) { return Strided{static_cast<char*>(const_cast<void*>(data)), 0, type}; };
+  const Strided first = whole(call.inputs[0]), second = whole(call.inputs[1]), written = whole(call.outputs[0]);
+  if (on_gpu) {
+    const auto rows = gpu::SoftmaxRows::of(n, call.row_size, call.inner);
+    return call.backward ? gpu::run_softmax_if_loaded(call.device, which, true, rows, {first, second, written})
+                         : gpu::run_softmax_if_loaded(call.device, which, false, rows, {first, written});
+  }
+  if (torch_is_faster(which, type, n, call.row_size, call.inner)) return false;
+  const OuterDimInner shape = call.row_size == 1
+                                  ? OuterDimInner{1, 1, n}
+                                  : OuterDimInner{n / (call.row_size * call.inner), call.row_size, call.inner};
   with_compute_type(type, [&](auto number) {
     using T = decltype(number);
     if (call.backward) {
-      run_softmax_backward<T>(which, shape, whole(call.inputs[0]), whole(call.inputs[1]), whole(call.output));
+      run_softmax_backward<T>(which, shape, first, second, written);
     } else {
-      run_softmax<T>(which, shape, whole(call.inputs[0]), whole(call.output));
+      run_softmax<T>(which, shape, first, written);
     }
   });
   return true;
 }
 
 bool run_direct(const DirectCall& call) {
-  if (gpu::emulating()) return false;
+  const bool on_gpu = call.device >= 0 || gpu::emulating();
   const auto type = static_cast<ScalarType>(call.dtype);
-  if (call.which >= kElementwiseCount) return run_direct_softmax(call, type);
+  if (call.which >= kElementwiseCount) return run_direct_softmax(call, type, on_gpu);
+  const Op& op = kOps[call.which];
+  const size_t tiles = op.count(Kind::kTile);
+  const size_t read = call.backward ? 1 + (op.saved == Saved::kMask ? 0 : tiles) : tiles;
+  const Plan plan(type, {call.rows, call.columns}, read, call.inputs, call.input_strides, call.backward ? tiles : 1,
+                  call.outputs, call.output_strides);
+  if (!plan.keeps(on_gpu ? kGpuRows : kCpuRows)) return false;
+  if (on_gpu) {
+    const gpu::Part part = call.backward ? gpu::Part::kBackward : call.mask ? gpu::Part::kMask : gpu::Part::kForward;
+    const gpu::Beside beside{call.backward ? call.mask : nullptr, call.backward ? nullptr : call.mask, call.seed};
+    return gpu::run_if_loaded(call.device, {{call.which, false, part, type}}, plan, beside,
+                              gpu::Weights(call.weight, call.channels, call.repeats), call.scalars);
+  }
   const auto& blocks = call.backward ? instruction_set().backward : instruction_set().forward;
   const Block block = blocks[call.which][type_index(type)];
-  const bool reads_saved = call.backward && kOps[call.which].saved != Saved::kMask;
-  const Plan plan = reads_saved ? Plan(type, {call.inputs[0], call.inputs[1]}, call.output, call.n)
-                                : Plan(type, {call.inputs[0]}, call.output, call.n);
   with_compute_type(type, [&](auto number) {
-    ElementwiseRun<decltype(number)> run{block, Call{call.scalars, call.seed}, plan};
+    const uint64_t seed = call.seed ? *static_cast<const uint64_t*>(call.seed) : 0;
+    ElementwiseRun<decltype(number)> run{block, Call{call.scalars, seed}, plan};
     if (call.backward) {
       run.mask_read = call.mask;
     } else {
       run.mask_written = call.mask;
     }
-    if (call.weight) run.weights.emplace_back(call.weight, type, call.n);
+    if (call.weight) run.weights.emplace_back(call.weight, type, Channels{call.channels, call.repeats});
     run.run();
   });
   return true;

@@ -7,21 +7,27 @@
 
 namespace fastact {
 
-// Of an op with one tile and, in forward, at most one channelwise operand, which holds one number; or of a softmax.
+// Of an op with, in forward, at most one channelwise operand, and in backward none; or of a softmax.
 struct DirectCall {
   int which;  // place in kOps or, behind them, in kSoftmaxOps
   bool backward;
   int8_t dtype;           // as c10::ScalarType numbers them
-  const void* inputs[2];  // forward: the input; backward: the output's gradient and, unless a mask is, what was saved
-  void* output;
+  int device;             // CUDA's number of it, or -1 for the CPU
+  int64_t rows, columns;  // of tiles; one row unless some are halves of larger tensors
+  // Forward: from the tiles the output. Backward: from the output's gradient and, unless a mask is, what was saved the
+  // tiles' gradients. Rows lie so many elements apart.
+  const void* inputs[3];
+  void* outputs[2];
+  int64_t input_strides[3], output_strides[2];
   uint8_t* mask;  // forward: written, unless it is null; backward: read, where the op saves one
-  int64_t n;
   const double* scalars;
-  uint64_t seed;            // of random numbers
-  const void* weight;       // of the dtype; null without a channelwise operand
-  int64_t row_size, inner;  // of a softmax: elements in a row, and how far apart they lie
+  const void* seed;           // of random numbers, on the device
+  const void* weight;         // of the dtype; null without a channelwise operand
+  int64_t channels, repeats;  // numbers that it holds, and elements side by side that share one
+  int64_t row_size, inner;    // of a softmax: elements in a row, and how far apart they lie
 };
-// Returns whether the kernel has run: torch computes some softmaxes.
+// Returns whether the kernel has run. Torch computes some softmaxes; a GPU's kernel may not be loaded yet; and rows may
+// lie as no kernel reads them.
 using RunDirect = bool (*)(const DirectCall&);
 
 }  // namespace fastact

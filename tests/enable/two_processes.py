@@ -6,7 +6,9 @@ import copy
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -157,8 +159,51 @@ def check_checkpointed_data_parallel(rank: int, mesh: DeviceMesh) -> None:
     same([each.grad for each in model.parameters()], gradients(network()))
 
 
+def remade(norm: Callable[[int], nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
+    """Of layers whose outputs are made again in backward, with a dropout that is the same each time."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.SiLU()]
+    return nn.Sequential(*layers, norm(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def check_recomputed(rank: int, mesh: DeviceMesh) -> None:
+    """Data parallel and fully sharded, with gradients that are bit for bit those without `recompute`."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    def sharded(norm: Callable[[int], nn.Module] = nn.BatchNorm1d, **more: object) -> nn.Module:
+        model = remade(norm)
+        for layer in (model[0], model[4]):
+            fully_shard(layer, mesh=mesh, **more)
+        return fully_shard(model, mesh=mesh, **more)
+
+    ways: dict[str, Callable[[], nn.Module]] = {
+        "data parallel": lambda: nn.parallel.DistributedDataParallel(remade(), bucket_cap_mb=1),
+        "static graph": lambda: nn.parallel.DistributedDataParallel(remade(), static_graph=True),
+        "fully sharded": sharded,
+        "fully sharded, kept whole": lambda: sharded(reshard_after_forward=False),
+        "fully sharded in bfloat16": lambda: sharded(
+            nn.RMSNorm, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+        ),
+    }
+    for name, build in ways.items():
+        found = []
+        for around in (nullcontext, partial(fastact.recompute, min_bytes=0)):
+            model = build()
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            for step in range(3):
+                torch.manual_seed(step)
+                with around():
+                    output = model(batch().chunk(2)[rank])
+                output.float().square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            found.append([whole(each.detach()) for each in model.parameters()])
+        for mine, theirs in zip(*found, strict=True):
+            assert torch.equal(mine, theirs), name
+
+
 CHECKS = [check_data_parallel, check_fully_sharded, check_tensor_parallel, check_distributed_tensors, check_pipeline]
-CHECKS += [check_checkpointed_data_parallel]
+CHECKS += [check_checkpointed_data_parallel, check_recomputed]
 
 
 def main(rank: int, folder: str) -> None:

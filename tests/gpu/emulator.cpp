@@ -2132,6 +2132,7 @@ int fail(int error, const string& why) {
 
 // Whether a test has asked for this function to fail once.
 int injected(const char* function) {
+  if (settings.failures.empty()) return SUCCESS;  // bench/host.py counts what this takes
   auto found = settings.failures.find(function);
   if (found == settings.failures.end()) return SUCCESS;
   const int error = found->second;

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 import fastact
+from fastact import ops
 from fastact.forms import FORMS
 from fastact.names import chosen, rows_named
 from fastact.twins import CLASSES, known, row_of, stock_of, twin_of
@@ -286,6 +287,19 @@ def test_a_subclass_of_a_twin_is_pickled_as_itself() -> None:
         pass
 
     assert type(copy.deepcopy(Mine())) is Mine
+
+
+@pytest.mark.skipif(not ops.HAS_NODES, reason="recompute needs nodes in C++")
+def test_gated_units_stay_fused_while_enabled_with_recompute(kernel_calls: list[str]) -> None:
+    model = fastact.convert(llama())
+    with fastact.enable(recompute=True):
+        text(model, torch.float32)
+        assert "swiglu" in kernel_calls
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)  # which is to see the inner ones
+        kernel_calls.clear()
+        text(model, torch.float32)
+        handle.remove()
+    assert "swiglu" not in kernel_calls
 
 
 def test_hooks_are_called(kernel_calls: list[str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import chains
 import make
 import pytest
+import torch
 
 from fastact import ops
 
@@ -33,6 +35,28 @@ def test_the_page_of_enable() -> None:
 @pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 def test_the_page_of_saved() -> None:
     assert make.SAVED.read_text() == make.saved_page(), "run `make docs`"
+
+
+@pytest.mark.skipif(not ops.HAS_NODES, reason="recompute is in C++")
+class TestThePageOfRecompute:
+    def test_is_renewed(self) -> None:
+        assert make.RECOMPUTE.read_text() == make.recompute_page(), "run `make docs`"
+
+    def test_names_what_is_made_again(self) -> None:
+        text = make.RECOMPUTE.read_text()
+        producers = {name.partition(".")[0] for name in torch.ops.fastact.producers()}
+        assert producers
+        assert [name for name in producers if f"`{name}`" not in text] == []
+
+    def test_its_picture(self, tmp_path: Path) -> None:
+        mib = 2**20  # a tensor
+        for chain in chains.chains():
+            stock, ours = chains.counted(chain)
+            assert [stock.bytes // mib, ours.bytes // mib] == [4, 4]
+            assert ours.recompute_bytes is not None
+            assert 2 * mib < ours.recompute_bytes <= 2 * mib + mib // 32 + 256  # bits, and two numbers per channel
+        chains.draw(tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").stat().st_size > 0
 
 
 def test_the_guides_example() -> None:
