@@ -1,4 +1,4 @@
-# make demo | test | bench | models | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
+# make demo | test | bench | models | memory | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
 # | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
@@ -8,7 +8,7 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu bench models sass exhaustive validate lint coverage mutants \
+.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu bench models memory sass exhaustive validate lint coverage mutants \
   sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
@@ -43,6 +43,11 @@ bench: .venv/built
 models: .venv/built
 	$(RUN) bench/models.py $(ARGS)
 	$(RUN) bench/models.py --tables README.md docs/model-benchmark.md
+
+# What training steps keep for backward, beside torch's own ways. torch_remat takes part where it is installed.
+memory: .venv/built
+	$(RUN) bench/memory.py $(ARGS)
+	$(RUN) bench/memory.py --tables README.md docs/memory-benchmark.md
 
 # The Triton kernels' instructions per element, without a GPU; docs/gpu-kernels.md.
 sass: .venv/built

@@ -356,12 +356,18 @@ def report(result: dict[str, Any]) -> str:
     )
 
 
-def with_tables(text: str, results: Iterable[dict[str, Any]]) -> str:
+BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {"models": short_block, "models-in-full": long_block}
+"""What goes between which markers."""
+
+
+def with_tables(
+    text: str, results: Iterable[dict[str, Any]], blocks: dict[str, Callable[[dict[str, Any]], str]] = BLOCKS
+) -> str:
     """The text with the tables of the latest result, and the others folded, between the markers that it has."""
     latest_first = sorted(results, key=lambda each: each["environment"]["date"], reverse=True)
-    for name, block in (("models", short_block), ("models-in-full", long_block)):
+    for name, block in blocks.items():
         if f"<!-- {name}:begin -->" in text:
-            first, *others = [block(result) for result in latest_first] or ["Not measured yet: `make models`."]
+            first, *others = [block(result) for result in latest_first] or ["Not measured yet."]
             folded = (
                 f"<details><summary>{name_of(result['environment'])}</summary>\n\n{each}\n\n</details>"
                 for result, each in zip(latest_first[1:], others, strict=True)

@@ -132,6 +132,26 @@ def _mlps(activation: Callable[[], nn.Module]) -> Model:
     return Model(f"MLP, {activation.__name__}", "torch", make)
 
 
+class GatedMLP(nn.Module):
+    """As of a Llama, by its names and lines."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def _gated_mlps(size: Size) -> Network:
+    tokens, width, hidden = (512, 512, 1408) if size == "real" else (16, 32, 96)
+    module = nn.Sequential(*(GatedMLP(width, hidden) for _ in range(4)))
+    return Network(module, {"input": torch.randn(tokens, width)}, _distance)
+
+
 # timm
 
 
@@ -312,6 +332,13 @@ def _unet_conditional(size: Size) -> Network:
     return Network(module.train(), inputs, _distance)
 
 
+def _gpt2(**options: Any) -> dict[Size, dict[str, Any]]:
+    return {
+        size: {"n_embd": width, "n_layer": layers, "n_head": heads, "vocab_size": WORDS[size], **SPECIAL, **options}
+        for size, width, layers, heads in (("tiny", 32, 2, 2), ("real", 768, 3, 12))
+    }
+
+
 _FOUR = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}
 _MODELS = [
     _mlps(nn.GELU),
@@ -340,13 +367,7 @@ _MODELS = [
         "BERT", "BertConfig", "BertForMaskedLM", _masked,
         _encoder({"vocab_size": WORDS["tiny"]}, {"num_hidden_layers": 3, "vocab_size": WORDS["real"]}),
     ),
-    _transformers(
-        "GPT-2", "GPT2Config", "GPT2LMHeadModel", _causal,
-        {
-            size: {"n_embd": width, "n_layer": layers, "n_head": heads, "vocab_size": WORDS[size], **SPECIAL}
-            for size, width, layers, heads in (("tiny", 32, 2, 2), ("real", 768, 3, 12))
-        },
-    ),
+    _transformers("GPT-2", "GPT2Config", "GPT2LMHeadModel", _causal, _gpt2()),
     _transformers(
         "Llama", "LlamaConfig", "LlamaForCausalLM", _causal,
         _decoder(hidden_size=1024, num_attention_heads=16, num_key_value_heads=4, intermediate_size=2816),
@@ -423,3 +444,21 @@ _MODELS = [
     Model("UNet2DConditionModel", "diffusers", _unet_conditional),
 ]  # fmt: skip
 MODELS = {model.name: model for model in _MODELS}
+
+_PUBLISHED = ("resnet50", "efficientnet_b0", "mobilenetv2_100", "mobilenetv3_small_100", "swin_tiny_patch4_window7_224")
+MEMORY_MODELS = {name: MODELS[name] for name in (*_PUBLISHED, "BERT", "Llama")} | {
+    model.name: model
+    for model in (
+        _timm("convnext_tiny", (2, 160), tiny={"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64)}),
+        _timm("vit_small_patch16_224", (2, 224), tiny={"img_size": 64, "depth": 2, "embed_dim": 48}),
+        _timm("vgg11_bn", (2, 128), tiny={"mlp_ratio": 0.01}),
+        _timm("densenet121", (4, 160), tiny={"block_config": (2, 2), "growth_rate": 8}),
+        _transformers(
+            "GPT-2, torch's GELU", "GPT2Config", "GPT2LMHeadModel", _causal,
+            _gpt2(activation_function="gelu_pytorch_tanh"),
+        ),
+        Model("gated MLPs", "torch", _gated_mlps),
+    )
+}  # fmt: skip
+"""For the benchmark of memory. GPT-2's own GELU is composed of eight ops that keep four tensors; with torch's it shows
+what is kept around the activation."""

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import gpu_smoke
 import host
 import instructions
 import measure
+import memory
 import models
 import page_faults
 import pytest
@@ -505,6 +507,106 @@ def test_committed_tables_are_those_of_the_committed_models() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "model-benchmark.md"):
         text = page.read_text()
         assert models.with_tables(text, models.committed()) == text, f"run bench/models.py --tables {page.name}"
+
+
+TOKENS, WIDTH, HIDDEN = 128, 32, 96
+NARROW, WIDE = 4 * TOKENS * WIDTH, 4 * TOKENS * HIDDEN  # bytes of a layer's input, and of each tensor within; >= 16 KiB
+
+
+@pytest.fixture(scope="module")
+def measured_memory() -> dict[str, Any]:
+    """Of two gated MLPs."""
+
+    def build(size: zoo.Size) -> zoo.Network:
+        layers = torch.nn.Sequential(zoo.GatedMLP(WIDTH, HIDDEN), zoo.GatedMLP(WIDTH, HIDDEN))
+        return zoo.Network(layers, {"input": torch.randn(TOKENS, WIDTH)}, zoo._distance)
+
+    model = zoo.Model("gated MLPs", "torch", build)
+    methods = [name for name in memory.METHODS if not name.startswith(("compile", "torch_remat"))]
+    *_, result = memory.run([model], methods, "tiny", 4, memory.surroundings(), [])
+    return result
+
+
+def test_kept_bytes_are_those_of_the_tensors(measured_memory: dict[str, Any]) -> None:
+    """Of a gated MLP torch keeps its input, the gate before and after SiLU, the other projection, and their product."""
+    (row,) = measured_memory["rows"]
+    assert not row["failed"]
+    loss = 2 * NARROW + 4  # the output and what it is compared with, and the loss
+    kept = row["kept_bytes"]
+    assert kept["torch eager"] == 2 * (NARROW + 4 * WIDE) + loss
+    assert kept["fastact"] == 2 * (NARROW + 3 * WIDE) + loss
+    assert kept["fastact, recompute"] == 2 * (NARROW + 2 * WIDE) + loss
+    assert 0 <= kept["selective checkpoint"] - kept["fastact, recompute"] < 32 << 10  # and the state of random numbers
+    assert 0 <= kept["checkpoint"] - (2 * NARROW + loss) < 32 << 10
+    network = memory.prepared(zoo.MEMORY_MODELS["gated MLPs"], "tiny", memory.METHODS["torch eager"])
+    hooks = models.kept_bytes(network._replace(inputs={"input": network.inputs["input"].clone()}))
+    narrow = 4 * 16 * 32
+    assert memory.memory(network)[0] == hooks + 2 * narrow + 4
+
+
+def test_peaks_and_gradients_beside_torch_eager(measured_memory: dict[str, Any]) -> None:
+    (row,) = measured_memory["rows"]
+    gradients = 2 * 3 * 4 * WIDTH * HIDDEN
+    for name, peak in row["peak_bytes"].items():
+        assert peak >= max(row["kept_bytes"][name], gradients)
+    assert row["peak_bytes"]["torch eager"] > row["peak_bytes"]["fastact, recompute"]
+    assert row["difference"]["checkpoint"] == row["difference"]["selective checkpoint"] == 0
+    assert 0 < row["difference"]["fastact, recompute"] < 1e-5
+
+
+@pytest.mark.parametrize("name", zoo.MEMORY_MODELS)
+def test_models_are_checkpointed_block_by_block(name: str) -> None:
+    model = zoo.MEMORY_MODELS[name]
+    if find_spec(model.library) is None:  # not by importing it: timm needs a stand-in first
+        pytest.skip(f"needs {model.library}")
+    methods = (memory.METHODS["torch eager"], memory.METHODS["selective checkpoint"])
+    stock, checkpointed = (memory.prepared(model, "tiny", method) for method in methods)
+    assert [*stock.module.parameters()][-1].shape == [*checkpointed.module.parameters()][-1].shape
+    (_, expected), (_, gradients) = models.gradients(stock), models.gradients(checkpointed)
+    assert models.difference(gradients, expected) == 0
+    assert memory.memory(checkpointed)[0] < memory.memory(stock)[0]
+
+
+def test_memory_tables_say_what_is_lost(measured_memory: dict[str, Any], tmp_path: Path) -> None:
+    result = copy.deepcopy(measured_memory)
+    (row,) = result["rows"]
+    row["kept_bytes"] |= {"torch eager": 100 << 20, "fastact": 101 << 20, "fastact, recompute": 62 << 20, "compile": 1}
+    row["peak_bytes"] |= {"torch eager": 100, "fastact, recompute": 110, "compile": 1}
+    step = {"ms": 1.0, "ratio": 0.9, "ratio_quartiles": [0.8, 1.0]}
+    row["step"] |= {"fastact, recompute": step, "compile": step}
+    row["failed"]["torch_remat"] = "torch_remat is not installed"
+    better = copy.deepcopy(row) | {"model": "another"}
+    better["step"]["fastact, recompute"] = step | {"ratio": 1.1}
+    result["rows"].insert(0, better)  # without a goal: not more than torch
+    assert [line.split(" | ")[0] for line in memory.kept_table(result["rows"]).splitlines()[2:]] == [
+        "| gated MLPs",
+        "| another",
+    ]
+    text = memory.report(result)
+    assert "| gated MLPs | 100.0 |" in text
+    assert "| **1.01** | **0.62** | 0.60 |" in text
+    assert "| **1.01** | 0.62 | 1.00 |" in text
+    assert "**1.10**" in text
+    assert "**0.90** (0.80 to 1.00)" in text
+    assert "misses its goal of bytes kept in 1 of 2 models (gated MLPs), keeps more than torch eager in 0, " in text
+    assert "takes more than 1.03 times its time in 1 (gated MLPs), and keeps at most what torch.compile keeps" in text
+    assert "keeps in 0 of 2." in text
+    assert "- gated MLPs, torch_remat: torch_remat is not installed" in text
+    memory.write(tmp_path, result)
+    assert (tmp_path / "memory.md").read_text() == text
+    assert memory.earlier_rows(memory.surroundings(), "tiny", 4, tmp_path) == result["rows"]
+    with pytest.raises(SystemExit, match="measured otherwise"):
+        memory.earlier_rows(memory.surroundings(), "real", 4, tmp_path)
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_committed_tables_are_those_of_the_committed_memory() -> None:
+    for result in memory.committed():
+        folder = environment.RESULTS / environment.folder_of(result["environment"])
+        assert (folder / "memory.md").read_text() == memory.report(result), "run bench/memory.py --report"
+    for page in (ROOT / "README.md", ROOT / "docs" / "memory-benchmark.md"):
+        text = page.read_text()
+        assert models.with_tables(text, memory.committed(), memory.BLOCKS) == text, f"run --tables {page.name}"
 
 
 def test_torchs_functions_are_timed_in_two_processes() -> None:
