@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,13 @@ def name_of(environment: dict[str, Any]) -> str:
     threads = f"{hardware['threads']} thread{'s' if hardware['threads'] > 1 else ''}"
     held = "held to " if "held_to" in hardware else ""
     return f"{_plain(hardware['cpu'])}, {held}{hardware['instruction_set']}, {threads}"
+
+
+def measured_on(result: dict[str, Any], libraries: Iterable[str]) -> str:
+    """The hardware, the versions of these libraries, and the date."""
+    where = result["environment"]
+    versions = ", ".join(f"{name} {where['versions'][name]}" for name in libraries if where["versions"].get(name))
+    return f"Measured on {name_of(where)}; {versions}, {where['date'][:10]}."
 
 
 def folder_of(environment: dict[str, Any]) -> str:

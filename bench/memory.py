@@ -32,7 +32,16 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from environment import RESULTS, environment, folder_of, name_of, package_version, result_folder, write_result
+from environment import (
+    RESULTS,
+    environment,
+    folder_of,
+    measured_on,
+    name_of,
+    package_version,
+    result_folder,
+    write_result,
+)
 from measure import Meter, Race, settle_heap
 from models import difference, gradients, training_step, with_tables
 from report import ratio_cell, table
@@ -404,6 +413,7 @@ def _named(models: Sequence[str]) -> str:
     return f" ({', '.join(models)})" if models else ""
 
 
+LIBRARIES = ("torch", "timm", "transformers", "torch_remat")
 EXPLAINED = (
     "Of torch eager's bytes, how many each method keeps after forward and loss: each storage once, parameters and "
     "buffers aside, the input included. Bold: fastact keeps more than torch eager or, with recompute, than its goal. "
@@ -411,27 +421,16 @@ EXPLAINED = (
 )
 
 
-def measured_on(result: dict[str, Any]) -> str:
-    """Hardware, versions, date."""
-    where = result["environment"]
-    versions = ", ".join(
-        f"{name} {where['versions'][name]}"
-        for name in ("torch", "timm", "transformers", "torch_remat")
-        if where["versions"][name]
-    )
-    return f"Measured on {name_of(where)}; {versions}, {where['date'][:10]}."
-
-
 def short_block(result: dict[str, Any]) -> str:
     """For the README."""
-    return f"{measured_on(result)} {EXPLAINED}\n\n{kept_table(result['rows'])}"
+    return f"{measured_on(result, LIBRARIES)} {EXPLAINED}\n\n{kept_table(result['rows'])}"
 
 
 def _parts(result: dict[str, Any]) -> list[str]:
     """All tables, with their headings."""
     rows = result["rows"]
     parts = [
-        f"{measured_on(result)} float32, random weights; steps (forward, loss, backward, SGD) in turns, "
+        f"{measured_on(result, LIBRARIES)} float32, random weights; steps (forward, loss, backward, SGD) in turns, "
         f"{result['steps']} of each method. Load average before: {result['environment']['load_average_before']:.1f}.",
         verdict(rows),
         f"## Kept for backward\n\n{EXPLAINED}\n\n{kept_table(rows)}",

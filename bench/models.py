@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from environment import RESULTS, environment, name_of, package_version, result_folder, write_result
+from environment import RESULTS, environment, measured_on, name_of, package_version, result_folder, write_result
 from measure import Meter, Race, peak_bytes, settle_heap
 from report import ratio_cell, replace_block, table
 from torch import Tensor
@@ -310,6 +310,7 @@ def long_table(rows: Sequence[Row]) -> str:
     return table(headings, (line(row, mode) for row in worst_first(rows) for mode in row["step"]), numbers_from=4)
 
 
+LIBRARIES = ("torch", "timm", "transformers", "diffusers")
 EXPLAINED = (
     "Training steps (forward, loss, backward, SGD) of whole models with random weights, float32, in turns. `step`: the "
     "stock model's time over this one's; bold: slower than stock. `kept`: bytes kept for backward over stock's. "
@@ -317,25 +318,14 @@ EXPLAINED = (
 )
 
 
-def measured_on(result: dict[str, Any]) -> str:
-    """Hardware, versions, date."""
-    where = result["environment"]
-    versions = ", ".join(
-        f"{name} {where['versions'][name]}"
-        for name in ("torch", "timm", "transformers", "diffusers")
-        if where["versions"].get(name)
-    )
-    return f"Measured on {name_of(where)}; {versions}, {where['date'][:10]}."
-
-
 def short_block(result: dict[str, Any]) -> str:
     """For the README."""
-    return f"{measured_on(result)} {EXPLAINED}\n\n{short_table(result['rows'])}"
+    return f"{measured_on(result, LIBRARIES)} {EXPLAINED}\n\n{short_table(result['rows'])}"
 
 
 def long_block(result: dict[str, Any]) -> str:
     """For the docs."""
-    head = f"{measured_on(result)} Medians of {result['steps']} steps in each mode."
+    head = f"{measured_on(result, LIBRARIES)} Medians of {result['steps']} steps in each mode."
     parts = [head, long_table(result["rows"])]
     not_measured = [(f"{row['model']}, {mode}", why) for row in result["rows"] for mode, why in row["failed"].items()]
     not_measured += [(each["model"], each["why"]) for each in result["missing"]]

@@ -201,7 +201,7 @@ def measured_memory() -> str:
     picture = results[0].with_suffix(".png").relative_to(ROOT)
     parts = [
         "## Measured",
-        f"{memory.measured_on(result)} {memory.verdict(result['rows'])}",
+        f"{memory.measured_on(result, memory.LIBRARIES)} {memory.verdict(result['rows'])}",
         f"![Bytes kept for backward](../{picture})",
         memory.EXPLAINED,
         memory.kept_table(result["rows"]),

@@ -972,10 +972,10 @@ def small() -> nn.Module:
 
 
 def close(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """A compiler has torch's formulas, not fastact's."""
+    """A compiler has torch's formulas, not fastact's: within torch's own bounds for float32."""
     assert got.keys() == expected.keys()
     for name, each in got.items():
-        torch.testing.assert_close(each, expected[name], rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(each, expected[name], msg=lambda m, name=name: f"{name}: {m}")
 
 
 def compiled(model: nn.Module, backend: str = "aot_eager", **more: Any) -> nn.Module:

@@ -48,7 +48,8 @@ inline Tensor apply_batch_norm(const OperatorHandle& batch_norm, Stack arguments
   return stack[0].toTensor();
 }
 
-// Whether that gives torch's values, bit for bit: it does where both products and sums are fused in torch's kernel.
+// Whether that gives the values of this build of torch, bit for bit: a probe
+// (docs/findings/037-batch-norm-is-a-map.md).
 inline bool is_batch_norm_a_map(const OperatorHandle& batch_norm, at::ScalarType input, at::ScalarType statistics) {
   const auto compare = [&] {
     const at::AutoDispatchBelowADInplaceOrView below;
