@@ -192,7 +192,7 @@ def saved(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Saved:
     top = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if top is not None and isinstance(getattr(top[0], "__self__", None), Hooks):
         raise RuntimeError("fastact.saved runs the model in a block of fastact.recompute(): call it outside of one")
-    plain: _Pair = (Tensor.detach, lambda packed: packed)
+    plain: _Pair = (lambda tensor: (tensor.detach(),), lambda packed: packed[0])
     rows, parameters = _forward(model, inputs, kwargs, plain)
     now = sum(row.bytes for row in rows)
     with _torch_alone(model):
@@ -339,8 +339,6 @@ class _Packed:
     def held(self) -> tuple[str, list[Tensor]]:
         """The tensors that it keeps alive: what the hooks have packed or, of a recipe, which comes with the names of
         its ops, what that reads."""
-        if isinstance(self.packed, Tensor):
-            return "", [self.packed]
         if isinstance(self.packed, tuple):
             return "", [self.packed[0]]
         names = [name.partition("::")[2] for name in torch.ops.fastact.recipe_op(self.packed).split()]

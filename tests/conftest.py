@@ -92,6 +92,14 @@ def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _what_is_said_once_is_said_again() -> None:
+    """Or what a test hears would depend on those that this process ran before."""
+    from fastact import dispatch
+
+    dispatch.warn_once.cache_clear()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _all_rows_are_ours() -> None:
     """Or some softmax rows, by the machine's thresholds, would be torch compared with itself."""

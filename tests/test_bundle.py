@@ -28,11 +28,9 @@ NAME = next(iter(KERNELS))
 
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for cached in (dispatch.warn_once, bundle.opened):
-        cached.cache_clear()
+    bundle.opened.cache_clear()
     yield
-    for cached in (dispatch.warn_once, bundle.opened):
-        cached.cache_clear()
+    bundle.opened.cache_clear()
 
 
 @pytest.fixture

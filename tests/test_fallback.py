@@ -18,14 +18,10 @@ pytestmark = pytest.mark.only("emulated", "cuda")
 
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def forget() -> None:
-        dispatch.warn_once.cache_clear()
-        torch.ops.fastact.forget_kernels()
-
     monkeypatch.setattr(dispatch, "_without_kernels", set())
-    forget()
+    torch.ops.fastact.forget_kernels()
     yield
-    forget()
+    torch.ops.fastact.forget_kernels()
 
 
 def break_kernels(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ struct Forward : c10::OperatorKernel {
     std::optional<Call> call = registry ? registry->note(*op.plain, arguments) : std::nullopt;
     if (op.saves == Saves::kInputs) {
       if (in_place && registry) node->overwritten = registry->remade(input);
-      node->was_overwritten = node->overwritten.defined();
+      node->was_overwritten = node->overwritten != nullptr;
       for (size_t i = 0; i < op.tiles; ++i) {
         if (node->was_overwritten) {
           node->tensors.emplace_back();

@@ -150,7 +150,7 @@ struct Backward : torch::autograd::Node {
   Kept saved;
   std::vector<SavedVariable> tensors;
   std::shared_ptr<MaskKeeper> keeper;      // none where the mask stays
-  c10::intrusive_ptr<Packed> overwritten;  // in place: the input, if it can be made again; the first tensor is empty
+  std::unique_ptr<Packed> overwritten;  // in place: the input, if it can be made again; the first tensor is empty
   bool was_overwritten = false;
 
   explicit Backward(const NodeSpec& op) : op(op) {}

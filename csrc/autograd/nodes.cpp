@@ -46,19 +46,21 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
     if (value) fastact::install_overrides_once();
     fastact::watching() = value;
   });
-  // For fastact/recompute.py. What is kept in a tensor's place is an object that only these know.
-  library.class_<fastact::Packed>("Packed");
+  // For fastact/recompute.py.
   library.def("producers() -> str[]", [] { return fastact::producers(); });
   library.def("open_registry(int least_bytes) -> ()", [](int64_t least_bytes) { fastact::open_registry(least_bytes); });
   library.def("close_registry() -> ()", [] { fastact::Registry::current().reset(); });
-  library.def("pack", [](const fastact::Tensor& tensor) -> std::optional<c10::intrusive_ptr<fastact::Packed>> {
+  library.def("pack(Tensor tensor) -> Tensor?", [](const fastact::Tensor& tensor) -> std::optional<fastact::Tensor> {
     auto packed = fastact::pack(tensor);
     if (!packed) return std::nullopt;
-    return packed;
+    return fastact::Packed::token(std::move(packed));
   });
-  library.def("unpack", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->unpack(); });
-  library.def("recipe_op", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->op(); });
-  library.def("recipe_sources", [](const c10::intrusive_ptr<fastact::Packed>& packed) { return packed->sources(); });
+  library.def("unpack(Tensor packed) -> Tensor",
+              [](const fastact::Tensor& packed) { return fastact::Packed::of(packed).unpack(); });
+  library.def("recipe_op(Tensor packed) -> str",
+              [](const fastact::Tensor& packed) { return fastact::Packed::of(packed).op(); });
+  library.def("recipe_sources(Tensor packed) -> Tensor[]",
+              [](const fastact::Tensor& packed) { return fastact::Packed::of(packed).sources(); });
   // In Python; see fastact/coverage.py.
   library.def(
       "seen(str op, str row, str why, bool unwanted, bool kernel_ran, bool torch_within, Tensor about, int numel) -> "

@@ -91,7 +91,7 @@ inline void remember_mask(Registry& registry, const Tensor& mask) {
 }
 
 // What to keep in the place of a tensor that a node saves; null if that is the tensor.
-inline c10::intrusive_ptr<Packed> pack(const Tensor& tensor) {
+inline std::unique_ptr<Packed> pack(const Tensor& tensor) {
   Registry* const registry = Registry::open();
   if (!registry) return {};
   if (kept_share() > 0 && tensor.scalar_type() == at::kBool) remember_mask(*registry, tensor);

@@ -4,10 +4,10 @@
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/custom_class.h>
 
 #include <cstring>
 #include <mutex>
@@ -213,15 +213,26 @@ struct Remade : c10::intrusive_ptr_target {
   }
 };
 
-// What a consumer keeps in a tensor's place.
-struct Packed : torch::CustomClassHolder {
-  const c10::intrusive_ptr<Remade> from;
-  const Place place;
-
+// What a consumer keeps in a tensor's place. Python is given an empty tensor whose storage owns it: an object of a
+// class of its own takes torch's bindings 8 us to hand on, by way of an exception, and up to 100 us between large ops.
+class Packed {
+ public:
   Packed(c10::intrusive_ptr<Remade> from, Place place) : from(std::move(from)), place(std::move(place)) {
     this->from->add_consumer();
   }
-  ~Packed() override { from->remove_consumer(had_it_in); }
+  ~Packed() { from->remove_consumer(had_it_in); }
+
+  static Tensor token(std::unique_ptr<Packed> packed) {
+    c10::DataPtr owner(nullptr, packed.release(), &destroy, at::kCPU);
+    c10::Storage storage(c10::Storage::use_byte_size_t{}, 0, std::move(owner), nullptr, false);
+    return at::detail::make_tensor<c10::TensorImpl>(std::move(storage), DispatchKeySet(DispatchKey::CPU),
+                                                    caffe2::TypeMeta::Make<uint8_t>());
+  }
+  static Packed& of(const Tensor& token) {
+    TORCH_CHECK(token.has_storage() && token.storage().data_ptr().get_deleter() == &destroy,
+                "fastact: a tensor that was packed by fastact.recompute was expected");
+    return *static_cast<Packed*>(token.storage().data_ptr().get_context());
+  }
 
   Tensor unpack() {
     const int round = torch::autograd::get_current_graph_task_id();
@@ -238,7 +249,11 @@ struct Packed : torch::CustomClassHolder {
   }
 
  private:
+  const c10::intrusive_ptr<Remade> from;
+  const Place place;
   std::atomic<int> had_it_in{-1};
+
+  static void destroy(void* packed) { delete static_cast<Packed*>(packed); }
 };
 
 // Where a node keeps a mask, until its output turns out to be kept anyway; none once the node is gone.
@@ -327,7 +342,7 @@ class Registry {
   }
 
   // What to keep in the place of a tensor that a node saves; null if that is the tensor.
-  c10::intrusive_ptr<Packed> pack(const Tensor& tensor) {
+  std::unique_ptr<Packed> pack(const Tensor& tensor) {
     if (!can_be_found(tensor)) return {};
     if (!is_kept(tensor.storage().unsafeGetStorageImpl())) {
       if (auto packed = remade(tensor)) return packed;
@@ -347,13 +362,13 @@ class Registry {
   }
 
   // The same without taking note of what is kept.
-  c10::intrusive_ptr<Packed> remade(const Tensor& tensor) const {
+  std::unique_ptr<Packed> remade(const Tensor& tensor) const {
     if (!can_be_found(tensor)) return {};
     const Entry* entry = find(tensor);
     if (!entry || !entry->recipe || tensor.scalar_type() != entry->place.dtype) return {};
     const int64_t more = bytes_to_keep(*entry->recipe);
     if (more < 0 || kLeastGain * more > static_cast<int64_t>(tensor.storage().nbytes())) return {};
-    return c10::make_intrusive<Packed>(hold(*entry->recipe), Place(tensor));
+    return std::make_unique<Packed>(hold(*entry->recipe), Place(tensor));
   }
 
  private:
