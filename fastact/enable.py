@@ -29,6 +29,9 @@ TORCH_OPS: dict[str, str] = (
 )
 """torch's op for each activation that has one."""
 
+BATCH_NORM = "batch_norm"
+"""What is replaced beside activations: on the CPU, how `aten::native_batch_norm` takes its statistics in training."""
+
 
 def enable(
     only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None, *, recompute: bool = False
@@ -48,8 +51,12 @@ def enable(
     stock one. Softsign, Tanhshrink, Softmin and what models compose by themselves are no ops of torch's: there the
     parts are replaced, and `fastact.convert` reaches modules as a whole. `fastact.overrides()` lists what is replaced.
 
+    With the activations comes "batch_norm": on the CPU, batch norm in training takes the statistics of contiguous
+    float32 tensors in one pass of vectors, in double, where torch's loop in scalars takes up to four times as long. The
+    node, what it saves and its backward stay torch's.
+
     Args:
-        only: the activations to enable, by the catalogue's names; by default all.
+        only: the activations to enable, by the catalogue's names, and "batch_norm"; by default all.
         exclude: those to leave to torch.
         recompute: whether to open a block of `fastact.recompute` around every outermost call of a module, too.
 
@@ -68,6 +75,8 @@ def enable(
     ...     loss = model(x).sum()
     """
     needs_nodes("fastact.enable")
+    only, with_batch_norm = _without_batch_norm(only)
+    exclude, without_batch_norm = _without_batch_norm(exclude or ())
     rows = chosen(only, exclude)
     if only is not None:
         elsewhere = sorted(rows - TORCH_OPS.keys())
@@ -76,13 +85,24 @@ def enable(
                 f"fastact.enable: torch has no op for {', '.join(elsewhere)}, so there is none to replace; "
                 "fastact.convert(model) reaches modules"
             )
-    before, chosen_now = _state(), _State(rows & TORCH_OPS.keys(), recompute)
+    rows &= TORCH_OPS.keys()
+    if with_batch_norm and not without_batch_norm:
+        rows |= {BATCH_NORM}
+    before, chosen_now = _state(), _State(rows, recompute)
     _set(chosen_now)
     return Enabled(before, chosen_now)
 
 
+def _without_batch_norm(names: Iterable[str] | str | None) -> tuple[list[str] | None, bool]:
+    """The names of activations among these, and whether batch norm is named; None names all."""
+    if names is None:
+        return None, True
+    names = [names] if isinstance(names, str) else list(names)
+    return [name for name in names if name != BATCH_NORM], BATCH_NORM in names
+
+
 def disable() -> None:
-    """Make torch's own activation ops run torch's kernels again."""
+    """Make all of torch's ops run torch's kernels again."""
     _set(_State(frozenset(), False))
 
 
@@ -92,7 +112,7 @@ def is_enabled() -> bool:
 
 
 def enabled() -> frozenset[str]:
-    """The names of the activations that are enabled."""
+    """The names of the activations that are enabled and, where it is, "batch_norm"."""
     return frozenset(torch.ops.fastact.overriding()) if HAS_NODES else frozenset()
 
 
@@ -144,7 +164,7 @@ class Enabled:
         _set(self._before.pop())
 
     def __repr__(self) -> str:
-        return f"<fastact.enable: {len(enabled())} activations of torch's run fastact's kernels>"
+        return f"<fastact.enable: {len(enabled() - {BATCH_NORM})} activations of torch's run fastact's kernels>"
 
 
 @dataclass(frozen=True)

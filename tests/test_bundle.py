@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_warmup import asked_kernels, python
 
-from fastact import bundle, dispatch, gpu
+from fastact import bundle, gpu
 from fastact.bundle import Kernel
 from fastact.tools import info
 

@@ -149,7 +149,7 @@ struct Backward : torch::autograd::Node {
   const NodeSpec& op;
   Kept saved;
   std::vector<SavedVariable> tensors;
-  std::shared_ptr<MaskKeeper> keeper;      // none where the mask stays
+  std::shared_ptr<MaskKeeper> keeper;   // none where the mask stays
   std::unique_ptr<Packed> overwritten;  // in place: the input, if it can be made again; the first tensor is empty
   bool was_overwritten = false;
 

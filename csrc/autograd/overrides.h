@@ -9,7 +9,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "autograd/forward.h"
+#include "autograd/batch_norm.h"
 
 namespace fastact {
 
@@ -477,6 +477,7 @@ void install(const Body& body) {
 // Registers all overrides, once.
 inline void install_overrides() {
   install([](torch::Library& library, DispatchKey key) {
+    install_batch_norm(library, key);
     for (const Overridden& op : kForwards) {
       override_at(library, key, op.name, op, Override::Form::kFunctional);
       override_at(library, key, std::string(op.name) + "_", op, Override::Form::kInPlace);
@@ -504,21 +505,26 @@ inline void install_overrides_once() {
   std::call_once(installed, install_overrides);
 }
 
-// Returns the names of fastact's ops that stand in for torch's at present.
+inline constexpr char kBatchNorm[] = "batch_norm";
+
+// Returns the names of fastact's ops that stand in for torch's at present, with batch norm's.
 inline std::vector<std::string> overriding() {
   const uint64_t bits = active().load(std::memory_order_relaxed);
   std::vector<std::string> names;
   for (int which = 0; which < kStandIns; ++which)
     if (bits >> which & 1) names.emplace_back(stand_in_name(which));
+  if (batch_norm_is_replaced()) names.emplace_back(kBatchNorm);
   return names;
 }
 
 // Makes these ops, by fastact's names, stand in for torch's, and no others.
 inline void set_overrides(const std::vector<std::string>& names) {
+  const auto is_named = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   uint64_t bits = 0;
   for (int which = 0; which < kStandIns; ++which)
-    if (std::find(names.begin(), names.end(), stand_in_name(which)) != names.end()) bits |= uint64_t{1} << which;
-  if (bits != 0) install_overrides_once();
+    if (is_named(stand_in_name(which))) bits |= uint64_t{1} << which;
+  if (!names.empty()) install_overrides_once();
+  batch_norm_is_replaced() = is_named(kBatchNorm);
   active().store(bits, std::memory_order_relaxed);
 }
 

@@ -34,48 +34,6 @@ inline Call call_for_mask(const Tensor& mask, const Tensor& value) {
   return {mask_from_bits, relu_backward, {bits_of(mask), value, mask.sizes(), mask.strides()}, 0, {}};
 }
 
-// Batch norm in training is a map x * scale + shift with one of each per channel; from torch's sums of the forward
-// pass, without running through the input for them again.
-inline Tensor apply_batch_norm(const OperatorHandle& batch_norm, Stack arguments) {
-  const Tensor mean = arguments[3].toTensor(), inverse_std = arguments[4].toTensor();
-  const Tensor weight = arguments[1].isNone() ? Tensor() : arguments[1].toTensor();
-  const Tensor bias = arguments[2].isNone() ? Tensor() : arguments[2].toTensor();
-  const Tensor scale = weight.defined() ? at::mul(inverse_std, weight) : inverse_std;
-  const Tensor shift = at::addcmul(bias.defined() ? bias : at::zeros_like(mean), mean, scale, -1);
-  Stack stack;
-  torch::jit::push(stack, arguments[0], scale, shift, at::zeros_like(mean), at::ones_like(mean), false, 0.0, 0.0);
-  batch_norm.callBoxed(&stack);
-  return stack[0].toTensor();
-}
-
-// Whether that gives the values of this build of torch, bit for bit: a probe
-// (docs/findings/037-batch-norm-is-a-map.md).
-inline bool is_batch_norm_a_map(const OperatorHandle& batch_norm, at::ScalarType input, at::ScalarType statistics) {
-  const auto compare = [&] {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    const auto numbers = [](at::IntArrayRef sizes, double step, at::ScalarType dtype) {
-      return at::arange(c10::multiply_integers(sizes), at::kDouble).mul_(step).sin_().to(dtype).view(sizes);
-    };
-    const Tensor weight = numbers({77}, 1.7, statistics), bias = numbers({77}, 2.3, statistics);
-    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
-      const Tensor x = numbers({3, 77, 7, 5}, 0.9, input).contiguous(format);
-      Stack stack;
-      torch::jit::push(stack, x, weight, bias, IValue(), IValue(), true, 0.1, 1e-5);
-      batch_norm.callBoxed(&stack);
-      const Tensor ours = apply_batch_norm(batch_norm, {x, weight, bias, stack[1], stack[2]});
-      if (!at::equal(stack[0].toTensor(), ours)) return false;
-    }
-    return true;
-  };
-  if (statistics != at::kFloat && statistics != at::kDouble) return false;
-  static std::mutex mutex;
-  static std::map<std::pair<at::ScalarType, at::ScalarType>, bool> known;
-  std::lock_guard<std::mutex> lock(mutex);
-  const auto [found, is_new] = known.try_emplace({input, statistics});
-  if (is_new) found->second = compare();
-  return found->second;
-}
-
 // The share of elements that the dropout in progress keeps; 0 while there is none.
 inline double& kept_share() {
   static thread_local double share = 0;

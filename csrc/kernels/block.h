@@ -89,6 +89,7 @@ struct InstructionSet {
   Block add_residual[4];  // numbers in compute type, tile -> their sum as a tile
   double (*sum[2])(const void* terms, int64_t n);
   void (*add_each[2])(const void* terms, int64_t n, double* sums);  // one term to each sum
+  void (*add_moments[2])(const void* numbers, int64_t n, double shift, double* sums);
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
   SoftmaxBlocks softmax[kSoftmaxCount][2];

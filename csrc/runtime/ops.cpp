@@ -24,6 +24,8 @@
 // The softmax family: `dtype`, of the result, is the first operand's or, of 16-bit types, that or float32:
 //   name(Tensor input, int dim, ScalarType dtype) -> Tensor
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
+// For batch norm: the mean and the mean square deviation of each channel, as (2, channels) in float64:
+//   moments(Tensor input) -> Tensor
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
@@ -32,6 +34,7 @@
 #include "runtime/bias.h"
 #include "runtime/elementwise.h"
 #include "runtime/maxout.h"
+#include "runtime/moments.h"
 #include "runtime/softmax.h"
 #include "runtime/torch_rows.h"
 #include "spec/direct.h"
@@ -512,6 +515,19 @@ bool run_direct(const DirectCall& call) {
   return true;
 }
 
+void moments(StableIValue* stack, uint64_t, uint64_t) {
+  const auto input = to<Tensor>(stack[0]);
+  const auto type = input.scalar_type();
+  STD_TORCH_CHECK((type == ScalarType::Float || type == ScalarType::Double) && input.dim() >= 2 && input.numel() > 0 &&
+                      input.is_contiguous(),
+                  "fastact::moments: expected a contiguous tensor of float32 or float64 with channels");
+  const int64_t sizes[] = {2, input.size(1)}, strides[] = {input.size(1), 1};
+  Tensor result = new_tensor(sizes, strides, 2, ScalarType::Double, input);
+  auto* means = static_cast<double*>(result.data_ptr());
+  run_moments(input, means, means + input.size(1));
+  stack[0] = from(result);
+}
+
 void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = from(static_cast<int64_t>(reinterpret_cast<intptr_t>(&run_direct)));
 }
@@ -560,6 +576,7 @@ void define(Library& library) {
   library.def("maxout(Tensor input, int pieces, int dim) -> Tensor");
   library.def("maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)");
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
+  library.def("moments(Tensor input) -> Tensor");
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
@@ -623,7 +640,10 @@ void implement_ops(Library& library) {
 
 STABLE_TORCH_LIBRARY(fastact, library) { fastact::define(library); }
 
-STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) { fastact::implement_ops(library); }
+STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
+  fastact::implement_ops(library);
+  library.impl("moments", fastact::moments);
+}
 STABLE_TORCH_LIBRARY_IMPL(fastact, CUDA, library) { fastact::implement_ops(library); }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
