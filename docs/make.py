@@ -151,16 +151,16 @@ def latest_results(name: str) -> list[Path]:
     return sorted(results, key=lambda path: json.loads(path.read_text())["environment"]["date"], reverse=True)
 
 
-def measured_overrides() -> str:
-    """What bench/enabled.py wrote last, below its heading, one level down."""
-    latest = latest_results("enabled")[0]
+def measured(name: str) -> str:
+    """What a script in bench/ wrote last, below its heading, one level down."""
+    latest = latest_results(name)[0]
     return latest.with_suffix(".md").read_text().partition("\n\n")[2].replace("\n## ", "\n### ")
 
 
 def enable() -> str:
     """docs/enable.md, with its tables renewed."""
     text = with_block(ENABLE.read_text(), "overrides", overrides_table())
-    return with_block(text, "enabled", measured_overrides())
+    return with_block(with_block(text, "batch norm", measured("batch_norm")), "enabled", measured("enabled"))
 
 
 def with_block(text: str, name: str, content: str) -> str:

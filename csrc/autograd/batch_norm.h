@@ -29,13 +29,16 @@ inline Tensor repeated(int number, int64_t count, at::ScalarType dtype) {
   return found;
 }
 
+// Whether an optional tensor is there: the dispatcher boxes a missing one as None or as an undefined tensor.
+inline bool is_given(const IValue& tensor) { return tensor.isTensor() && tensor.toTensor().defined(); }
+
 // The arguments by which torch's batch norm, in evaluation, is the map.
 inline Stack map_of(const IValue& input, const IValue& weight, const IValue& bias, const Tensor& mean,
                     const Tensor& inverse_std) {
   const at::ScalarType dtype = mean.scalar_type();
   const Tensor zeros = repeated(0, mean.numel(), dtype), ones = repeated(1, mean.numel(), dtype);
-  const Tensor scale = weight.isNone() ? inverse_std : at::mul(inverse_std, weight.toTensor());
-  const Tensor shift = at::addcmul(bias.isNone() ? zeros : bias.toTensor(), mean, scale, -1);
+  const Tensor scale = is_given(weight) ? at::mul(inverse_std, weight.toTensor()) : inverse_std;
+  const Tensor shift = at::addcmul(is_given(bias) ? bias.toTensor() : zeros, mean, scale, -1);
   return {input, scale, shift, zeros, ones, false, 0.0, 0.0};
 }
 inline Tensor apply_batch_norm(const OperatorHandle& batch_norm, Stack arguments) {
@@ -103,7 +106,7 @@ struct BatchNorm : c10::OperatorKernel {
         input.numel() < kLeastElements)
       return false;
     for (size_t i = 1; i <= 4; ++i) {
-      if (given[i].isNone()) continue;
+      if (!is_given(given[i])) continue;
       const Tensor& each = given[i].toTensor();
       if (each.scalar_type() != at::kFloat || !each.is_contiguous() || each.numel() != input.size(1)) return false;
     }
@@ -116,7 +119,7 @@ struct BatchNorm : c10::OperatorKernel {
     const double momentum = given[6].toDouble(), eps = given[7].toDouble();
     const double *means = moments.const_data_ptr<double>(), *variances = means + channels;
     const auto numbers = [&](const IValue& from) {
-      return from.isNone() ? nullptr : from.toTensor().mutable_data_ptr<float>();
+      return is_given(from) ? from.toTensor().mutable_data_ptr<float>() : nullptr;
     };
     float *running_mean = numbers(given[3]), *running_variance = numbers(given[4]);
     const Tensor mean = at::detail::empty_cpu({channels}, at::kFloat),

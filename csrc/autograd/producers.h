@@ -104,7 +104,7 @@ struct Producer : c10::OperatorKernel {
     if (!given[5].toBool()) return registry.note(again, arguments);
     const at::ScalarType input = given[0].toTensor().scalar_type(), statistics = found[1].toTensor().scalar_type();
     const auto fits = [&](const IValue& weight) {
-      return weight.isNone() || weight.toTensor().scalar_type() == statistics;
+      return !is_given(weight) || weight.toTensor().scalar_type() == statistics;
     };
     // Other layouts have a loop of their own.
     const bool is_dense =

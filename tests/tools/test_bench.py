@@ -13,6 +13,7 @@ from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
+import batch_norm
 import enabled
 import environment
 import exhaustive
@@ -607,6 +608,20 @@ def test_committed_tables_are_those_of_the_committed_memory() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "memory-benchmark.md"):
         text = page.read_text()
         assert models.with_tables(text, memory.committed(), memory.BLOCKS) == text, f"run --tables {page.name}"
+
+
+def test_batch_norm_is_timed_and_compared() -> None:
+    rows = list(batch_norm.measure([(2, 4, 32, 32)], seconds=0))
+    for way in batch_norm.WAYS:
+        assert rows[0]["us"][way] > 0
+        assert 0 < rows[0]["error"][way] < 1e-5
+    assert not fastact.is_enabled()
+    rows.append({**rows[0], "shape": [3, 1], "ratio": 0.5})
+    lines = batch_norm.report(environment.environment("cpu"), 0.25, rows).splitlines()
+    assert "load average before: 0.2" in lines[2]
+    assert lines[6].startswith("| 3 x 1 | 0.00 |")
+    assert "**0.50**" in lines[6]
+    assert lines[7].startswith("| 2 x 4 x 32 x 32 | 0.03 |")
 
 
 def test_torchs_functions_are_timed_in_two_processes() -> None:
