@@ -421,9 +421,36 @@ EXPLAINED = (
 )
 
 
+def short_table(rows: Sequence[Row]) -> str:
+    """Bytes and speed in one cell, the worst of fastact's bytes first."""
+    methods = [name for name in measured_methods(rows) if name in PICTURED]
+
+    def cell(row: Row, name: str) -> str:
+        if name not in row["step"]:
+            return ""
+        most = GOALS.get(row["model"], 1) if name == RECOMPUTE else 1
+        speed = row["step"][name]["ratio"]
+        shown = ratio_cell(speed) if name.startswith("fastact") else f"{speed:.2f}"
+        return f"{_share_cell(row, 'kept_bytes', name, most)} / {shown}"
+
+    lines = (
+        [
+            row["model"],
+            f"{row['kept_bytes'][EAGER] / 2**20:.0f} MiB / {row['step'][EAGER]['ms']:.0f} ms",
+            *(cell(row, name) for name in methods if name != EAGER),
+        ]
+        for row in losses_first(rows)
+    )
+    return table(["model", *methods], lines)
+
+
 def short_block(result: dict[str, Any]) -> str:
     """For the README."""
-    return f"{measured_on(result, LIBRARIES)} {EXPLAINED}\n\n{kept_table(result['rows'])}"
+    return (
+        "Bytes kept for backward / speed of a training step, relative to torch eager's; bold: fastact keeps more than "
+        "it should, or is slower. float32, random weights, small batches. "
+        f"{measured_on(result, LIBRARIES)}\n\n{short_table(result['rows'])}"
+    )
 
 
 def _parts(result: dict[str, Any]) -> list[str]:

@@ -78,7 +78,8 @@ inline bool is_batch_norm_a_map(const OperatorHandle& batch_norm, at::ScalarType
 
 // The kernel of native_batch_norm on the CPU, while it is replaced.
 struct BatchNorm : c10::OperatorKernel {
-  static constexpr int64_t kLeastElements = 1 << 12;  // below, torch's takes as long
+  // Below, torch's takes as long.
+  static constexpr int64_t kLeastElements = 1 << 14, kLeastTogether = 16;
 
   const c10::SafeKernelFunction torchs;
 
@@ -90,6 +91,7 @@ struct BatchNorm : c10::OperatorKernel {
         !takes(torch::jit::last(*stack, arguments)))
       return torchs.callBoxed(aten, keys, stack);
     const std::vector<IValue> given = torch::jit::pop(*stack, arguments);
+    const at::AutoDispatchBelowADInplaceOrView below;
     static const OperatorHandle moments = find("moments");
     Stack found = {given[0]};
     moments.callBoxed(&found);
@@ -103,7 +105,7 @@ struct BatchNorm : c10::OperatorKernel {
   static bool takes(Arguments given) {
     const Tensor& input = given[0].toTensor();
     if (!given[5].toBool() || input.scalar_type() != at::kFloat || input.dim() < 3 || !input.is_contiguous() ||
-        input.numel() < kLeastElements)
+        input.numel() < kLeastElements || input.stride(1) < kLeastTogether)
       return false;
     for (size_t i = 1; i <= 4; ++i) {
       if (!is_given(given[i])) continue;
