@@ -158,8 +158,13 @@ class TestPlot:
         assert found["softplus"] == [(low, pytest.approx(math.log(0.05 / 0.95), abs=step))]
         assert len(found["gelu"]) == len(found["silu"]) == 1  # not around the minimum
         assert found["bilinear"] == []
-        (nothing_else,) = fastact.plot("relu", range=(-6, -1)).axes
-        assert _shaded(nothing_else) == [(-6, -1)]
+
+    def test_flat_is_not_a_matter_of_what_is_in_the_picture(self) -> None:
+        for activation, shown in (("relu", (-6, -1)), ("tanh", (3, 6)), (fastact.Threshold(1e3, 0), (-5, 5))):
+            (axes,) = fastact.plot(activation, range=shown).axes
+            assert _shaded(axes) == [shown]
+        (axes,) = fastact.plot("squared_relu").axes  # where 2x is below 5% of 1, though it goes up to 10 here
+        assert _shaded(axes) == [(-5, pytest.approx(0.025, abs=0.01))]
 
     def test_several_share_a_panel_for_each_derivative(self) -> None:
         names = ("relu", "leaky_relu", "elu", "celu")
