@@ -225,7 +225,7 @@ def activations(
             _alone(axes, curve, derivatives)
             axes.set(xlim=(low, high), ylim=limits)
         _label(figure, panels, "input $x$", ", ".join(_SYMBOLS[: derivatives + 1]))
-    _legend(figure, panels, loc="outside upper left", ncols=min(4, 1 + len(panels)) if overlay else 5)
+    _legend(figure, panels, ncols=min(4, 1 + len(panels)) if overlay else 5, above=True)
     return figure
 
 
@@ -266,7 +266,7 @@ def _page(figure: Figure) -> str:
         lines = [
             {
                 "label": str(line.get_label()).replace("$", ""),
-                "points": [[_rounded(x), _rounded(y)] for x, y in line.get_xydata() if not math.isnan(x)],
+                "points": [[_rounded(x), _rounded(y)] for x, y in np.asarray(line.get_xydata()) if not math.isnan(x)],
             }
             for line in axes.lines
             if str(line.get_label())[0] != "_" and line.get_linestyle() != "None"
@@ -506,7 +506,8 @@ def _label(figure: Figure, panels: list[Axes], x: str, y: str) -> None:
     figure.supylabel(y, fontsize=10)
 
 
-def _legend(figure: Figure, panels: list[Axes], loc: str = "upper right", ncols: int = 4) -> None:
-    """Name what the panels show, each once."""
+def _legend(figure: Figure, panels: list[Axes], ncols: int = 4, above: bool = False) -> None:
+    """Name what the panels show, each once: beside the title, or above the panels where there is none."""
     shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    loc: Any = "outside upper left" if above else "upper right"
     figure.legend(shown.values(), shown.keys(), loc=loc, ncols=ncols, frameon=False, fontsize=10)
