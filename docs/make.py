@@ -25,6 +25,7 @@ SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel
 SAVED, RECOMPUTE = ROOT / "docs" / "saved.md", ROOT / "docs" / "recompute.md"
 EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dying_relu.py", ROOT / "examples" / "kept_for_backward.py"
 RECOMPUTE_EXAMPLE = ROOT / "examples" / "made_again.py"
+PLOT, PLOT_EXAMPLE = ROOT / "docs" / "plot.md", ROOT / "examples" / "curves.py"
 _SAVES = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
@@ -217,6 +218,13 @@ def recompute_page() -> str:
     return with_block(text, "recompute-memory", measured_memory())
 
 
+def plot_page(*pictures: Path) -> str:
+    """docs/plot.md, with its example renewed, and drawn if a picture is named."""
+    for picture in pictures:
+        subprocess.run([sys.executable, PLOT_EXAMPLE, picture], check=True)
+    return with_block(PLOT.read_text(), "plot-example", example(PLOT_EXAMPLE))
+
+
 def page_faults() -> str:
     """What bench/page_faults.py wrote, below its heading."""
     return PAGE_FAULTS.read_text().partition("\n\n")[2]
@@ -238,6 +246,7 @@ def main() -> None:
     RECOMPUTE.write_text(recompute_page())
     chains.draw(RECOMPUTE.with_suffix(".png"))
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
+    PLOT.write_text(plot_page(PLOT.with_suffix(".png")))
     plot.curves(PAGE.with_suffix(".png"))
     plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
 

@@ -13,6 +13,7 @@ from .dispatch import always_kernels
 from .enable import disable, enable, is_enabled, overrides
 from .modules import *  # noqa: F403
 from .monitor import Monitor
+from .plot import plot
 from .recompute import recompute
 from .register import register_timm, register_transformers
 from .saved import saved
@@ -31,6 +32,7 @@ __all__ = [
     "functional",
     "is_enabled",
     "overrides",
+    "plot",
     "recompute",
     "register_timm",
     "register_transformers",

@@ -1,8 +1,9 @@
-"""`python -m fastact` with one of the commands info, validate, warmup, tune and coverage."""
+"""`python -m fastact` with one of the commands info, validate, warmup, tune, coverage and plot."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
 from .enable import enable
 from .names import rows_named
+from .plot import named, plot
 from .tools import coverage
 from .tools.info import report, thresholds
 from .tools.tune import tune
@@ -36,6 +39,26 @@ def _names(text: str) -> frozenset[str]:
     try:
         return frozenset().union(*map(rows_named, text.split(",")))
     except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _activation(text: str) -> nn.Module:
+    """The module that `elu` or `softplus:beta=3,threshold=5` says."""
+    name, colon, rest = text.partition(":")
+    arguments = {}
+    for argument in rest.split(",") if colon else []:
+        key, sign, value = argument.partition("=")
+        if not sign:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none like relu, elu:alpha=0.5 or softplus:beta=3,threshold=5"
+            )
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            arguments[key] = value
+    try:
+        return named(name, **arguments)
+    except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -95,6 +118,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cover.add_argument("-m", action="store_true", dest="as_module", help="PROGRAM is a module, as for python -m")
     cover.add_argument("program", metavar="PROGRAM")
     cover.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's own arguments")
+    draw = commands.add_parser(
+        "plot",
+        help="draw activations with their derivatives",
+        description="Draws curves, derivatives, kinks and where each is flat, as fastact.plot does: PNG, SVG, PDF, or "
+        "HTML, a page that shows values under the pointer and works offline. Needs matplotlib (fastact[plot]).",
+    )
+    draw.add_argument(
+        "activations",
+        nargs="+",
+        type=_activation,
+        metavar="NAME[:ARGUMENT=VALUE,...]",
+        help="as relu, elu:alpha=0.5 or softplus:beta=3,threshold=5",
+    )
+    draw.add_argument("--out", type=Path, required=True, metavar="FILE", help="its suffix says the format")
+    draw.add_argument(
+        "--range", nargs=2, type=float, default=(-5, 5), metavar=("LOW", "HIGH"), help="of inputs, default: -5 5"
+    )
+    draw.add_argument("--derivatives", type=int, choices=(0, 1, 2), default=1, help="how many, default: %(default)s")
+    draw.add_argument(
+        "--overlay",
+        action=argparse.BooleanOptionalAction,
+        help="all in one panel for each derivative; default: two to four activations",
+    )
     for command in (check, warm):
         command.add_argument(
             "--activations",
@@ -127,6 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (RuntimeError, ValueError) as error:
             cover.error(str(error))
         coverage.run(options.program, options.arguments, as_module=options.as_module)
+        return 0
+    if options.command == "plot":
+        shown, out, overlay = tuple(options.range), options.out, options.overlay
+        try:
+            plot(*options.activations, derivatives=options.derivatives, range=shown, file=out, overlay=overlay)
+        except (ImportError, OSError, ValueError) as error:
+            draw.error(str(error))
         return 0
     if options.command == "warmup":
         if not triton_is_installed():

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from .catalogue import ACTIVATIONS
+from .catalogue import ACTIVATIONS, Activation
 
 
 def rows_named(name: str) -> frozenset[str]:
@@ -16,10 +16,24 @@ def rows_named(name: str) -> frozenset[str]:
     """
     rows = frozenset(row.name for row in ACTIVATIONS.values() if name in (row.name, row.function))
     if not rows:
-        near = get_close_matches(str(name).lower(), ACTIVATIONS, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(ACTIVATIONS)}"
-        raise ValueError(f"fastact has no activation named {name!r}{hint}")
+        raise _unknown(name)
     return rows
+
+
+def row_named(name: str) -> Activation:
+    """The catalogue's row of this name: "gelu" is GELU without its approximation alone.
+
+    Raises `ValueError`, with the names that are near, if there is none.
+    """
+    if name not in ACTIVATIONS:
+        raise _unknown(name)
+    return ACTIVATIONS[name]
+
+
+def _unknown(name: str) -> ValueError:
+    near = get_close_matches(str(name).lower(), ACTIVATIONS, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(ACTIVATIONS)}"
+    return ValueError(f"fastact has no activation named {name!r}{hint}")
 
 
 def chosen(only: Iterable[str] | str | None = None, exclude: Iterable[str] | str | None = None) -> frozenset[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +172,52 @@ def test_validate_says_where_there_is_no_gpu():
     result = run("validate", "--device", "cuda")
     assert result.returncode == 2
     assert "torch sees no GPU" in result.stderr
+
+
+class TestPlot:
+    def test_writes_a_picture(self, tmp_path, capsys):
+        file = tmp_path / "curves.svg"
+        names = ["relu", "gelu:approximate=tanh", "elu:alpha=0.5", "softplus:beta=3,threshold=5"]
+        assert main(["plot", *names, "--range", "-6", "6", "--derivatives", "2", "--out", str(file)]) == 0
+        assert file.read_text().startswith("<?xml")
+        assert capsys.readouterr() == ("", "")
+
+    def test_draws_what_is_asked_for(self, tmp_path, monkeypatch):
+        calls = []
+        monkeypatch.setattr("fastact.__main__.plot", lambda *modules, **shown: calls.append((modules, shown)))
+        main(["plot", "elu:alpha=0.5", "gelu_tanh", "--range", "-6", "7.5", "--no-overlay", "--out", "a.html"])
+        main(["plot", "relu", "--derivatives", "0", "--out", "b.pdf"])
+        ((elu, gelu), shown), (_, defaults) = calls
+        assert (type(elu), elu.alpha) == (fastact.ELU, 0.5)
+        assert (type(gelu), gelu.approximate) == (fastact.GELU, "tanh")
+        assert shown == {"derivatives": 1, "range": (-6.0, 7.5), "file": Path("a.html"), "overlay": False}
+        assert defaults == {"derivatives": 0, "range": (-5, 5), "file": Path("b.pdf"), "overlay": None}
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["rely"], "fastact has no activation named 'rely'; did you mean 'relu'"),
+            (["elu:beta=1"], "elu does not take 'beta'; elu takes alpha"),
+            (["relu:alpha=1"], "relu does not take 'alpha'; relu takes no arguments"),
+            (["elu:alpha"], "'elu:alpha' is none like"),
+            (["elu:"], "'elu:' is none like"),
+            (["elu:alpha=x"], "ELU(alpha=x) cannot be drawn: elu(): argument 'alpha' (position 2) must be Number"),
+            (["softplus:beta=0,threshold=1"], "Softplus(beta=0, threshold=1) cannot be drawn: division by zero"),
+            (["hardtanh:min_val=2"], "hardtanh refuses min_val=2"),
+            (["relu", "--range", "1", "0"], "range must be two finite numbers, the smaller first, got (1.0, 0.0)"),
+            (["relu", "--out", "curves.doc"], "curves.doc: the suffix must be one of"),
+            (["relu", "--out", "no/such/folder.svg"], "No such file or directory"),
+        ],
+    )
+    def test_says_what_is_wrong(self, arguments, message, capsys):
+        with pytest.raises(SystemExit) as exit:
+            main(["plot", "--out", "curves.svg", *arguments])
+        assert exit.value.code == 2
+        assert message in capsys.readouterr().err
+
+    def test_without_matplotlib(self):
+        code = "import sys; sys.modules['matplotlib'] = None; from fastact.__main__ import main; main()"
+        command = [sys.executable, "-c", code, "plot", "relu", "--out", "curves.svg"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 2
+        assert "pictures need matplotlib: pip install 'fastact[plot]'" in result.stderr

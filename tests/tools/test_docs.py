@@ -37,6 +37,11 @@ def test_the_page_of_saved() -> None:
     assert make.SAVED.read_text() == make.saved_page(), "run `make docs`"
 
 
+def test_the_page_of_curves(tmp_path: Path) -> None:
+    assert make.PLOT.read_text() == make.plot_page(tmp_path / "plot.png"), "run `make docs`"
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
 @pytest.mark.skipif(not ops.HAS_NODES, reason="recompute is in C++")
 class TestThePageOfRecompute:
     def test_is_renewed(self) -> None:

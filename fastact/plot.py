@@ -1,0 +1,105 @@
+"""Pictures of activations: which ones, with which arguments. `fastact.tools.plot` draws them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from . import modules
+from .catalogue import ACTIVATIONS
+from .names import row_named
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot"]
+
+# Arguments of the modules that do not show in the curve of one number.
+_UNSEEN = {"device", "dim", "dtype", "gate_first", "inplace", "num_parameters"}
+
+
+def plot(
+    *activations: str | nn.Module,
+    derivatives: int = 1,
+    range: tuple[float, float] = (-5.0, 5.0),
+    file: str | Path | None = None,
+    overlay: bool | None = None,
+    **parameters: Any,
+) -> Figure:
+    """Draw activations with their derivatives, and return matplotlib's `Figure`. Needs matplotlib (`fastact[plot]`).
+
+    An activation is a name of the catalogue ("gelu_tanh") or a module, fastact's, torch's or your own, that computes
+    each output element from one input element. Further arguments are those of the named ones' modules:
+    `negative_slope=0.2` goes to each that takes it. A gated unit is drawn with x as the gate and a value of 1, softmax
+    and Maxout of x and zeros, RReLU in evaluation (in a panel of its own with random numbers of training as dots).
+
+    All is computed in float64, by fastact's kernels where there are any, and derivatives by autograd: up to the second,
+    as `derivatives` (0, 1 or 2) says. Lines break where a function or its derivative jumps; in modules that the
+    catalogue does not have, at 0 alone. Where a curve is flat (the derivative is below 5% of its maximum, or of 1 where
+    that is larger, as for `fastact.Monitor`), the panel is shaded, or has a strip of the curve's colour at the bottom.
+
+    Two to four activations share their panels, one for each derivative; else each has a panel. `overlay` decides it
+    otherwise. With `file` the picture is written too: PNG, SVG, PDF or what else matplotlib writes, or HTML, one page
+    that shows values under the pointer and works offline.
+
+    Raises `ValueError` for unknown names, for values that an activation refuses and for modules that are no function of
+    each element, `TypeError` for parameters that no activation takes, `ImportError` without matplotlib.
+
+    >>> fastact.plot("relu", "gelu", "leaky_relu", negative_slope=0.2, derivatives=2, range=(-6, 6), file="curves.svg")
+    >>> fastact.plot(fastact.ELU(alpha=0.5), torch.nn.Softplus(beta=3), file="curves.html")
+    """
+    if not activations:
+        raise TypeError("plot() takes at least one activation")
+    for activation in activations:
+        if not isinstance(activation, str | nn.Module):
+            raise TypeError(f"an activation is a name or a module, got {activation!r}")
+    takes = {name: arguments_of(name) for name in activations if isinstance(name, str)}
+    unknown = sorted(parameters.keys() - {argument for each in takes.values() for argument in each})
+    if unknown:
+        raise TypeError(f"none of the activations takes {', '.join(map(repr, unknown))}; {_offers(takes)}")
+    chosen = [
+        activation
+        if isinstance(activation, nn.Module)
+        else named(activation, **{name: parameters[name] for name in takes[activation] if name in parameters})
+        for activation in activations
+    ]
+    from .tools import plot as pictures
+
+    figure = pictures.activations(chosen, derivatives, range, overlay)
+    if file is not None:
+        pictures.save(figure, file)
+    return figure
+
+
+def arguments_of(name: str) -> list[str]:
+    """Those arguments of the named activation's module that change its curve. Raises `ValueError` for other names."""
+    parameters = inspect.signature(_class(name)).parameters.values()
+    return [each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD and each.name not in _UNSEEN]
+
+
+def named(name: str, **arguments: Any) -> nn.Module:
+    """The module of a name of the catalogue. Raises `TypeError` for arguments that it does not take, and `ValueError`
+    for other names and for values that it refuses."""
+    takes = arguments_of(name)
+    unknown = [repr(each) for each in arguments if each not in takes]
+    if unknown:
+        raise TypeError(f"{name} does not take {', '.join(unknown)}; {_offers({name: takes})}")
+    module = _class(name)
+    try:
+        return module(**{**ACTIVATIONS[name].arguments(), **arguments})
+    except (AssertionError, RuntimeError, TypeError) as error:  # torch's modules differ in what they raise
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ValueError(f"{name} refuses {given}" + f": {error}" * bool(str(error))) from error
+
+
+def _class(name: str) -> type[nn.Module]:
+    return getattr(modules, row_named(name).module)
+
+
+def _offers(takes: dict[str, list[str]]) -> str:
+    """In words."""
+    offers = [f"{name} takes {', '.join(arguments) or 'no arguments'}" for name, arguments in takes.items()]
+    return "; ".join(offers or ["arguments are for activations given by name"])
