@@ -204,6 +204,10 @@ PICTURED = {
 }
 
 
+HIGHEST_BAR = 150
+"""Of the picture, in percent; a number beside a bar says how high it would be."""
+
+
 # Measurements
 
 
@@ -519,6 +523,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         heights = [100 * (share(row, "kept_bytes", name) or 0) for row in rows]
         places = [group + (place - (len(methods) - 1) / 2) * width for group in range(len(rows))]
         axes.bar(places, heights, width, color=PICTURED[name], label=name, zorder=2)
+        for x, height in zip(places, heights, strict=True):
+            if height > HIGHEST_BAR:
+                axes.annotate(f"{height:.0f}", (x + width / 2, HIGHEST_BAR), va="top", fontsize=8)
+    axes.set_ylim(top=min(HIGHEST_BAR, axes.get_ylim()[1]))
     names = [row["model"].split("_patch")[0].replace("_", "\n").replace(", ", ",\n") for row in rows]
     labels = [f"{name}\n{row['kept_bytes'][EAGER] / 2**20:.0f} MiB" for name, row in zip(names, rows, strict=True)]
     axes.set_xticks(range(len(rows)), labels, fontsize=7.5)
