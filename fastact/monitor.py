@@ -8,16 +8,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_exporting
 from torch.utils.hooks import RemovableHandle
 
 from . import modules
 from .catalogue import ACTIVATIONS, Activation
+from .dispatch import DTYPES, makes_graph
 from .enable import torch_kernels
 
 __all__ = ["Monitor", "Report", "Row"]
@@ -32,7 +38,7 @@ def _row_of(module: nn.Module) -> Activation | None:
     """The catalogue's row for a module, if it is an activation."""
     # The most specific class decides: torch.nn.ReLU6, say, is a Hardtanh too.
     rows = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), [])
-    fitting = (row for row in rows if all(getattr(module, name) == value for name, value in row.options.items()))
+    fitting = (row for row in rows if all(getattr(module, name, None) == value for name, value in row.options.items()))
     return max(fitting, key=lambda row: len(row.options), default=None)
 
 
@@ -53,9 +59,28 @@ class Row:
     sparsity: float | None
     """Share of the outputs that are exactly zero."""
     mean: float | None
+    """Of the outputs that are finite, as are `std`, `min` and `max`; NaN if none is."""
     std: float | None
     grad_norm: float | None
-    """Root mean square of the loss's gradient with respect to the outputs, so that layers of any size compare."""
+    """Root mean square of the loss's gradient with respect to the outputs, so that layers of any size compare; of the
+    finite elements."""
+    min: float | None = None
+    max: float | None = None
+    nan: int = 0
+    """How many outputs were NaN."""
+    inf: int = 0
+    """How many outputs were infinite."""
+    grad_nan: int = 0
+    """How many elements of the gradient were NaN."""
+    grad_inf: int = 0
+    note: str = ""
+    """What could not be looked at, and why."""
+
+
+_SHARES = ("dead", "saturated", "sparsity")
+_VALUES = ("mean", "std", "grad_norm")
+_IF_ANY = ("nan", "inf", "grad_nan", "grad_inf", "note")
+"""The columns that are printed only where a layer has something there."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +90,17 @@ class Report:
     rows: list[Row]
 
     def __str__(self) -> str:
-        cells = [[field.name for field in fields(Row)]]
+        further = [name for name in _IF_ANY if any(getattr(row, name) for row in self.rows)]
+        cells = [["layer", "activation", *_SHARES, *_VALUES, *further]]
         for row in self.rows:
-            shares = [_show(share, ".1%") for share in (row.dead, row.saturated, row.sparsity)]
-            values = [_show(value, ".3g") for value in (row.mean, row.std, row.grad_norm)]
-            cells.append([row.layer, row.activation, *shares, *values])
+            shares = [_show(getattr(row, name), ".1%") for name in _SHARES]
+            values = [_show(getattr(row, name), ".3g") for name in _VALUES]
+            cells.append([row.layer, row.activation, *shares, *values, *(str(getattr(row, name)) for name in further)])
+        left = {0, 1, *(i for i, name in enumerate(cells[0]) if name == "note")}
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
         for line in cells:
-            padded = [f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(line)]
+            padded = [f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(line)]
             lines.append("  ".join(padded).rstrip())
         return "\n".join(lines)
 
@@ -89,20 +116,43 @@ class Monitor:
     (-1 suits transformers). `every=k` looks at every k-th call of a layer only. Results of the model do not change, no
     tensor is kept, and nothing waits for the GPU before `report`. The same holds under `fastact.enable()`: modules are
     seen, whose kernels ever they run, and functional calls, as `torch.nn.functional.gelu(x)`, are not.
+
+    Gradients are divided by `grad_scale`, a number or a tensor of one, which may be set at any time. Under a
+    `torch.amp.GradScaler`, set it after each update, or all gradients seem as large as the scaler makes them:
+
+    >>> monitor.grad_scale = scaler.get_scale()
+
+    What checkpointing computes again counts once. What has no numbers to look at runs as without a monitor, and the
+    layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
+    calls in compiled and exported graphs and within torch.func's transforms.
+
+    Raises ValueError if `every` is below 1 or `grad_scale` is a number that is not above 0; RuntimeError where the
+    context is opened twice.
     """
 
-    def __init__(self, model: nn.Module, *, every: int = 1, unit_dim: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, *, every: int = 1, unit_dim: int = 1, grad_scale: float | Tensor = 1.0
+    ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
+        if not isinstance(grad_scale, Tensor) and not grad_scale > 0:
+            raise ValueError(f"grad_scale must be above 0, got {grad_scale}")
         self._model, self._every, self._unit_dim = model, every, unit_dim
+        self.grad_scale = grad_scale
         self._layers: list[_Layer] = []
 
     def __enter__(self) -> Monitor:
+        if any(layer.handles for layer in self._layers):
+            raise RuntimeError("this monitor is open already")
         self._layers = []
+        compiled: list[str] = []
         for name, module in self._model.named_modules():
+            if getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod"):
+                compiled.append(name)
             row = _row_of(module)
             if row is not None:
-                self._layers.append(_Layer(name, module, row, self._every, self._unit_dim))
+                within = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
+                self._layers.append(_Layer(name, module, row, self, within))
         for layer in self._layers:
             layer.open()
         return self
@@ -113,114 +163,345 @@ class Monitor:
 
     def report(self) -> Report:
         """What has been seen so far; also while the context is still open."""
-        return Report([layer.row() for layer in self._layers])
+        none_called = not any(layer.was_called for layer in self._layers)
+        return Report([layer.row(none_called) for layer in self._layers])
+
+
+class _Summary(NamedTuple):
+    """Of some tensors' elements, `squares` are of deviations from the mean."""
+
+    count: float
+    mean: float
+    squares: float
+    least: float
+    most: float
+    zeros: float
+    flat: float
+    nan: float
+    inf: float
+
+    @property
+    def numel(self) -> float:
+        return self.count + self.nan + self.inf
+
+
+class _Summaries:
+    """Many of them, merged now and then, on their device."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        self.parts.append(part)
+        if len(self.parts) >= 64:  # a merge takes some operations, whatever the number
+            self.parts = [_merged(self.parts)]
+
+    def total(self) -> _Summary | None:
+        return _Summary(*_merged(self.parts).tolist()) if self.parts else None
+
+
+def _merged(parts: list[Tensor]) -> Tensor:
+    """Merge means and squares as Chan, Golub and LeVeque 1979 do, which cancels nothing."""
+    with torch.no_grad():
+        count, mean, squares, least, most, *counts = torch.stack([part.to(parts[-1].device) for part in parts], 1)
+        total = count.sum()
+        mean_of_all = (count * mean).sum() / total.clamp(min=1)
+        squares_of_all = (squares + count * (mean - mean_of_all).square()).sum()
+        return torch.stack(
+            [total, mean_of_all, squares_of_all, least.amin(), most.amax(), *(each.sum() for each in counts)]
+        )
+
+
+def _summary(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None) -> tuple[Tensor, Tensor | None]:
+    """A `_Summary` as a tensor, without waiting for the device, and whether any element of each unit is not flat."""
+    input = input.float() if input.itemsize < 4 else input
+    wide = torch.float32 if input.device.type == "mps" else torch.float64  # that device has no float64
+    flat = torch.zeros_like(input, dtype=torch.bool)
+    for low, high in bounds:
+        flat |= (input <= high) if low == -math.inf else (input > low) & (input <= high)
+    awake = None if unit_dim is None else (~flat).movedim(unit_dim, 0).flatten(1).any(1)
+    finite, nan = input.isfinite(), input.isnan()
+    count = finite.sum()
+    least_count = count.clamp(min=1)
+    mean = torch.where(finite, input, 0).sum(dtype=wide) / least_count
+    # Squares of numbers less their mean, which is rounded to their dtype, lose nothing to cancellation.
+    shift = mean.to(input.dtype)
+    squares = torch.linalg.vector_norm(torch.where(finite, input - shift, 0), dtype=wide).square()
+    found = (
+        count,
+        mean,
+        (squares - count * (mean - shift).square()).clamp(min=0),
+        torch.where(finite, input, math.inf).amin(),
+        torch.where(finite, input, -math.inf).amax(),
+        (input == 0).sum(),
+        flat.sum(),
+        nan.sum(),
+        (~finite & ~nan).sum(),
+    )
+    return torch.stack([each.to(wide) for each in found]), awake
+
+
+class _Hook:
+    """A hook on a module. Where a copy of the module is made, or it is pickled, a function that does nothing stands in
+    for it: a copy is not watched."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        self.call(*args)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (nullcontext(), "__exit__")  # of the standard library, which is there when it is loaded
+
+
+def _in_backward() -> bool:
+    """Whether a call is made by backward: checkpointing runs what it left out again there."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class _Layer:
-    """The hooks on one module and the sums that they keep, on the module's device."""
+    """The hooks on one module, and what they have seen, on the module's device."""
 
-    def __init__(self, name: str, module: nn.Module, activation: Activation, every: int, unit_dim: int) -> None:
-        self.name, self.module = name, module
-        self.every, self.unit_dim = every, unit_dim
-        self.flat, self.saturates = _flat_intervals(activation, module)
-        self.calls = self.elements = self.grad_elements = 0
-        with torch.inference_mode(False):  # over elements: flat, not zero, output, its square, its gradient's square
-            self.sums = torch.zeros(5, dtype=torch.float64)
+    def __init__(self, name: str, module: nn.Module, activation: Activation, monitor: Monitor, compiled: bool) -> None:
+        self.name, self.module, self.monitor, self.compiled = name, module, monitor, compiled
+        self.every, self.unit_dim = monitor._every, monitor._unit_dim
+        self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
+        self.in_graph = False
+        self.calls = self.calls_in_backward = 0
+        flat, self.saturates = self.flat_intervals(activation)
+        self.told = flat is not None
+        with torch.device("cpu"):  # whatever the default is
+            self.bounds = torch.tensor(flat or [], dtype=torch.float64).reshape(-1, 2)
+            self.nothing = torch.empty(0, 2, dtype=torch.float64)
+        self.inputs, self.outputs, self.gradients = _Summaries(), _Summaries(), _Summaries()
+        self.input: tuple[Tensor, Tensor | None] | None = None  # of the call that is running
         self.awake: dict[int, Tensor] = {}  # by number of units: a module may be called at several places of a model
         self.handles: list[RemovableHandle] = []
 
+    def flat_intervals(self, activation: Activation) -> tuple[list[tuple[float, float]] | None, bool]:
+        if not activation.pointwise:
+            return None, False
+        forward = type(self.module).forward
+        if forward.__module__.partition(".")[0] not in ("torch", "fastact"):
+            self.note("has a forward of its own: where it is flat is not known")
+            return None, False
+        try:
+            return _flat_intervals(activation, self.module)
+        except Exception as error:
+            self.note(f"where it is flat is not known: {error}")
+            return None, False
+
     def open(self) -> None:
-        self.handles.append(self.module.register_forward_pre_hook(self.before, with_kwargs=True))
-        self.handles.append(self.module.register_forward_hook(self.after))
+        self.handles.append(self.module.register_forward_pre_hook(_Hook(self.before), with_kwargs=True))
+        self.handles.append(self.module.register_forward_hook(_Hook(self.after)))
 
     def close(self) -> None:
         while self.handles:
             self.handles.pop().remove()
 
+    def note(self, reason: str, about: str = "") -> None:
+        whats = self.notes.setdefault(reason, [])
+        if about and about not in whats:
+            whats.append(about)
+
     def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        # Ahead of the call, since an activation in place leaves no input to look at.
-        input = args[0] if args else kwargs["input"]
-        self.calls += 1
-        if not self.watches(input):
+        # Ahead of the call, since an activation in place leaves no input to look at. It counts once the call is over:
+        # it may fail.
+        if is_compiling():
+            if not is_exporting():  # which warns of side effects, and does not run the model
+                self.in_graph = True
             return
-        if self.sums.device != input.device:
-            with torch.inference_mode(False):
-                self.sums = self.sums.to(input.device)
-        if self.flat is None:
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            flat = torch.zeros_like(input, dtype=torch.bool)
-            for low, high in self.flat:
-                flat |= (input > low) & (input <= high)
-            units = flat if flat.dim() > 1 else flat.reshape(1, -1)
-            units = units.movedim(self.unit_dim, 0)
-            awake = ~units.reshape(len(units), -1).all(1)
-            self.awake[len(units)] = self.awake.get(len(units), False) | awake
-            self.sums[0] += flat.sum()
+        self.input = None
+        if self.told and self.calls % self.every == 0 and not _in_backward():
+            first = args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+            self.input = self.summary(first, "input", self.bounds, self.unit_dim)
 
     def after(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        if not self.watches(output):
+        if is_compiling():
             return
-        with torch.inference_mode(False), torch.no_grad():
-            numel = output.numel()
-            var, mean = torch.var_mean(output.float() if output.itemsize < 4 else output, correction=0)
-            self.sums[1:4] += torch.stack((output.count_nonzero(), mean * numel, (var + mean.square()) * numel))
-            self.elements += numel
-        if output.requires_grad:
+        if _in_backward():  # counted already; but under reentrant checkpointing only this output has a gradient
+            watched = self.calls_in_backward % self.every == 0
+            self.calls_in_backward += 1
+        else:
+            watched = self.calls % self.every == 0
+            self.calls += 1
+            if watched:
+                self.count(output)
+        if watched and isinstance(output, Tensor) and output.requires_grad:
             # On the tensor: a module's full backward hook forbids working in place.
             output.register_hook(self.gradient)
 
+    def count(self, output: Tensor) -> None:
+        found = self.summary(output, "output", self.nothing, None)
+        if found is not None:
+            self.outputs.add(found[0])
+        if self.input is not None:
+            summary, awake = self.input
+            self.input = None
+            self.inputs.add(summary)
+            if awake is not None:
+                before = self.awake.get(len(awake))
+                self.awake[len(awake)] = awake if before is None else awake | before.to(awake.device)
+
     def gradient(self, grad: Tensor) -> None:
-        if self.handles:  # not after the context: a graph that it leaves behind still has this hook
+        if not self.handles:  # after the context: a graph that it leaves behind still has this hook
+            return
+        found = self.summary(grad, "gradient", self.nothing, None)
+        if found is not None:
+            summary, scale = found[0], self.monitor.grad_scale
+            if isinstance(scale, Tensor) or scale != 1:
+                with torch.no_grad():
+                    summary = summary.clone()
+                    summary[1] /= scale
+                    summary[2] /= scale * scale
+            self.gradients.add(summary)
+
+    def summary(
+        self, tensor: Tensor, what: str, bounds: Tensor, unit_dim: int | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Nothing where there is nothing to see. A monitor must not stop the model: an error is a note too."""
+        try:
+            reason = _unseen(tensor)
+            if reason:
+                self.note(reason, what)
+                return None
+            if tensor.numel() == 0:
+                return None
             with torch.no_grad():
-                self.sums[4] += grad.float().square().mean() * grad.numel()
-                self.grad_elements += grad.numel()
+                if type(tensor) is not Tensor:
+                    with torch._C.DisableTorchFunctionSubclass():
+                        tensor = tensor.as_subclass(Tensor)
+                if unit_dim is not None and tensor.dim() < 2:
+                    tensor = tensor.reshape(1, -1)
+                if unit_dim is not None and not -tensor.dim() <= unit_dim < tensor.dim():
+                    self.note(f"unit_dim={unit_dim}: the {what} has {tensor.dim()} dimensions")
+                    unit_dim = None
+                return _summary(tensor, bounds.tolist(), unit_dim)
+        except Exception as error:
+            self.note(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", what)
+            return None
 
-    def watches(self, tensor: Tensor) -> bool:
-        # Under function transforms and tracing there are no numbers to look at.
-        concrete = not torch._C._are_functorch_transforms_active() and torch._C._get_tracing_state() is None
-        if concrete and not -max(tensor.dim(), 2) <= self.unit_dim < max(tensor.dim(), 2):
-            raise ValueError(f"unit_dim={self.unit_dim}: the input of layer {self.name} has {tensor.dim()} dimensions")
-        return concrete and (self.calls - 1) % self.every == 0 and tensor.numel() > 0
+    @property
+    def was_called(self) -> bool:
+        return bool(self.calls or self.calls_in_backward or self.in_graph)
 
-    def row(self) -> Row:
-        kind = type(self.module).__name__
-        if not self.elements:
-            return Row(self.name, kind, None, None, None, None, None, None)
-        flat, nonzero, total, squares, grad_squares = self.sums.tolist()
-        mean = total / self.elements
+    def row(self, none_called: bool) -> Row:
+        notes = [": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in self.notes.items()]
+        if self.in_graph:
+            notes.append("calls in a compiled graph are not seen")
+        elif not self.was_called and self.compiled:
+            notes.append("no call seen: a graph compiled before the monitor opened does not show its calls")
+        elif none_called:
+            notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
+        inputs, outputs, gradients = self.inputs.total(), self.outputs.total(), self.gradients.total()
+        finite = outputs is not None and outputs.count > 0
+        awake = [each.cpu() for each in self.awake.values()]
+
+        def of_finite(value: float) -> float:
+            return value if finite else math.nan
+
         return Row(
             layer=self.name,
-            activation=kind,
-            dead=1 - torch.cat(list(self.awake.values())).double().mean().item() if self.awake else None,
-            saturated=flat / self.elements if self.saturates else None,
-            sparsity=1 - nonzero / self.elements,
-            mean=mean,
-            std=math.sqrt(max(0.0, squares / self.elements - mean * mean)),
-            grad_norm=math.sqrt(grad_squares / self.grad_elements) if self.grad_elements else None,
+            activation=type(self.module).__name__,
+            dead=1 - torch.cat(awake).double().mean().item() if awake else None,
+            saturated=inputs.flat / inputs.numel if inputs and self.saturates else None,
+            sparsity=outputs.zeros / outputs.numel if outputs else None,
+            mean=of_finite(outputs.mean) if outputs else None,
+            std=of_finite(math.sqrt(outputs.squares / max(outputs.count, 1))) if outputs else None,
+            grad_norm=_root_mean_square(gradients) if gradients else None,
+            min=of_finite(outputs.least) if outputs else None,
+            max=of_finite(outputs.most) if outputs else None,
+            nan=int(outputs.nan) if outputs else 0,
+            inf=int(outputs.inf) if outputs else 0,
+            grad_nan=int(gradients.nan) if gradients else 0,
+            grad_inf=int(gradients.inf) if gradients else 0,
+            note="; ".join(notes),
         )
 
 
+def _root_mean_square(of: _Summary) -> float:
+    return math.hypot(of.mean, math.sqrt(of.squares / of.count)) if of.count else math.nan
+
+
+def _unseen(tensor: object) -> str:
+    """Why there are no numbers to look at; nothing where there are."""
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}, not a tensor"
+    if torch._C._are_functorch_transforms_active():
+        return "within a transform of torch.func"
+    if torch._C._get_tracing_state() is not None or (torch._C._len_torch_dispatch_stack() and makes_graph()):
+        return "while a graph is traced"
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"a {type(tensor).__name__}"
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):
+        return "batched"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout is not torch.strided or tensor.dtype not in DTYPES or tensor.is_meta:
+        return f"{tensor.layout}, {tensor.dtype}, on {tensor.device}".replace("torch.strided, ", "")
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        return "while a CUDA graph is captured"
+    return ""
+
+
 def _flat_intervals(activation: Activation, module: nn.Module) -> tuple[list[tuple[float, float]] | None, bool]:
-    """The inputs (low, high] at which the activation is flat, see `Row`, exact at kinks, else to 0.001; None where that
-    is not told. And whether to call it saturation."""
+    """The inputs (low, high] at which the activation is flat, see `Row`, exact at kinks; None where that is not told.
+    And whether to call it saturation."""
     if not activation.pointwise:
         return None, False
     arguments = {name: getattr(module, name) for name in activation.scalars}
-    kinks = activation.kinks(**arguments)
-    with torch.inference_mode(False), torch.enable_grad(), torch_kernels():
+    for name, value in arguments.items():
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} is a {type(value).__name__}, not a number")
+    return _flat_intervals_with(activation, tuple(arguments.items()))
+
+
+@lru_cache(256)
+def _flat_intervals_with(
+    activation: Activation, scalars: tuple[tuple[str, Any], ...]
+) -> tuple[list[tuple[float, float]] | None, bool]:
+    arguments = dict(scalars)
+    kinks = [kink for kink in activation.kinks(**arguments) if math.isfinite(kink)]
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), torch_kernels():
         # Where a slope is learned, any but 1 shows on which side.
         arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.weights.items()}
-        grid = torch.linspace(-30, 30, 60001, dtype=torch.float64)
-        edges = torch.cat((grid, torch.tensor(kinks, dtype=torch.float64))).unique()
-        middles = ((edges[1:] + edges[:-1]) / 2).requires_grad_()
-        output = activation.reference(middles, **arguments, **activation.options)
-        (slopes,) = torch.autograd.grad(output.sum(), middles)
-    two_lines = slopes.diff().count_nonzero() == 1
-    if activation.weights and not two_lines:
-        return None, False
-    flat = slopes != 1 if two_lines else slopes.abs() < 0.05 * slopes.abs().max().clamp(max=1)
-    changes = (flat[1:] != flat[:-1]).nonzero().flatten() + 1
-    bounds = [-math.inf, *edges[changes].tolist(), math.inf]
-    states = [flat[0].item(), *flat[changes].tolist()]
-    return [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state], not two_lines
+
+        def slopes_at(inputs: Tensor) -> Tensor:
+            inputs = inputs.clone().requires_grad_()
+            output = activation.reference(inputs, **arguments, **activation.options)
+            return torch.autograd.grad(output.sum(), inputs)[0]
+
+        # Fine where most activations bend, and by orders of magnitude up to wherever arguments may move that.
+        positive = torch.cat(
+            (torch.linspace(0, 30, 3001, dtype=torch.float64), torch.logspace(-8, 8, 1025, dtype=torch.float64))
+        )
+        edges = torch.cat((-positive, positive, torch.tensor(kinks, dtype=torch.float64)))
+        outermost = 2 * edges.abs().max()
+        edges = torch.cat((edges, torch.stack((-outermost, outermost)))).unique()
+        middles = (edges[1:] + edges[:-1]) / 2
+        slopes = slopes_at(middles)
+        middles, slopes = middles[slopes.isfinite()], slopes[slopes.isfinite()]
+        two_lines = slopes.diff().count_nonzero() == 1
+        if activation.weights and not two_lines:
+            return None, False
+        least = 0.05 * slopes.abs().max().clamp(max=1)
+
+        def is_flat(slopes: Tensor) -> Tensor:
+            return slopes != 1 if two_lines else slopes.abs() < least
+
+        flat = is_flat(slopes)
+        changes = (flat[1:] != flat[:-1]).nonzero().flatten()
+        low, high, before = middles[changes], middles[changes + 1], flat[changes]
+        for _ in range(80):  # bisection, to the last digit
+            middle = (low + high) / 2
+            same = is_flat(slopes_at(middle)) == before
+            low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    found = [min(kinks, key=lambda kink: abs(kink - edge), default=edge) for edge in high.tolist()]
+    edges_found = [
+        kink if math.isclose(kink, edge, rel_tol=1e-9, abs_tol=1e-9) else edge
+        for kink, edge in zip(found, high.tolist(), strict=True)
+    ]
+    bounds = [-math.inf, *edges_found, math.inf]
+    states = [bool(flat[0]), *(not state for state in before.tolist())]
+    return [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state], bool(not two_lines)
