@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
 from numbers import Real
@@ -25,8 +25,9 @@ from . import modules
 from .catalogue import ACTIVATIONS, Activation
 from .dispatch import DTYPES, makes_graph
 from .enable import torch_kernels
+from .ops import overload
 
-__all__ = ["Monitor", "Report", "Row"]
+__all__ = ["Finding", "Monitor", "Report", "Row"]
 
 _ROWS: dict[type[nn.Module], list[Activation]] = {}
 for _row in ACTIVATIONS.values():
@@ -73,8 +74,30 @@ class Row:
     grad_nan: int = 0
     """How many elements of the gradient were NaN."""
     grad_inf: int = 0
+    first_bad: int | None = None
+    """The first of the outputs looked at, from 0 on, that had NaN or infinity."""
+    grad_first_bad: int | None = None
+    """The same of the gradients."""
+    seen_per_unit: float | None = None
+    """How many elements of each unit `dead` is about, on average."""
+    leaks: bool = False
+    """Whether gradients pass where the activation is flat, as in leaky rectifiers."""
     note: str = ""
     """What could not be looked at, and why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, in words; printed, one line."""
+
+    rule: str
+    """"not-finite", "gradient-not-finite", "dead-units", "saturation", "exploding-gradient" or "vanishing-gradient"."""
+    layer: str
+    evidence: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.evidence}: {self.remedy}"
 
 
 _SHARES = ("dead", "saturated", "sparsity")
@@ -88,6 +111,26 @@ class Report:
     """One row per layer, in the model's order; printed, an aligned table."""
 
     rows: list[Row]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, the worst first; nothing where that is not sure.
+
+        - "not-finite", "gradient-not-finite": NaN or infinity, in the layer where it was first seen.
+        - "dead-units": of more than 15% of the units, each seen 500 times or more, every element was flat, and no
+          gradient passes there. An output of zero is not dead: most are in many a healthy network.
+        - "saturation": more than half of the elements were flat, those not counted that gave zero.
+        - "exploding-gradient", "vanishing-gradient": the first layer's gradient is 1,000 times the last one's, or a
+          100,000th. Layers count as running in the model's order.
+
+        >>> print(*monitor.report().findings, sep="\\n")
+        layer4.relu: 41% of the units are dead: lower the learning rate, or take a LeakyReLU
+        """
+        return [finding for rule in _RULES for finding in rule(self.rows)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rows and findings as dictionaries of numbers and text, for JSON. A mean of nothing finite is NaN."""
+        return {"rows": [asdict(row) for row in self.rows], "findings": [asdict(each) for each in self.findings]}
 
     def __str__(self) -> str:
         further = [name for name in _IF_ANY if any(getattr(row, name) for row in self.rows)]
@@ -107,6 +150,74 @@ class Report:
 
 def _show(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _not_finite(rows: list[Row]) -> Iterator[Finding]:
+    """Where it began: what follows has it from there, and from the next step on, by the weights, so has the rest."""
+    first = min((row for row in rows if row.first_bad is not None), key=lambda row: row.first_bad or 0, default=None)
+    backward = [row for row in reversed(rows) if row.grad_first_bad is not None]
+    first_backward = min(backward, key=lambda row: row.grad_first_bad or 0, default=None)
+    if first is not None and (first_backward is None or (first.first_bad or 0) <= (first_backward.grad_first_bad or 0)):
+        yield Finding(
+            "not-finite",
+            first.layer,
+            f"{first.nan} outputs were NaN and {first.inf} infinite, here first",
+            "look at its input and at the loss scale, lower the learning rate, or clip gradients",
+        )
+    elif first_backward is not None:
+        yield Finding(
+            "gradient-not-finite",
+            first_backward.layer,
+            f"{first_backward.grad_nan} elements of the gradient were NaN and {first_backward.grad_inf} infinite, here "
+            "first",
+            "look at the loss and at what follows this layer; under a GradScaler a few do no harm",
+        )
+
+
+_DEAD, _ENOUGH, _SATURATED, _EXPLODES, _VANISHES = 0.15, 500, 0.5, 1e3, 1e-5
+
+
+def _dead_units(rows: list[Row]) -> Iterator[Finding]:
+    found = [
+        row
+        for row in rows
+        if row.dead is not None and row.dead > _DEAD and not row.leaks and (row.seen_per_unit or 0) >= _ENOUGH
+    ]
+    for row in sorted(found, key=lambda row: -(row.dead or 0)):
+        remedy = "lower the learning rate, or take a LeakyReLU"
+        if row.saturated is not None:
+            remedy = "lower the learning rate, normalise the input, or take an activation that is flat nowhere"
+        yield Finding("dead-units", row.layer, f"{row.dead:.0%} of the units are dead", remedy)
+
+
+def _saturation(rows: list[Row]) -> Iterator[Finding]:
+    shares = [((row.saturated or 0) - (row.sparsity or 0), row) for row in rows]
+    for share, row in sorted(shares, key=lambda pair: -pair[0]):
+        if share > _SATURATED:
+            yield Finding(
+                "saturation",
+                row.layer,
+                f"{row.saturated:.0%} of the inputs lie where {row.activation} is flat",
+                "normalise the input, or start from smaller weights",
+            )
+
+
+def _gradients(rows: list[Row]) -> Iterator[Finding]:
+    norms = [(row.grad_norm, row) for row in rows if row.grad_norm is not None and math.isfinite(row.grad_norm)]
+    if len(norms) < 2:
+        return
+    (first, row), (last, last_row) = norms[0], norms[-1]
+    evidence = f"the gradient is {first:.1g} here and {last:.1g} in {last_row.layer}"
+    if first > _EXPLODES * last > 0:
+        yield Finding("exploding-gradient", row.layer, evidence, "clip gradients, or start from smaller weights")
+    elif first < _VANISHES * last:
+        yield Finding(
+            "vanishing-gradient", row.layer, evidence, "take residual connections, normalisation or another activation"
+        )
+
+
+_RULES = (_not_finite, _dead_units, _saturation, _gradients)  # the worst first
+_LEAKY = frozenset(("leaky_relu", "prelu", "rrelu"))
 
 
 class Monitor:
@@ -168,7 +279,7 @@ class Monitor:
 
 
 class _Summary(NamedTuple):
-    """Of some tensors' elements, `squares` are of deviations from the mean."""
+    """Of some tensors' elements, as `torch.ops.fastact.summary` has it: `squares` are of deviations from the mean."""
 
     count: float
     mean: float
@@ -190,30 +301,65 @@ class _Summaries:
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
+        self.merged: Tensor | None = None
+        self.merged_count = 0
+        self.first_bad: Tensor | None = None
 
     def add(self, part: Tensor) -> None:
         self.parts.append(part)
         if len(self.parts) >= 64:  # a merge takes some operations, whatever the number
-            self.parts = [_merged(self.parts)]
+            self.merge()
 
-    def total(self) -> _Summary | None:
-        return _Summary(*_merged(self.parts).tolist()) if self.parts else None
+    def merge(self) -> None:
+        with torch.no_grad():
+            parts = torch.stack([part.to(self.parts[-1].device) for part in self.parts])
+            number = torch.arange(self.merged_count, self.merged_count + len(parts), device=parts.device)
+            first_bad = torch.where(parts[:, -2:].sum(1) > 0, number, math.inf).amin()
+            if self.merged is not None and self.first_bad is not None:
+                first_bad = torch.minimum(first_bad, self.first_bad.to(parts.device))
+                parts = torch.cat((self.merged.to(parts.device)[None], parts))
+            self.merged, self.first_bad = _merged(parts), first_bad
+        self.merged_count += len(self.parts)
+        self.parts = []
+
+    def total(self) -> tuple[_Summary | None, int | None]:
+        """Of all, and the number of the first with NaN or infinity."""
+        if self.parts:
+            self.merge()
+        if self.merged is None or self.first_bad is None:
+            return None, None
+        first_bad = self.first_bad.item()
+        return _Summary(*self.merged.tolist()), int(first_bad) if math.isfinite(first_bad) else None
 
 
-def _merged(parts: list[Tensor]) -> Tensor:
+def _merged(parts: Tensor) -> Tensor:
     """Merge means and squares as Chan, Golub and LeVeque 1979 do, which cancels nothing."""
-    with torch.no_grad():
-        count, mean, squares, least, most, *counts = torch.stack([part.to(parts[-1].device) for part in parts], 1)
-        total = count.sum()
-        mean_of_all = (count * mean).sum() / total.clamp(min=1)
-        squares_of_all = (squares + count * (mean - mean_of_all).square()).sum()
-        return torch.stack(
-            [total, mean_of_all, squares_of_all, least.amin(), most.amax(), *(each.sum() for each in counts)]
-        )
+    count, mean, squares, least, most, *counts = parts.unbind(1)
+    total = count.sum()
+    mean_of_all = (count * mean).sum() / total.clamp(min=1)
+    squares_of_all = (squares + count * (mean - mean_of_all).square()).sum()
+    return torch.stack(
+        [total, mean_of_all, squares_of_all, least.amin(), most.amax(), *(each.sum() for each in counts)]
+    )
 
 
-def _summary(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None) -> tuple[Tensor, Tensor | None]:
-    """A `_Summary` as a tensor, without waiting for the device, and whether any element of each unit is not flat."""
+def _summary(input: Tensor, bounds: Tensor, unit_dim: int | None) -> tuple[Tensor, Tensor | None]:
+    """A `_Summary` as a tensor, and whether any element of each unit is not flat."""
+    dense = input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)
+    if input.is_cpu and dense and bounds.shape[0] <= _MOST_INTERVALS:
+        totals, awake = _OP(input, bounds, unit_dim)
+        return totals, None if unit_dim is None else awake
+    return _summary_by_torch(input, bounds.tolist(), unit_dim)
+
+
+_OP = overload("summary")
+_MOST_INTERVALS = 8  # that it takes
+
+
+def _summary_by_torch(
+    input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """The same on any device, without waiting for it, in torch's ops."""
     input = input.float() if input.itemsize < 4 else input
     wide = torch.float32 if input.device.type == "mps" else torch.float64  # that device has no float64
     flat = torch.zeros_like(input, dtype=torch.bool)
@@ -269,6 +415,7 @@ class _Layer:
         self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
         self.in_graph = False
         self.calls = self.calls_in_backward = 0
+        self.leaks = activation.name in _LEAKY
         flat, self.saturates = self.flat_intervals(activation)
         self.told = flat is not None
         with torch.device("cpu"):  # whatever the default is
@@ -377,7 +524,7 @@ class _Layer:
                 if unit_dim is not None and not -tensor.dim() <= unit_dim < tensor.dim():
                     self.note(f"unit_dim={unit_dim}: the {what} has {tensor.dim()} dimensions")
                     unit_dim = None
-                return _summary(tensor, bounds.tolist(), unit_dim)
+                return _summary(tensor, bounds, unit_dim)
         except Exception as error:
             self.note(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", what)
             return None
@@ -394,7 +541,8 @@ class _Layer:
             notes.append("no call seen: a graph compiled before the monitor opened does not show its calls")
         elif none_called:
             notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
-        inputs, outputs, gradients = self.inputs.total(), self.outputs.total(), self.gradients.total()
+        (inputs, _), (outputs, first_bad) = self.inputs.total(), self.outputs.total()
+        gradients, first_bad_gradient = self.gradients.total()
         finite = outputs is not None and outputs.count > 0
         awake = [each.cpu() for each in self.awake.values()]
 
@@ -416,6 +564,10 @@ class _Layer:
             inf=int(outputs.inf) if outputs else 0,
             grad_nan=int(gradients.nan) if gradients else 0,
             grad_inf=int(gradients.inf) if gradients else 0,
+            first_bad=first_bad,
+            grad_first_bad=first_bad_gradient,
+            seen_per_unit=inputs.numel / sum(map(len, awake)) if inputs and awake else None,
+            leaks=self.leaks,
             note="; ".join(notes),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import math
 import pickle
 import weakref
@@ -24,7 +25,7 @@ import fastact
 from fastact import ops
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
-from fastact.monitor import _ROWS, Monitor, Row, _flat_intervals, _row_of
+from fastact.monitor import _ROWS, Monitor, Report, Row, _flat_intervals, _row_of
 
 needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
@@ -731,3 +732,127 @@ def test_whatever_the_default_device() -> None:
         module(torch.full((2, 2), -30.0, device="cpu"))
     (row,) = monitor.report().rows
     assert (row.dead, row.note) == (1, "")
+
+
+class TestFindings:
+    HEALTHY = (
+        nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+        nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Softplus, fastact.QuickGELU,
+    )  # fmt: skip
+
+    @staticmethod
+    def net(activation: type[nn.Module] = nn.ReLU, depth: int = 4, width: int = 64) -> nn.Sequential:
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            linear = nn.Linear(width, width)
+            nn.init.kaiming_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, activation()]
+        return nn.Sequential(*layers, nn.Linear(width, 8))
+
+    @staticmethod
+    def report(net: nn.Module, steps: int = 10, input: Tensor | None = None) -> Report:
+        optimizer, generator = torch.optim.SGD(net.parameters(), lr=0.01), torch.Generator().manual_seed(1)
+        with Monitor(net) as monitor:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                batch = torch.randn(100, 64, generator=generator) if input is None else input
+                F.cross_entropy(net(batch), torch.randint(8, (len(batch),), generator=generator)).backward()
+                optimizer.step()
+        return monitor.report()
+
+    @pytest.mark.parametrize("activation", HEALTHY)
+    def test_a_healthy_network_gives_none(self, activation: type[nn.Module]) -> None:
+        assert self.report(self.net(activation)).findings == []
+
+    def test_a_dead_layer_is_named_first(self) -> None:
+        net = self.net()
+        with torch.no_grad():
+            net[4].bias[:26] = -100
+        first = self.report(net).findings[0]
+        assert (first.rule, first.layer) == ("dead-units", "5")
+        assert str(first) == "5: 41% of the units are dead: lower the learning rate, or take a LeakyReLU"
+
+    def test_the_most_dead_is_named_first(self) -> None:
+        net = self.net()
+        for layer, dead in ((2, 20), (4, 64), (6, 30)):
+            nn.init.constant_(net[layer].bias[:dead], -100)
+        found = self.report(net).findings
+        assert [each.layer for each in found[:3]] == ["5", "7", "3"]
+        assert found[0].evidence == "100% of the units are dead"
+
+    def test_few_examples_tell_nothing(self) -> None:
+        net = self.net()
+        nn.init.constant_(net[4].bias, -100)
+        assert "dead-units" not in {each.rule for each in self.report(net, steps=4).findings}
+
+    def test_where_gradients_leak_no_unit_is_dead(self) -> None:
+        net = self.net(nn.LeakyReLU)
+        nn.init.constant_(net[4].bias, -100)
+        report = self.report(net)
+        assert report.rows[2].dead == 1
+        assert "dead-units" not in {each.rule for each in report.findings}
+
+    def test_saturation_is_named_first(self) -> None:
+        net = self.net(nn.Tanh)
+        with torch.no_grad():
+            net[2].weight *= 30
+        first = self.report(net, steps=2).findings[0]
+        assert (first.rule, first.layer) == ("saturation", "3")
+        assert "where Tanh is flat" in str(first)
+
+    def test_saturated_units_that_are_dead(self) -> None:
+        net = self.net(nn.Sigmoid)
+        nn.init.constant_(net[4].bias, 100)
+        first = self.report(net).findings[0]
+        assert (first.rule, first.layer) == ("dead-units", "5")
+        assert "normalise" in first.remedy
+
+    def test_nan_is_named_where_it_begins(self) -> None:
+        net = self.net()
+        net[2].register_forward_hook(lambda module, args, output: output / 0)
+        first, *_ = self.report(net).findings
+        assert (first.rule, first.layer) == ("not-finite", "3")
+        assert "infinite, here first" in first.evidence
+
+    def test_a_gradient_that_is_nan(self) -> None:
+        net = self.net()
+        net[6].register_full_backward_hook(lambda module, grads, outputs: (grads[0] * math.nan,))
+        with Monitor(net) as monitor:
+            net(torch.randn(9, 64)).sum().backward()
+        first, *_ = monitor.report().findings
+        assert (first.rule, first.layer) == ("gradient-not-finite", "5")
+        first, *_ = self.report(net).findings  # by the weights it is in all outputs then
+        assert (first.rule, first.layer) == ("gradient-not-finite", "5")
+
+    def test_nan_after_a_while(self) -> None:
+        """Whatever the number of calls that are merged."""
+        module = nn.Tanh()
+        with Monitor(module) as monitor:
+            for step in range(150):
+                module(torch.full((2, 2), math.nan if step in (97, 120) else 1.0))
+                if step in (10, 70):
+                    assert monitor.report().rows[0].first_bad is None
+        assert monitor.report().rows[0].first_bad == 97
+
+    def test_a_gradient_vanishes(self) -> None:
+        (only,) = self.report(self.net(nn.Sigmoid, depth=16)).findings
+        assert (only.rule, only.layer) == ("vanishing-gradient", "1")
+
+    def test_a_gradient_explodes(self) -> None:
+        net = self.net(depth=8)
+        with torch.no_grad():
+            for layer in net[2:-1:2]:
+                layer.weight *= 6
+        (only,) = self.report(net, steps=1).findings
+        assert (only.rule, only.layer) == ("exploding-gradient", "1")
+
+    def test_as_a_dictionary(self) -> None:
+        net = self.net()
+        nn.init.constant_(net[4].bias, -100)
+        report = self.report(net)
+        read = json.loads(json.dumps(report.to_dict()))
+        assert read["rows"][2]["dead"] == 1
+        assert read["findings"][0] == vars(report.findings[0])
+        assert Row(**read["rows"][0]) == report.rows[0]
