@@ -9,12 +9,9 @@ namespace {
 // Adds n numbers to a summary. Flat are those in one of the closed intervals, of which `bounds` holds both ends. Unless
 // `awake` is null, it has a flag for each number and kRowLanes - 1 more, of the number's size, which is set to -1 where
 // the number is not flat. Sums are of the numbers less the first finite one, in double, as those of `add_moments`.
-//
-// The most frequent numbers of intervals have loops of their own: -1 stands for any.
-template <class T, int64_t fixed, bool with_flags>
-void summarize_with(const void* numbers_, int64_t n, const double* bounds, int64_t any, void* awake_,
-                    Summary& summary) {
-  const int64_t intervals = fixed < 0 ? any : fixed;
+template <class T>
+void summarize(const void* numbers_, int64_t n, const double* bounds, int64_t intervals, void* awake_,
+               Summary& summary) {
   using Numbers = RowVectors<T>;
   using Flags = RowVectors<Flag<T>>;
   using Vector = typename Numbers::Vector;
@@ -52,7 +49,7 @@ void summarize_with(const void* numbers_, int64_t n, const double* bounds, int64
       flat.vectors[k] -= is_flat & here;
       nan.vectors[k] -= is_nan & here;
       infinite.vectors[k] -= ~is_finite & ~is_nan & here;
-      if constexpr (with_flags) {
+      if (flags) {
         FlagVector before;
         __builtin_memcpy(&before, flags + k * lanes, sizeof before);
         before |= ~is_flat & here;
@@ -74,7 +71,7 @@ void summarize_with(const void* numbers_, int64_t n, const double* bounds, int64
   Flags all;
   FASTACT_FOR_EACH_VECTOR(k) all.vectors[k] = ~FlagVector{};
   const int64_t whole = n / kRowLanes * kRowLanes, rest = n - whole;
-  for (int64_t i = 0; i < whole; i += kRowLanes) add(numbers + i, all, with_flags ? awake + i : nullptr);
+  for (int64_t i = 0; i < whole; i += kRowLanes) add(numbers + i, all, awake ? awake + i : nullptr);
   if (rest > 0) {
     alignas(64) T last[kRowLanes];
     alignas(64) Flag<T> present[kRowLanes];
@@ -82,7 +79,7 @@ void summarize_with(const void* numbers_, int64_t n, const double* bounds, int64
       last[i] = i < rest ? numbers[whole + i] : shift;
       present[i] = i < rest ? -1 : 0;
     }
-    add(last, Flags(present), with_flags ? awake + whole : nullptr);
+    add(last, Flags(present), awake ? awake + whole : nullptr);
   }
 
   Summary found;
@@ -100,18 +97,6 @@ void summarize_with(const void* numbers_, int64_t n, const double* bounds, int64
     found.most = most.folded([](auto a, auto b) { return a > b ? a : b; });
   }
   merge(summary, found);
-}
-
-template <class T>
-void summarize(const void* numbers, int64_t n, const double* bounds, int64_t intervals, void* awake,
-               Summary& summary) {
-  constexpr auto kernels = [](int64_t intervals, bool with_flags) {
-    if (intervals == 0 && !with_flags) return summarize_with<T, 0, false>;
-    if (intervals == 1) return with_flags ? summarize_with<T, 1, true> : summarize_with<T, 1, false>;
-    if (intervals == 2) return with_flags ? summarize_with<T, 2, true> : summarize_with<T, 2, false>;
-    return with_flags ? summarize_with<T, -1, true> : summarize_with<T, -1, false>;
-  };
-  kernels(intervals, awake != nullptr)(numbers, n, bounds, intervals, awake, summary);
 }
 
 }  // namespace

@@ -59,7 +59,8 @@ class SummaryRows {
     });
     for (const Summary& part : parts) merge(summary, part);
     std::fill_n(awake, units, false);
-    for (int64_t i = 0; i < slices * units; ++i) awake[i % units] |= flags[i] != 0;
+    for (int64_t slice = 0; slice < slices; ++slice)
+      for (int64_t unit = 0; unit < units; ++unit) awake[unit] |= flags[slice * units + unit] != 0;
   }
 
  private:
@@ -75,9 +76,13 @@ class SummaryRows {
       add<T>(first, n, flag_each_ ? flags.data() : nullptr, summary);
       if (units_ && !flag_each_ && summary.flat - flat < static_cast<double>(n)) awake[row % units_->count] = 1;
     }
-    if (flag_each_)
-      for (int64_t i = 0; i < std::min(length_, numel_); ++i)
-        if (flags[i]) awake[i / units_->inner % units_->count] = 1;
+    if (!flag_each_) return;
+    const int64_t used = std::min(length_, numel_);
+    for (int64_t i = 0, unit = 0; i < used; ++unit) {  // without a division for each
+      if (unit == units_->count) unit = 0;
+      for (const int64_t end_of_unit = i + units_->inner; i < end_of_unit; ++i)
+        if (flags[i]) awake[unit] = 1;
+    }
   }
 
   template <class T, class Flag>

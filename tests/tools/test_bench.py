@@ -630,7 +630,7 @@ def test_a_monitor_is_timed() -> None:
     assert all(row["ms"][way] > 0 for way in monitor.WAYS)
     assert row["ratio"]["every=1"] > 0
     row["ratio"] = {"every=1": 1.0421, "every=20": 0.998}
-    row["ratio_quartiles"] = {way: (0.99, 1.05) for way in row["ratio"]}
+    row["ratio_quartiles"] = dict.fromkeys(row["ratio"], (0.99, 1.05))
     lines = monitor.report(environment.environment("cpu"), 0.25, [row]).splitlines()
     assert "load average before: 0.2" in lines[2]
     assert lines[-1].startswith("| 2 | 8 | 4 |")
