@@ -281,7 +281,7 @@ class Monitor:
 class _Summary(NamedTuple):
     """Of some tensors' elements, as `torch.ops.fastact.summary` has it: `squares` are of deviations from the mean."""
 
-    count: float
+    finite: float
     mean: float
     squares: float
     least: float
@@ -293,7 +293,7 @@ class _Summary(NamedTuple):
 
     @property
     def numel(self) -> float:
-        return self.count + self.nan + self.inf
+        return self.finite + self.nan + self.inf
 
 
 class _Summaries:
@@ -505,10 +505,13 @@ class _Layer:
             self.gradients.add(summary)
 
     def summary(
-        self, tensor: Tensor, what: str, bounds: Tensor, unit_dim: int | None
+        self, tensor: object, what: str, bounds: Tensor, unit_dim: int | None
     ) -> tuple[Tensor, Tensor | None] | None:
         """Nothing where there is nothing to see. A monitor must not stop the model: an error is a note too."""
         try:
+            if not isinstance(tensor, Tensor):
+                self.note(f"a {type(tensor).__name__}, not a tensor", what)
+                return None
             reason = _unseen(tensor)
             if reason:
                 self.note(reason, what)
@@ -543,7 +546,7 @@ class _Layer:
             notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
         (inputs, _), (outputs, first_bad) = self.inputs.total(), self.outputs.total()
         gradients, first_bad_gradient = self.gradients.total()
-        finite = outputs is not None and outputs.count > 0
+        finite = outputs is not None and outputs.finite > 0
         awake = [each.cpu() for each in self.awake.values()]
 
         def of_finite(value: float) -> float:
@@ -556,7 +559,7 @@ class _Layer:
             saturated=inputs.flat / inputs.numel if inputs and self.saturates else None,
             sparsity=outputs.zeros / outputs.numel if outputs else None,
             mean=of_finite(outputs.mean) if outputs else None,
-            std=of_finite(math.sqrt(outputs.squares / max(outputs.count, 1))) if outputs else None,
+            std=of_finite(math.sqrt(outputs.squares / max(outputs.finite, 1))) if outputs else None,
             grad_norm=_root_mean_square(gradients) if gradients else None,
             min=of_finite(outputs.least) if outputs else None,
             max=of_finite(outputs.most) if outputs else None,
@@ -573,13 +576,11 @@ class _Layer:
 
 
 def _root_mean_square(of: _Summary) -> float:
-    return math.hypot(of.mean, math.sqrt(of.squares / of.count)) if of.count else math.nan
+    return math.hypot(of.mean, math.sqrt(of.squares / of.finite)) if of.finite else math.nan
 
 
-def _unseen(tensor: object) -> str:
+def _unseen(tensor: Tensor) -> str:
     """Why there are no numbers to look at; nothing where there are."""
-    if not isinstance(tensor, Tensor):
-        return f"a {type(tensor).__name__}, not a tensor"
     if torch._C._are_functorch_transforms_active():
         return "within a transform of torch.func"
     if torch._C._get_tracing_state() is not None or (torch._C._len_torch_dispatch_stack() and makes_graph()):
