@@ -27,8 +27,8 @@
 // For batch norm: the mean and the mean square deviation of each channel, as (2, channels) in float64:
 //   moments(Tensor input) -> Tensor
 // For fastact.Monitor: a Summary of a dense tensor's elements (kernels/block.h), flat those in one of the intervals
-// (low, high] that `bounds` has in its rows; and for each index of dimension `unit_dim`, whether any element there is not
-// flat:
+// (low, high] that `bounds` has in its rows; and for each index of dimension `unit_dim`, whether any element there is
+// not flat:
 //   summary(Tensor input, Tensor bounds, int? unit_dim) -> (Tensor, Tensor)
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
