@@ -346,7 +346,7 @@ def _merged(parts: Tensor) -> Tensor:
 def _summary(input: Tensor, bounds: Tensor, unit_dim: int | None) -> tuple[Tensor, Tensor | None]:
     """A `_Summary` as a tensor, and whether any element of each unit is not flat."""
     dense = input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)
-    if input.is_cpu and dense and bounds.shape[0] <= _MOST_INTERVALS:
+    if input.is_cpu and dense and not input._is_zerotensor() and bounds.shape[0] <= _MOST_INTERVALS:
         totals, awake = _OP(input, bounds, unit_dim)
         return totals, None if unit_dim is None else awake
     return _summary_by_torch(input, bounds.tolist(), unit_dim)

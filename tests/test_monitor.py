@@ -657,6 +657,18 @@ def test_nan_and_infinity_are_counted_apart() -> None:
     assert row.sparsity == 0
 
 
+def test_tensors_without_memory_of_their_own() -> None:
+    module, x = nn.ReLU(), torch.tensor([[1.0, -2.0, 3.0]], requires_grad=True)
+    with Monitor(module) as monitor:
+        module(x).backward(torch._efficientzerotensor((1, 3)))
+        module(x).backward(torch.ones(()).expand(1, 3))
+        module(torch.tensor([[1 - 1j, -2 + 2j, 3 - 3j]]).conj().imag)
+    (row,) = monitor.report().rows
+    assert row.grad_norm == pytest.approx(math.sqrt(1 / 2))
+    assert row.mean == pytest.approx(4 / 3)
+    assert row.note == ""
+
+
 @pytest.mark.parametrize("size", [1e20, 1e-25])
 def test_gradients_of_any_size(size: float) -> None:
     module, x = nn.ReLU(), torch.ones(3, 5, requires_grad=True)
