@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import math
+import pickle
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import fastact
 from fastact import ops
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
-from fastact.monitor import _ROWS, Monitor, Row, _flat_intervals, _row_of
+from fastact.monitor import _ROWS, Monitor, Report, Row, _flat_intervals, _row_of
 
 needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
@@ -146,6 +152,7 @@ def test_every_activation_is_watched(row: Activation) -> None:
         assert found.grad_norm == 1
         assert (found.dead is not None) == (row.kind == "pointwise" or row.name == "prelu")
         assert found.saturated is None or found.dead is not None
+        assert found.note == ""
 
 
 @pytest.mark.parametrize("module", [nn.Softmax2d(), fastact.Softmax2d()])
@@ -285,10 +292,14 @@ def test_units_are_counted_along_their_dimension(shape: tuple[int, ...], unit_di
 
 
 @pytest.mark.parametrize(("shape", "unit_dim"), [((6,), 2), ((6,), -3), ((2, 3), 2), ((2, 3), -3), ((2, 3, 4), 3)])
-def test_units_along_no_dimension_are_refused(shape: tuple[int, ...], unit_dim: int) -> None:
+def test_units_along_no_dimension(shape: tuple[int, ...], unit_dim: int) -> None:
+    """They are no reason to stop the model."""
     module = nn.ReLU()
-    with Monitor(module, unit_dim=unit_dim), pytest.raises(ValueError, match=f"={unit_dim}: .* has {len(shape)} dim"):
+    with Monitor(module, unit_dim=unit_dim) as monitor:
         module(torch.ones(shape))
+    (row,) = monitor.report().rows
+    assert (row.dead, row.mean) == (None, 1)
+    assert row.note == f"unit_dim={unit_dim}: the input has {max(len(shape), 2)} dimensions"
 
 
 def test_empty_inputs_and_later_contexts_change_nothing() -> None:
@@ -367,10 +378,11 @@ def test_transforms_and_tracing_go_on_under_a_monitor() -> None:
     expected = model(input)
     with Monitor(model) as monitor:
         torch.testing.assert_close(torch.func.vmap(model)(input), expected)
-        torch.testing.assert_close(torch.jit.trace(model, input)(input), expected)
-    assert monitor.report().rows[0].layer == "1"
-    with Monitor(model, unit_dim=2), pytest.raises(ValueError, match="unit_dim=2: the input of layer 1 has 2"):
-        model(input)
+        torch.testing.assert_close(torch.jit.trace(model, input, check_trace=False)(input), expected)
+        assert make_fx(model)(input).graph.nodes
+    (row,) = monitor.report().rows
+    assert (row.layer, row.mean) == ("1", None)
+    assert row.note == "input, output: within a transform of torch.func; input, output: while a graph is traced"
 
 
 @needs_nodes
@@ -393,5 +405,466 @@ def test_enabled_modules_of_torch_show_what_fastacts_do(row: Activation) -> None
         assert all(map(torch.equal, found["enabled"][1:], found["fastact"][1:]))
     enabled, alone = (vars(found[way][0]) for way in ("enabled", "torch"))
     for name, value in alone.items() if not row.random else ():
-        rounded = name in ("mean", "std", "grad_norm")
+        rounded = name in ("mean", "std", "min", "max", "grad_norm")
         assert enabled[name] == (pytest.approx(value, abs=2 * FEW * output.abs().max().item()) if rounded else value)
+
+
+class TestCallsAreCountedOnce:
+    """What goes in and what comes out, of calls that are run again too."""
+
+    @staticmethod
+    def report(run, net: nn.Module, every: int = 1, steps: int = 2) -> list[Row]:
+        with Monitor(net, every=every) as monitor:
+            for step in range(steps):
+                generator = torch.Generator().manual_seed(step)
+                input = torch.randn(64, 8, generator=generator).requires_grad_()
+                run(input).square().sum().backward()
+        return monitor.report().rows
+
+    @pytest.mark.parametrize("every", [1, 2])
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_under_checkpointing(self, reentrant: bool, every: int) -> None:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, 8), fastact.Tanh(), nn.Linear(8, 8), nn.ReLU(inplace=True))
+        nn.init.normal_(net[0].weight, std=3)
+        expected = self.report(net, net, every)
+        assert expected[0].saturated > 0.5
+        assert expected[0].grad_norm > 0
+        recomputed = partial(checkpoint, net, use_reentrant=reentrant)
+        assert self.report(recomputed, net, every) == expected
+
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_after_a_call_that_fails(self, every: int) -> None:
+        class Fails(nn.Tanh):
+            fail = False
+
+            def forward(self, input: Tensor) -> Tensor:
+                if self.fail:
+                    raise RuntimeError("out of memory")
+                return super().forward(input)
+
+        net = nn.Sequential(Fails(), nn.Tanh())
+        Fails.forward.__module__ = "torch"  # where it is flat is known then
+
+        def run(input: Tensor) -> Tensor:
+            net[0].fail = True
+            with pytest.raises(RuntimeError, match="out of memory"):
+                net(torch.full_like(input, 9.0))
+            net[0].fail = False
+            return net(input)
+
+        assert self.report(run, net, every) == self.report(net, net, every)
+
+
+def _sparse() -> Tensor:
+    return torch.tensor([[-1.0, 0.0], [0.0, 2.0]]).to_sparse()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, of quantised and nested tensors
+@pytest.mark.parametrize(
+    ("module", "make", "reason"),
+    [
+        (nn.Tanh(), lambda: torch.randn(4, 4, dtype=torch.complex64), "torch.complex64, on cpu"),
+        (nn.ReLU(), lambda: torch.tensor([[-1, 2], [3, -4]]), "torch.int64, on cpu"),
+        (nn.Hardtanh(0, 1), lambda: torch.tensor([[1, 0]], dtype=torch.uint8), "torch.uint8, on cpu"),
+        (nn.ReLU(), _sparse, "torch.sparse_coo, torch.float32, on cpu"),
+        (nn.ReLU(), lambda: torch.quantize_per_tensor(torch.randn(4, 4), 0.1, 128, torch.quint8), "torch.quint8"),
+        (nn.ReLU(), lambda: torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)]), "a nested tensor"),
+        (nn.ReLU(), lambda: torch.randn(3, 4, device="meta"), "torch.float32, on meta"),
+        (nn.ReLU(), lambda: FakeTensorMode().from_tensor(torch.randn(3, 4)), "a FakeTensor"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else getattr(value, "__name__", type(value).__name__),
+)
+def test_what_has_no_numbers_is_noted(module: nn.Module, make, reason: str) -> None:
+    module(make())
+    with Monitor(module) as monitor:
+        module(make())
+        (row,) = monitor.report().rows
+        assert (row.dead, row.mean, row.std) == (None, None, None)
+        assert row.note.startswith(f"input, output: {reason}")
+        assert row.note in str(monitor.report())
+        module(torch.ones(2, 2))  # what has them is seen all the same
+        assert monitor.report().rows[0].mean > 0
+
+
+def test_subclasses_of_tensors_are_looked_at() -> None:
+    class Mine(Tensor):
+        pass
+
+    module = nn.ReLU()
+    with Monitor(module) as monitor:
+        assert type(module(torch.tensor([[-1.0, 3.0]]).as_subclass(Mine))) is Mine
+        module(nn.Parameter(torch.tensor([[-1.0, 3.0]])))
+    (row,) = monitor.report().rows
+    assert (row.dead, row.mean, row.note) == (0.5, 1.5, "")
+
+
+def test_gradients_of_many_at_once_are_noted() -> None:
+    net, input = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), torch.randn(2, 3)
+    weight, batch = net[0].weight, torch.eye(6).reshape(6, 2, 3)
+
+    def within_vmap() -> Tensor:
+        output = net(input)
+        return torch.func.vmap(lambda grad: torch.autograd.grad(output, weight, grad)[0])(batch)
+
+    reason = "within a transform of torch.func"
+    for run, note in {
+        lambda: torch.autograd.functional.jacobian(net, input, vectorize=True): "gradient: batched",
+        lambda: torch.autograd.grad(net(input), weight, batch, is_grads_batched=True)[0]: "gradient: batched",
+        within_vmap: f"gradient: {reason}",
+        lambda: torch.func.jacrev(net)(input): f"input, output, gradient: {reason}",
+    }.items():
+        expected = run()
+        with Monitor(net) as monitor:
+            assert torch.equal(run(), expected)
+        (row,) = monitor.report().rows
+        assert (row.grad_norm, row.note) == (None, note)
+
+
+class TestGraphs:
+    @pytest.fixture
+    def net(self) -> nn.Module:
+        torch.compiler.reset()
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def test_compiled(self, net: nn.Module) -> None:
+        input = torch.randn(4, 4)
+        with Monitor(net) as monitor:
+            compiled = torch.compile(net, backend="eager", fullgraph=True)
+            assert torch.equal(compiled(input), net(input))
+        (row,) = monitor.report().rows
+        assert isinstance(row.dead, float)
+        assert row.note == "calls in a compiled graph are not seen"
+
+    def test_exported(self, net: nn.Module) -> None:
+        input = torch.randn(4, 4)
+        with Monitor(net) as monitor:
+            torch.export.export(net, (input,), strict=True)
+            output = net(input)
+            torch.export.export(net, (input,))
+        (row,) = monitor.report().rows
+        assert row.mean == pytest.approx(output.mean().item())
+        assert row.note == ""
+
+    def test_compiled_before(self, net: nn.Module) -> None:
+        compiled = torch.compile(net, backend="eager")
+        compiled(torch.randn(4, 4))
+        for watched in (net, compiled):
+            with Monitor(watched) as monitor:
+                compiled(torch.randn(4, 4))
+            (row,) = monitor.report().rows
+            assert row.mean is None
+            assert row.note.startswith("no call seen: ")
+
+    def test_a_part_compiled_before(self, net: nn.Module) -> None:
+        model = nn.Sequential(net, nn.Tanh())
+        net.compile(backend="eager")
+        model(torch.randn(4, 4))
+        with Monitor(model) as monitor:
+            model(torch.randn(4, 4))
+        inner, outer = monitor.report().rows
+        assert "compiled" in inner.note
+        assert (outer.note, outer.mean is None) == ("", False)
+
+
+class TestSubclasses:
+    """Of torch's activations, with forwards of their own."""
+
+    @pytest.mark.parametrize(
+        "call",
+        [lambda module, x: module(x), lambda module, x: module(values=x), lambda module, x: module((x, 2 * x))],
+        ids=["positional", "keyword", "tuple"],
+    )
+    def test_calls(self, call) -> None:
+        class Mine(nn.ReLU):
+            def forward(self, values):
+                return super().forward(values) if isinstance(values, Tensor) else tuple(map(super().forward, values))
+
+        module, x = Mine(), torch.tensor([[-1.0, 3.0]])
+        expected = call(module, x)
+        with Monitor(nn.Sequential(module)) as monitor:
+            got = call(module, x)
+        (row,) = monitor.report().rows
+        assert row.dead is None
+        assert row.note.startswith("has a forward of its own: where it is flat is not known")
+        if isinstance(got, tuple):
+            assert all(map(torch.equal, got, expected))
+            assert row.note.endswith("; output: a tuple, not a tensor")
+        else:
+            assert row.mean == 1.5
+
+    def test_arguments_that_are_learned(self) -> None:
+        module = nn.Hardtanh()
+        module.max_val = nn.Parameter(torch.tensor(1.0))
+        x = torch.tensor([[-2.0, 0.0, 2.0]])
+        with Monitor(module) as monitor:
+            pass
+        assert monitor.report().rows[0].note.startswith("where it is flat is not known: max_val is a Parameter")
+
+        class Learned(nn.Softplus):
+            def __init__(self) -> None:
+                super().__init__()
+                del self.beta
+                self.beta = nn.Parameter(torch.tensor(2.0))
+
+            def forward(self, input: Tensor) -> Tensor:
+                return F.softplus(self.beta * input) / self.beta
+
+        module = Learned()
+        with Monitor(module) as monitor:
+            module(x).sum().backward()
+        (row,) = monitor.report().rows
+        assert row.dead is row.saturated is None
+        assert row.grad_norm == 1
+        assert "forward of its own" in row.note
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("module", "mean", "spread"),
+    [(nn.Sigmoid(), 9, 0.5), (nn.Sigmoid(), 4, 0.01), (nn.ReLU(), 1000, 0.01), (nn.ReLU(), -3, 5)],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_a_small_spread_around_a_large_mean(module: nn.Module, mean: float, spread: float, dtype: torch.dtype) -> None:
+    outputs = []
+    with Monitor(module) as monitor:
+        for step in range(70):  # more than are kept apart
+            input = torch.randn(16, 33, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            outputs.append(module((mean + spread * input).to(dtype)))
+    (row,) = monitor.report().rows
+    every = torch.stack(outputs).double()
+    assert row.std == pytest.approx(every.std(correction=0).item(), rel=1e-6)
+    assert row.mean == pytest.approx(every.mean().item(), rel=1e-12)
+    assert (row.min, row.max) == (every.min().item(), every.max().item())
+
+
+def test_nan_and_infinity_are_counted_apart() -> None:
+    module = nn.LeakyReLU(1.0)
+    x = torch.tensor([[1.0, math.nan, 3.0], [math.inf, -math.inf, math.nan]], requires_grad=True)
+    with Monitor(module) as monitor:
+        module(x).backward(torch.tensor([[math.inf, 3.0, 4.0], [math.nan, 0.0, math.nan]]))
+        (row,) = monitor.report().rows
+        assert (row.nan, row.inf, row.grad_nan, row.grad_inf) == (2, 2, 2, 1)
+        assert (row.mean, row.std, row.min, row.max) == (2, 1, 1, 3)
+        assert row.grad_norm == pytest.approx(5 / math.sqrt(3))
+        assert str(monitor.report()).splitlines()[0].split()[-4:] == ["nan", "inf", "grad_nan", "grad_inf"]
+    with Monitor(module) as monitor:
+        module(torch.full((2, 2), math.nan))
+    (row,) = monitor.report().rows
+    assert row.nan == 4
+    assert math.isnan(row.mean)
+    assert math.isnan(row.std)
+    assert row.sparsity == 0
+
+
+def test_tensors_without_memory_of_their_own() -> None:
+    module, x = nn.ReLU(), torch.tensor([[1.0, -2.0, 3.0]], requires_grad=True)
+    with Monitor(module) as monitor:
+        module(x).backward(torch._efficientzerotensor((1, 3)))
+        module(x).backward(torch.ones(()).expand(1, 3))
+        module(torch.tensor([[1 - 1j, -2 + 2j, 3 - 3j]]).conj().imag)
+    (row,) = monitor.report().rows
+    assert row.grad_norm == pytest.approx(math.sqrt(1 / 2))
+    assert row.mean == pytest.approx(4 / 3)
+    assert row.note == ""
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_gradients_of_any_size(size: float) -> None:
+    module, x = nn.ReLU(), torch.ones(3, 5, requires_grad=True)
+    with Monitor(module) as monitor:
+        module(x).backward(torch.full((3, 5), size))
+    assert monitor.report().rows[0].grad_norm == pytest.approx(size, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "value"),
+    [
+        (nn.Hardtanh(0, 50), 60.0), (nn.Hardtanh(-100, 100), 200.0), (nn.Threshold(-40, 0), -50.0),
+        (nn.Softplus(beta=0.01), -1000.0), (nn.CELU(100.0), -1000.0), (nn.Hardtanh(-1e-3, 1e-3), 2e-3),
+        (nn.Hardtanh(-1e12, 1e12), 2e12), (nn.ReLU(), -math.inf), (nn.Sigmoid(), math.inf),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_flat_at_any_scale(module: nn.Module, value: float) -> None:
+    x = torch.full((4, 4), value, requires_grad=True)
+    with Monitor(module) as monitor:
+        output = module(x)
+    (grad,) = torch.autograd.grad(output.sum(), x)
+    assert grad.abs().max() < 1e-3
+    (row,) = monitor.report().rows
+    assert row.dead == 1
+    with Monitor(module) as monitor:
+        module(torch.zeros(2, 2) + (module.threshold + 1 if isinstance(module, nn.Threshold) else 1e-4))
+    assert monitor.report().rows[0].dead == 0
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies_are_not_watched(way: str) -> None:
+    net = _network()
+    with Monitor(net) as monitor:
+        twin = copy.deepcopy(net) if way == "deepcopy" else pickle.loads(pickle.dumps(net))
+        twin(_images()).sum().backward()
+        assert all(row.mean is None for row in monitor.report().rows)
+        net(_images())
+    expected = monitor.report()
+    twin(_images())
+    assert monitor.report() == expected
+    hooks = [hook for module in twin.modules() for hook in module._forward_hooks.values()]
+    assert all(hook.__func__.__module__ == "contextlib" for hook in hooks), "loads where fastact is not"
+
+
+def test_gradients_of_a_scaled_loss() -> None:
+    module, x = nn.ReLU(), torch.tensor([[1.0, 2.0, -3.0]], requires_grad=True)
+    found = []
+    for scale in (1.0, 1024.0, torch.tensor(1024.0)):
+        with Monitor(module, grad_scale=scale) as monitor:
+            (module(x).square().sum() * scale).backward()
+            monitor.grad_scale = 2.0
+            (module(x).square().sum() * 2).backward()
+        found.append(monitor.report().rows[0].grad_norm)
+    assert found[0] == found[1] == found[2] == pytest.approx(math.sqrt((4 + 16) / 3))
+    with pytest.raises(ValueError, match="grad_scale must be above 0, got 0"):
+        Monitor(module, grad_scale=0)
+
+
+def test_a_monitor_opens_once_at_a_time() -> None:
+    module = nn.ReLU()
+    with Monitor(module) as monitor:
+        with pytest.raises(RuntimeError, match="open already"), monitor:
+            pass
+        module(torch.ones(2, 2))
+    assert monitor.report().rows[0].mean == 1
+    assert _hooks(module) == 0
+
+
+def test_whatever_the_default_device() -> None:
+    module = nn.Softplus(beta=0.3)
+    with torch.device("meta"), Monitor(module) as monitor:
+        module(torch.full((2, 2), -30.0, device="cpu"))
+    (row,) = monitor.report().rows
+    assert (row.dead, row.note) == (1, "")
+
+
+class TestFindings:
+    HEALTHY = (
+        nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+        nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Softplus, fastact.QuickGELU,
+    )  # fmt: skip
+
+    @staticmethod
+    def net(activation: type[nn.Module] = nn.ReLU, depth: int = 4, width: int = 64) -> nn.Sequential:
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            linear = nn.Linear(width, width)
+            nn.init.kaiming_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, activation()]
+        return nn.Sequential(*layers, nn.Linear(width, 8))
+
+    @staticmethod
+    def report(net: nn.Module, steps: int = 10, input: Tensor | None = None) -> Report:
+        optimizer, generator = torch.optim.SGD(net.parameters(), lr=0.01), torch.Generator().manual_seed(1)
+        with Monitor(net) as monitor:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                batch = torch.randn(100, 64, generator=generator) if input is None else input
+                F.cross_entropy(net(batch), torch.randint(8, (len(batch),), generator=generator)).backward()
+                optimizer.step()
+        return monitor.report()
+
+    @pytest.mark.parametrize("activation", HEALTHY)
+    def test_a_healthy_network_gives_none(self, activation: type[nn.Module]) -> None:
+        assert self.report(self.net(activation)).findings == []
+
+    def test_a_dead_layer_is_named_first(self) -> None:
+        net = self.net()
+        with torch.no_grad():
+            net[4].bias[:26] = -100
+        first = self.report(net).findings[0]
+        assert (first.rule, first.layer) == ("dead-units", "5")
+        assert str(first) == "5: 41% of the units are dead: lower the learning rate, or take a LeakyReLU"
+
+    def test_the_most_dead_is_named_first(self) -> None:
+        net = self.net()
+        for layer, dead in ((2, 20), (4, 64), (6, 30)):
+            nn.init.constant_(net[layer].bias[:dead], -100)
+        found = self.report(net).findings
+        assert [each.layer for each in found[:3]] == ["5", "7", "3"]
+        assert found[0].evidence == "100% of the units are dead"
+
+    def test_few_examples_tell_nothing(self) -> None:
+        net = self.net()
+        nn.init.constant_(net[4].bias, -100)
+        assert "dead-units" not in {each.rule for each in self.report(net, steps=4).findings}
+
+    def test_where_gradients_leak_no_unit_is_dead(self) -> None:
+        net = self.net(nn.LeakyReLU)
+        nn.init.constant_(net[4].bias, -100)
+        report = self.report(net)
+        assert report.rows[2].dead == 1
+        assert "dead-units" not in {each.rule for each in report.findings}
+
+    def test_saturation_is_named_first(self) -> None:
+        net = self.net(nn.Tanh)
+        with torch.no_grad():
+            net[2].weight *= 30
+        first = self.report(net, steps=2).findings[0]
+        assert (first.rule, first.layer) == ("saturation", "3")
+        assert "where Tanh is flat" in str(first)
+
+    def test_saturated_units_that_are_dead(self) -> None:
+        net = self.net(nn.Sigmoid)
+        nn.init.constant_(net[4].bias, 100)
+        first = self.report(net).findings[0]
+        assert (first.rule, first.layer) == ("dead-units", "5")
+        assert "normalise" in first.remedy
+
+    def test_nan_is_named_where_it_begins(self) -> None:
+        net = self.net()
+        net[2].register_forward_hook(lambda module, args, output: output / 0)
+        first, *_ = self.report(net).findings
+        assert (first.rule, first.layer) == ("not-finite", "3")
+        assert "infinite, here first" in first.evidence
+
+    def test_a_gradient_that_is_nan(self) -> None:
+        net = self.net()
+        net[6].register_full_backward_hook(lambda module, grads, outputs: (grads[0] * math.nan,))
+        with Monitor(net) as monitor:
+            net(torch.randn(9, 64)).sum().backward()
+        first, *_ = monitor.report().findings
+        assert (first.rule, first.layer) == ("gradient-not-finite", "5")
+        first, *_ = self.report(net).findings  # by the weights it is in all outputs then
+        assert (first.rule, first.layer) == ("gradient-not-finite", "5")
+
+    def test_nan_after_a_while(self) -> None:
+        """Whatever the number of calls that are merged."""
+        module = nn.Tanh()
+        with Monitor(module) as monitor:
+            for step in range(150):
+                module(torch.full((2, 2), math.nan if step in (97, 120) else 1.0))
+                if step in (10, 70):
+                    assert monitor.report().rows[0].first_bad is None
+        assert monitor.report().rows[0].first_bad == 97
+
+    def test_a_gradient_vanishes(self) -> None:
+        (only,) = self.report(self.net(nn.Sigmoid, depth=16)).findings
+        assert (only.rule, only.layer) == ("vanishing-gradient", "1")
+
+    def test_a_gradient_explodes(self) -> None:
+        net = self.net(depth=8)
+        with torch.no_grad():
+            for layer in net[2:-1:2]:
+                layer.weight *= 6
+        (only,) = self.report(net, steps=1).findings
+        assert (only.rule, only.layer) == ("exploding-gradient", "1")
+
+    def test_as_a_dictionary(self) -> None:
+        net = self.net()
+        nn.init.constant_(net[4].bias, -100)
+        report = self.report(net)
+        read = json.loads(json.dumps(report.to_dict()))
+        assert read["rows"][2]["dead"] == 1
+        assert read["findings"][0] == vars(report.findings[0])
+        assert Row(**read["rows"][0]) == report.rows[0]

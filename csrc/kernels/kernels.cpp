@@ -8,6 +8,7 @@
 #include "kernels/maxout.h"
 #include "kernels/softmax_rows.h"
 #include "kernels/softmax_strided.h"
+#include "kernels/summary.h"
 #include "kernels/sums.h"
 
 namespace fastact {
@@ -44,6 +45,7 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     {sum<float>, sum<double>},
     {add_each<float>, add_each<double>},
     {add_moments<float>, add_moments<double>},
+    {summarize<float>, summarize<double>},
     {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},

@@ -26,6 +26,10 @@
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
 // For batch norm: the mean and the mean square deviation of each channel, as (2, channels) in float64:
 //   moments(Tensor input) -> Tensor
+// For fastact.Monitor: a Summary of a dense tensor's elements (kernels/block.h), flat those in one of the intervals
+// (low, high] that `bounds` has in its rows; and for each index of dimension `unit_dim`, whether any element there is
+// not flat:
+//   summary(Tensor input, Tensor bounds, int? unit_dim) -> (Tensor, Tensor)
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
@@ -36,6 +40,7 @@
 #include "runtime/maxout.h"
 #include "runtime/moments.h"
 #include "runtime/softmax.h"
+#include "runtime/summary.h"
 #include "runtime/torch_rows.h"
 #include "spec/direct.h"
 #include "spec/schema.h"
@@ -528,6 +533,35 @@ void moments(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = from(result);
 }
 
+void summary(StableIValue* stack, uint64_t, uint64_t) {
+  const auto input = to<Tensor>(stack[0]), bounds = to<Tensor>(stack[1]);
+  auto unit_dim = to<std::optional<int64_t>>(stack[2]);
+  check_dtype(input, "summary");
+  STD_TORCH_CHECK(input.is_cpu() && input.numel() > 0 && is_dense(input),
+                  "fastact::summary: expected a dense tensor with elements");
+  STD_TORCH_CHECK(bounds.is_cpu() && bounds.scalar_type() == ScalarType::Double && bounds.dim() == 2 &&
+                      bounds.size(0) <= kMostIntervals && bounds.size(1) == 2 && bounds.is_contiguous(),
+                  "fastact::summary: expected bounds of up to ", kMostIntervals,
+                  " intervals, as (intervals, 2) in float64");
+  std::optional<Channels> units;
+  if (unit_dim) {
+    if (*unit_dim < 0) *unit_dim += input.dim();
+    STD_TORCH_CHECK(0 <= *unit_dim && *unit_dim < input.dim(), "fastact::summary: the input has ", input.dim(),
+                    " dimensions, none of which is unit_dim");
+    const int64_t count = input.size(*unit_dim);
+    units = {count, count == 1 ? input.numel() : input.stride(*unit_dim)};
+  }
+  const int64_t fields = sizeof(Summary) / sizeof(double), awake_size = units ? units->count : 0, stride = 1;
+  Tensor totals = new_tensor(&fields, &stride, 1, ScalarType::Double, input);
+  Tensor awake = new_tensor(&awake_size, &stride, 1, ScalarType::Bool, input);
+  Summary found;
+  SummaryRows(input, static_cast<const double*>(bounds.data_ptr()), bounds.size(0), units)
+      .run(found, static_cast<bool*>(awake.data_ptr()));
+  std::memcpy(totals.data_ptr(), &found, sizeof found);
+  stack[0] = from(totals);
+  stack[1] = from(awake);
+}
+
 void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = from(static_cast<int64_t>(reinterpret_cast<intptr_t>(&run_direct)));
 }
@@ -577,6 +611,7 @@ void define(Library& library) {
   library.def("maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)");
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("moments(Tensor input) -> Tensor");
+  library.def("summary(Tensor input, Tensor bounds, int? unit_dim) -> (Tensor, Tensor)");
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
@@ -643,6 +678,7 @@ STABLE_TORCH_LIBRARY(fastact, library) { fastact::define(library); }
 STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
   fastact::implement_ops(library);
   library.impl("moments", fastact::moments);
+  library.impl("summary", fastact::summary);
 }
 STABLE_TORCH_LIBRARY_IMPL(fastact, CUDA, library) { fastact::implement_ops(library); }
 

@@ -23,6 +23,7 @@ import instructions
 import measure
 import memory
 import models
+import monitor
 import page_faults
 import pytest
 import report
@@ -622,6 +623,18 @@ def test_batch_norm_is_timed_and_compared() -> None:
     assert lines[6].startswith("| 3 x 1 | 0.00 |")
     assert "**0.50**" in lines[6]
     assert lines[7].startswith("| 2 x 4 x 32 x 32 | 0.03 |")
+
+
+def test_a_monitor_is_timed() -> None:
+    (row,) = monitor.measure([monitor.Size(2, 8, 4)], seconds=0)
+    assert all(row["ms"][way] > 0 for way in monitor.WAYS)
+    assert row["ratio"]["every=1"] > 0
+    row["ratio"] = {"every=1": 1.0421, "every=20": 0.998}
+    row["ratio_quartiles"] = dict.fromkeys(row["ratio"], (0.99, 1.05))
+    lines = monitor.report(environment.environment("cpu"), 0.25, [row]).splitlines()
+    assert "load average before: 0.2" in lines[2]
+    assert lines[-1].startswith("| 2 | 8 | 4 |")
+    assert lines[-1].endswith("| +4.2% | -1.0% to +5.0% | -0.2% | -1.0% to +5.0% |")
 
 
 def test_torchs_functions_are_timed_in_two_processes() -> None:
