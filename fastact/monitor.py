@@ -29,6 +29,9 @@ from .ops import overload
 
 __all__ = ["Finding", "Monitor", "Report", "Row"]
 
+FLAT = 0.05
+"""A smooth activation is flat where its derivative is below this share of its maximum, or of 1 where that is larger."""
+
 _ROWS: dict[type[nn.Module], list[Activation]] = {}
 for _row in ACTIVATIONS.values():
     for _class in (_row.stock or getattr(modules, _row.module), *(getattr(nn, name) for name in _row.further_modules)):
@@ -638,7 +641,7 @@ def _flat_intervals_with(
         two_lines = slopes.diff().count_nonzero() == 1
         if activation.weights and not two_lines:
             return None, False
-        least = 0.05 * slopes.abs().max().clamp(max=1)
+        least = FLAT * slopes.abs().max().clamp(max=1)
 
         def is_flat(slopes: Tensor) -> Tensor:
             return slopes != 1 if two_lines else slopes.abs() < least

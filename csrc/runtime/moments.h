@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/dispatch.h"
 #include "runtime/memory.h"
 #include "runtime/parallel.h"
 

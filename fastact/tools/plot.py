@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..catalogue import ACTIVATIONS, Activation, of_one_variable
 from ..convert import convert
+from ..monitor import FLAT
 from ..names import folded
 from ..plot import named
 from ..saved import LEAST_SHARE, Saved
@@ -105,7 +106,7 @@ class _Curve:
         """From where to where it is flat, as `fastact.Monitor` has it. Maxima and minima are left out, where the
         derivative only passes zero."""
         slope = self.orders[1]
-        flat = slope.abs() < 0.05 * self.steepest if self.steepest > 0 else slope == 0
+        flat = slope.abs() < FLAT * self.steepest if self.steepest > 0 else slope == 0
         runs = [list(run) for is_flat, run in groupby(range(len(slope)), lambda i: bool(flat[i])) if is_flat]
         ends = [(run[0], run[-1]) for run in runs if slope[run[0]] * slope[run[-1]] >= 0]
         return [(self.x[first].item(), self.x[last].item()) for first, last in ends if first < last]
