@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
-from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from . import modules
 from .catalogue import ACTIVATIONS, Activation
@@ -238,22 +238,39 @@ class Monitor:
 
     What checkpointing computes again counts once. What has no numbers to look at runs as without a monitor, and the
     layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
-    calls in compiled and exported graphs and within torch.func's transforms.
+    calls in compiled and exported graphs and within torch.func's transforms. torch.nn.TransformerEncoderLayer in
+    evaluation leaves its fast path, as under any hooks on modules, and rounds otherwise there.
 
-    Raises ValueError if `every` is below 1 or `grad_scale` is a number that is not above 0; RuntimeError where the
-    context is opened twice.
+    Raises TypeError if `every` is not an int or `grad_scale` neither a number nor a tensor of one; ValueError if
+    `every` is below 1 or `grad_scale` a number that is not above 0; RuntimeError where the context is opened twice.
     """
 
     def __init__(
         self, model: nn.Module, *, every: int = 1, unit_dim: int = 1, grad_scale: float | Tensor = 1.0
     ) -> None:
+        if not isinstance(every, int):
+            raise TypeError(f"every must be an int, got {every!r}")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        if not isinstance(grad_scale, Tensor) and not grad_scale > 0:
-            raise ValueError(f"grad_scale must be above 0, got {grad_scale}")
         self._model, self._every, self._unit_dim = model, every, unit_dim
         self.grad_scale = grad_scale
         self._layers: list[_Layer] = []
+
+    @property
+    def grad_scale(self) -> float | Tensor:
+        """What gradients are divided by."""
+        return self._grad_scale
+
+    @grad_scale.setter
+    def grad_scale(self, value: float | Tensor) -> None:
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or value.is_complex():
+                raise TypeError(f"grad_scale must be a number or a tensor of one, got {tuple(value.shape)}")
+        elif not isinstance(value, Real):
+            raise TypeError(f"grad_scale must be a number or a tensor of one, got {value!r}")
+        elif not value > 0:
+            raise ValueError(f"grad_scale must be above 0, got {value}")
+        self._grad_scale = value
 
     def __enter__(self) -> Monitor:
         if any(layer.handles for layer in self._layers):
@@ -478,8 +495,9 @@ class _Layer:
             self.calls += 1
             if watched:
                 self.count(output)
-        if watched and isinstance(output, Tensor) and output.requires_grad:
-            # On the tensor: a module's full backward hook forbids working in place.
+        if watched and isinstance(output, Tensor) and output.grad_fn is not None and torch.is_grad_enabled():
+            # On the tensor: a module's full backward hook forbids working in place. Not on a leaf, which may be a
+            # parameter that was changed in place: the hook would stay, and see all its gradients.
             output.register_hook(self.gradient)
 
     def count(self, output: Tensor) -> None:
@@ -494,6 +512,7 @@ class _Layer:
                 before = self.awake.get(len(awake))
                 self.awake[len(awake)] = awake if before is None else awake | before.to(awake.device)
 
+    @unserializable_hook
     def gradient(self, grad: Tensor) -> None:
         if not self.handles:  # after the context: a graph that it leaves behind still has this hook
             return
@@ -502,6 +521,8 @@ class _Layer:
             summary, scale = found[0], self.monitor.grad_scale
             if isinstance(scale, Tensor) or scale != 1:
                 with torch.no_grad():
+                    if isinstance(scale, Tensor):
+                        scale = scale.detach().reshape(()).to(summary)
                     summary = summary.clone()
                     summary[1] /= scale
                     summary[2] /= scale * scale

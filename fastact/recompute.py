@@ -94,6 +94,7 @@ class recompute(_DecoratorContextManager):
         self._opened.append(opens)
         if opens:
             hide_from_graphs(_PRODUCERS)
+            _leave_out_of_graphs()
             hooks = Hooks(self.min_bytes)
             _graph._push_saved_tensors_default_hooks(hooks.pack, hooks.unpack)
             torch.ops.fastact.open_registry(self.min_bytes)
@@ -161,6 +162,16 @@ class Hooks:
                 "with torch.autograd.set_detect_anomaly(True)."
             )
         return tensor
+
+    unpack._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+def _leave_out_of_graphs() -> None:
+    """Let compiled autograd's graph break at the hook, and Dynamo run it as it is: what torch.compiler.disable does,
+    whose wrapper each call would pay for."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None:
+        dynamo.skip_code(Hooks.unpack.__code__)
 
 
 class _Around(threading.local):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,15 @@ def test_all_else_is_torchs(name: str) -> None:
 
 
 @needs_nodes
+@pytest.mark.parametrize("place", [3, 4])
+def test_one_running_statistic_without_the_other_is_torchs_error(place: int, enabled: None) -> None:
+    statistics = [None, None]
+    statistics[place - 3] = torch.ones(8)
+    with pytest.raises(ValueError, match="must either both be None or neither be None"):
+        torch.native_batch_norm(torch.randn(4, 8, 32, 32), None, None, *statistics, True, 0.1, 1e-5)
+
+
+@needs_nodes
 def test_instance_norm_is_batch_norm() -> None:
     x = torch.randn(2, 4, 64, 65) * 3 + 1
     ours, torchs = both(lambda: [F.instance_norm(x)])
@@ -227,7 +237,7 @@ def test_instance_norm_is_batch_norm() -> None:
 
 @needs_nodes
 @pytest.mark.parametrize("parameter", ["weight", "bias", "running_mean", "running_var"])
-def test_a_parameter_of_another_dtype_or_layout_is_torchs(parameter: str) -> None:
+def test_a_parameter_of_another_dtype_layout_or_shape_is_torchs(parameter: str) -> None:
     """And if that is an error, torch's."""
 
     def call(make: Callable[[], Tensor]) -> list[Any]:
@@ -242,7 +252,9 @@ def test_a_parameter_of_another_dtype_or_layout_is_torchs(parameter: str) -> Non
         except RuntimeError as error:
             return [str(error)]
 
-    for make in (lambda: torch.ones(16)[::2], lambda: torch.ones(8).double(), lambda: torch.ones(7)):
+    made: list[Callable[[], Tensor]] = [lambda: torch.ones(16)[::2], lambda: torch.ones(8).double()]
+    made += [partial(torch.ones, *shape) for shape in ((7,), (1, 8), (8, 1), (2, 4), (1, 8, 1, 1))]
+    for make in made:
         ours, torchs = both(lambda make=make: call(make))
         assert type(ours[0]) is type(torchs[0])
         assert ours[0] == torchs[0] if isinstance(ours[0], str) else ours[0].equal(torchs[0])
@@ -278,6 +290,29 @@ def test_gradients_of_gradients(enabled: None) -> None:
     (exact_second,) = torch.autograd.grad(exact_first.square().sum(), exact_x)
     torch.testing.assert_close(first.double(), exact_first, rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(second.double(), exact_second, rtol=1e-3, atol=1e-9)
+
+
+@needs_nodes
+def test_a_constant_channel_without_eps_gives_the_bias() -> None:
+    """Of 1 / sqrt(0) torch makes 0."""
+
+    def call() -> list[Tensor]:
+        x, weight, bias = torch.ones(4, 8, 32, 32, requires_grad=True), torch.ones(8), torch.arange(8.0)
+        y = torch.batch_norm(x, weight, bias, None, None, True, 0.1, 0.0, False)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+        return [y.detach(), grad, F.instance_norm(torch.ones(2, 8, 64, 64), eps=0.0)]
+
+    ours, torchs = both(call)
+    assert all(our.equal(their) for our, their in zip(ours, torchs, strict=True))
+
+
+@needs_nodes
+@pytest.mark.parametrize("scale", [1e-20, 1e30])
+def test_squares_beyond_float32(scale: float, enabled: None) -> None:
+    x = torch.randn(4, 8, 32, 32) * scale
+    expected = F.batch_norm(x.double(), None, None, training=True, eps=1e-5 * scale**2)
+    ours = F.batch_norm(x, None, None, training=True, eps=1e-5 * scale**2)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 # The switch

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -726,6 +727,42 @@ def test_gradients_of_a_scaled_loss() -> None:
     assert found[0] == found[1] == found[2] == pytest.approx(math.sqrt((4 + 16) / 3))
     with pytest.raises(ValueError, match="grad_scale must be above 0, got 0"):
         Monitor(module, grad_scale=0)
+    for wrong in (torch.ones(2), None, "2"):
+        with pytest.raises(TypeError, match="grad_scale must be a number or a tensor of one"):
+            monitor.grad_scale = wrong
+    assert monitor.grad_scale == 2.0
+
+
+@pytest.mark.parametrize(
+    "scale", [torch.tensor([65536], dtype=torch.int32), torch.full((1, 1), 32768.0, dtype=torch.float16)]
+)
+def test_a_scale_is_a_tensor_of_any_dtype_and_shape(scale: torch.Tensor) -> None:
+    x = torch.randn(4, 8, requires_grad=True)
+    with Monitor(nn.ReLU(), grad_scale=scale) as monitor:
+        (monitor._model(x) * scale.item()).sum().backward()
+    assert monitor.report().rows[0].grad_norm == 1
+
+
+def test_a_parameter_that_an_activation_clamps_is_not_followed() -> None:
+    weight, module = nn.Parameter(torch.randn(8)), nn.ReLU(inplace=True)
+    with Monitor(module) as monitor:
+        for _ in range(3):
+            with torch.no_grad():
+                module(weight)
+            (weight * 2).sum().backward()
+    assert not weight._backward_hooks
+    assert monitor.report().rows[0].grad_norm is None
+
+
+def test_an_output_can_be_saved(tmp_path: Path) -> None:
+    x = torch.randn(4, 8, requires_grad=True)
+    with Monitor(nn.Sequential(nn.Linear(8, 8), nn.ReLU())) as monitor:
+        torch.save(monitor._model(x), tmp_path / "output")  # a warning would be an error here
+
+
+def test_every_is_an_int() -> None:
+    with pytest.raises(TypeError, match="every must be an int"):
+        Monitor(nn.ReLU(), every=1.5)
 
 
 def test_a_monitor_opens_once_at_a_time() -> None:

@@ -1032,8 +1032,8 @@ def test_a_compiled_part_between_others() -> None:
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
-def test_compiled_autograd() -> None:
-    """Either it goes through, with the same gradients, or it says that it cannot."""
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_autograd(backend: str) -> None:
     from torch._dynamo import compiled_autograd
 
     seed(3)
@@ -1041,14 +1041,10 @@ def test_compiled_autograd() -> None:
     with recompute():
         output = model(batch())
     expected = step(small, batch())
-    try:
-        with compiled_autograd._enable(torch.compile(backend="eager")):
-            output.backward(grad_of(output))
-    except RuntimeError:
-        pass
-    else:
-        for name, each in model.named_parameters():
-            torch.testing.assert_close(each.grad, expected[f"gradient of {name}"])
+    with compiled_autograd._enable(torch.compile(backend=backend)):
+        output.backward(grad_of(output))
+    for name, each in model.named_parameters():
+        torch.testing.assert_close(each.grad, expected[f"gradient of {name}"])
     same(step(small, batch(), around=recompute), expected)
 
 

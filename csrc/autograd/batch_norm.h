@@ -110,9 +110,10 @@ struct BatchNorm : c10::OperatorKernel {
     for (size_t i = 1; i <= 4; ++i) {
       if (!is_given(given[i])) continue;
       const Tensor& each = given[i].toTensor();
-      if (each.scalar_type() != at::kFloat || !each.is_contiguous() || each.numel() != input.size(1)) return false;
+      if (each.scalar_type() != at::kFloat || !each.is_contiguous() || each.sizes() != input.sizes().slice(1, 1))
+        return false;
     }
-    return true;
+    return is_given(given[3]) == is_given(given[4]);  // or torch's error
   }
 
   // In the input's dtype; brings the running ones up to date.
@@ -129,7 +130,8 @@ struct BatchNorm : c10::OperatorKernel {
     float *mean_of = mean.mutable_data_ptr<float>(), *inverse_std_of = inverse_std.mutable_data_ptr<float>();
     for (int64_t i = 0; i < channels; ++i) {
       mean_of[i] = static_cast<float>(means[i]);
-      inverse_std_of[i] = static_cast<float>(1 / std::sqrt(variances[i] + eps));
+      const double added = variances[i] + eps;
+      inverse_std_of[i] = static_cast<float>(added == 0 ? 0 : 1 / std::sqrt(added));  // as torch
       if (running_mean) running_mean[i] = static_cast<float>(momentum * means[i] + (1 - momentum) * running_mean[i]);
       if (!running_variance) continue;
       const double unbiased = variances[i] * static_cast<double>(count) / static_cast<double>(count - 1);

@@ -102,17 +102,17 @@ struct Remade : c10::intrusive_ptr_target {
   // lock: some wait for Python, which may wait for the lock.
   Tensor whole(bool for_consumer) {
     const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-    Tensor found;
+    Tensor found, freed, freed_before;  // after the lock: one that Python knows waits for Python, which may wait for it
     {
       std::lock_guard<std::mutex> lock(mutex);
-      begin_round(torch::autograd::get_current_graph_task_id());
+      freed_before = begin_round(torch::autograd::get_current_graph_task_id());
       taken += for_consumer;
       if (held.defined() && held_on == stream) found = held;
     }
     if (!found.defined()) found = run();
     std::lock_guard<std::mutex> lock(mutex);
     if (round < 0 || taken >= consumers) {
-      held.reset();
+      freed = std::move(held);
     } else if (!held.defined()) {
       held = found;
       held_on = stream;
@@ -148,10 +148,11 @@ struct Remade : c10::intrusive_ptr_target {
     ++consumers;
   }
   void remove_consumer(int had_it_in) {
+    Tensor freed;
     std::lock_guard<std::mutex> lock(mutex);
     --consumers;
     if (had_it_in == round && round >= 0) --taken;
-    if (consumers <= taken) held.reset();
+    if (consumers <= taken) freed = std::move(held);
   }
 
  private:
@@ -161,15 +162,17 @@ struct Remade : c10::intrusive_ptr_target {
   Tensor held;
   c10::Stream held_on{c10::Stream::DEFAULT, c10::Device(c10::kCPU)};
 
-  void begin_round(int task) {
-    if (task == round) return;
-    held.reset();
+  // Returns what is held from another one.
+  Tensor begin_round(int task) {
+    if (task == round) return {};
     round = task;
     taken = 0;
+    return std::move(held);
   }
   void drop() {
+    Tensor freed;
     std::lock_guard<std::mutex> lock(mutex);
-    held.reset();
+    freed = std::move(held);
   }
 
   Tensor run() const {
