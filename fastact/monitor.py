@@ -366,14 +366,13 @@ def _merged(parts: Tensor) -> Tensor:
 def _summary(input: Tensor, bounds: Tensor, unit_dim: int | None) -> tuple[Tensor, Tensor | None]:
     """A `_Summary` as a tensor, and whether any element of each unit is not flat."""
     dense = input.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(input)
-    if input.is_cpu and dense and not input._is_zerotensor() and bounds.shape[0] <= _MOST_INTERVALS:
+    if input.is_cpu and dense and not input._is_zerotensor():
         totals, awake = _OP(input, bounds, unit_dim)
         return totals, None if unit_dim is None else awake
     return _summary_by_torch(input, bounds.tolist(), unit_dim)
 
 
 _OP = overload("summary")
-_MOST_INTERVALS = 8  # that it takes
 
 
 def _summary_by_torch(

@@ -17,18 +17,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import needs_nodes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import fastact
-from fastact import ops
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
 from fastact.monitor import _ROWS, Monitor, Report, Row, _flat_intervals, _row_of
 
-needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
 FEW = 4 * torch.finfo(torch.float32).eps
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import needs_nodes
 from matplotlib.figure import Figure
 from test_memory import bytes_left_by
 from torch import Tensor, nn
@@ -26,8 +27,6 @@ from torch.utils.checkpoint import checkpoint
 import fastact
 from fastact import ops
 from fastact.saved import Kept, Layer, Saved
-
-needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 
 
 @pytest.fixture(autouse=True)

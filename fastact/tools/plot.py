@@ -91,7 +91,7 @@ class _Curve:
         return ", ".join(filter(None, (*given, self.input)))
 
     def jumps(self, order: int) -> list[int]:
-        """The indices where this derivative jumps."""
+        """The indices where this derivative jumps: between neighbours in float64 it else moves by rounding alone."""
         y = self.orders[order]
         at = [int(torch.searchsorted(self.x, place)) for place in self.candidates]
         return [i for i in at if not torch.isclose(y[i - 1], y[i + 1], rtol=1e-6, atol=1e-9, equal_nan=True)]

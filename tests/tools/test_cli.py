@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import needs_nodes
 
 import fastact
 from fastact import ops, thresholds
@@ -18,8 +19,6 @@ from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
 from fastact.coverage import Coverage
 from fastact.tools import accuracy, info, tune, validate
-
-needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
