@@ -7,40 +7,26 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import ops
 from .catalogue import ACTIVATIONS
 from .enable import is_enabled
+from .places import Place, place, shown
 from .torch_ops import needs_nodes
 
 __all__ = ["Calls", "Coverage", "Place"]
 
 _NOT_ENABLED = "fastact is not enabled"
 _FASTER = "torch computes these softmax rows faster"
-
-
-class Place(NamedTuple):
-    """Where a call comes from."""
-
-    file: str
-    """Of the innermost Python frame outside torch and fastact; "" in a thread without one."""
-    line: int
-    module: str
-    """The innermost torch.nn.Module that is being called, named as in the outermost one's `named_modules()`, or by its
-    class; "" outside of any."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +148,7 @@ def _cells(row: Calls) -> list[str]:
     told = row.activation.replace("_", "") in row.op.replace("_", "")
     op = row.op if told else f"{row.op} ({row.activation})"
     way = f"torch: {row.why}" if not row.ran else "fastact" + f", in an op of torch's: {row.why}" * bool(row.why)
-    return [_shown(row.place), row.place.module, op, row.dtype, f"{row.calls:,}", f"{row.elements:,}", way]
-
-
-def _shown(place: Place) -> str:
-    if not place.file:
-        return "(no Python)"
-    return f"{'/'.join(Path(place.file).parts[-3:])}:{place.line}"
+    return [shown(row.place), row.place.module, op, row.dtype, f"{row.calls:,}", f"{row.elements:,}", way]
 
 
 # Watching
@@ -247,43 +227,6 @@ def _count(op: str, row: str, ran: bool, why: str, about: Tensor, numel: int) ->
     if "{" in why:
         layout = str(about.layout).removeprefix("torch.")
         why = why.format(dtype=dtype, layout=layout, device=about.device, type=type(about).__name__)
-    key = (_place(), op, row, dtype, ran, why)
+    key = (place(), op, row, dtype, ran, why)
     for watcher in _watchers:
         watcher._count(key, numel)
-
-
-# Places
-
-_FOLDERS = tuple(os.path.dirname(file) + os.sep for file in (torch.__file__, __file__))
-MODULES_CALL = getattr(nn.Module.__call__, "__code__", None)
-
-
-def _place() -> Place:
-    """Where the call comes from that is being counted."""
-    file, line = "", 0
-    inner: nn.Module | None = None
-    outer: nn.Module | None = None
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code is MODULES_CALL:
-            # The one kind of frame whose variables may be looked at: it never changes them, and until Python 3.13 a
-            # look keeps what they are until the frame is left.
-            outer = frame.f_locals["self"]
-            inner = outer if inner is None else inner
-        elif not file and not code.co_filename.startswith(_FOLDERS):
-            file, line = code.co_filename, frame.f_lineno
-        frame = frame.f_back
-    return Place(file, line, "" if inner is None or outer is None else _name(outer, inner))
-
-
-_names: dict[int, tuple[weakref.ref, weakref.ref, str]] = {}
-"""Of modules in their outermost ones, by id."""
-
-
-def _name(outer: nn.Module, inner: nn.Module) -> str:
-    known = _names.get(id(inner))
-    if known is None or known[0]() is not inner or known[1]() is not outer:
-        name = next((name for name, module in outer.named_modules() if module is inner), "") or type(inner).__name__
-        known = _names[id(inner)] = weakref.ref(inner), weakref.ref(outer), name
-    return known[2]

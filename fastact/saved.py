@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import ops
 from .convert import as_stock
-from .coverage import MODULES_CALL
 from .enable import torch_kernels
 from .names import folded
+from .places import MODULES_CALL
 from .recompute import MIN_BYTES, Hooks, recompute
 
 __all__ = ["Kept", "Layer", "Saved", "saved"]

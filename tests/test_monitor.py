@@ -26,7 +26,9 @@ from torch.utils.checkpoint import checkpoint
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
-from fastact.monitor import _ROWS, Monitor, Report, Row, _flat_intervals, _row_of
+from fastact.monitor import _ROWS, EXPONENTS, Monitor, Report, Row, _row_of
+from fastact.monitor.flat import flat_intervals
+from fastact.monitor.logging import bin_limits
 
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
 FEW = 4 * torch.finfo(torch.float32).eps
@@ -134,7 +136,7 @@ def test_a_rectifier_is_off_up_to_zero(name: str) -> None:
 )
 def test_where_an_activation_is_flat(reference, kinks: tuple[float, ...], expected: list) -> None:
     row = replace(ACTIVATIONS["relu"], reference=reference, kinks=lambda: kinks)
-    found, saturates = _flat_intervals(row, nn.Identity())
+    found, saturates = flat_intervals(row, {})
     assert [edge for interval in found for edge in interval] == pytest.approx([x for pair in expected for x in pair])
     assert saturates == (kinks != (0.0,))  # one kink makes two lines
 
@@ -220,7 +222,7 @@ def test_hooks_go_even_on_an_error() -> None:
     net = _network()
     assert _hooks(net) == 0
     with pytest.raises(RuntimeError, match="stop"), Monitor(net) as monitor:  # noqa: PT012
-        assert _hooks(net) == 6
+        assert _hooks(net) == 8  # two of them on the model, for functions
         loss = net(_images()).mean()
         raise RuntimeError("stop")
     assert _hooks(net) == 0
@@ -586,7 +588,7 @@ class TestSubclasses:
             got = call(module, x)
         (row,) = monitor.report().rows
         assert row.dead is None
-        assert row.note.startswith("has a forward of its own: where it is flat is not known")
+        assert row.note.startswith("where it is flat is not known: it has a forward of its own")
         if isinstance(got, tuple):
             assert all(map(torch.equal, got, expected))
             assert row.note.endswith("; output: a tuple, not a tensor")
@@ -904,3 +906,185 @@ class TestFindings:
         assert read["rows"][2]["dead"] == 1
         assert read["findings"][0] == vars(report.findings[0])
         assert Row(**read["rows"][0]) == report.rows[0]
+
+
+class Functional(nn.Module):
+    """Calls of functions, each on a line of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.module = nn.Linear(8, 16), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.inner(x))
+        x = x.clone().sigmoid_()
+        x = F.leaky_relu(x, negative_slope=0.1)
+        x = F.gelu(self.module(x), approximate="tanh")
+        for _ in range(2):
+            x = fastact.functional.hardtanh(x, -0.5, 0.5)
+        return torch.softmax(x, 1)
+
+
+class TestFunctions:
+    def test_are_seen_by_the_line_that_calls(self) -> None:
+        net, x = Functional(), torch.randn(32, 8)
+        with Monitor(net) as monitor:
+            net(x).square().sum().backward()
+        rows = monitor.report().rows
+        assert [row.activation for row in rows] == [
+            "relu", "sigmoid", "leaky_relu", "Tanh", "gelu", "hardtanh", "softmax",
+        ]  # fmt: skip
+        first = Functional.forward.__code__.co_firstlineno
+        lines = [int(row.layer.split(":")[1].rstrip(")")) - first for row in rows if row.activation != "Tanh"]
+        assert lines == [1, 2, 3, 4, 6, 7]
+        assert all(Path(__file__).name in row.layer for row in rows if row.activation != "Tanh")
+        relu, hidden = rows[0], net.inner(x)
+        assert relu.sparsity == pytest.approx((hidden <= 0).double().mean().item())
+        assert relu.dead == (hidden <= 0).all(0).double().mean().item()
+        assert all(row.grad_norm > 0 for row in rows[:-1])
+        assert rows[5].seen_per_unit == 2 * 32  # both turns of the loop
+
+    def test_results_stay_the_same(self) -> None:
+        net, x = Functional(), torch.randn(32, 8)
+        grads = []
+        for context in (nullcontext(), Monitor(net)):
+            net.zero_grad()
+            with context:
+                output = net(x)
+                output.square().sum().backward()
+            grads.append([output, *(each.grad for each in net.parameters())])
+        assert all(map(torch.equal, *grads))
+
+    def test_name_the_module_that_runs(self) -> None:
+        net = nn.Sequential(nn.Sequential(Functional()), nn.ReLU())
+        with Monitor(net) as monitor:
+            net(torch.randn(4, 8))
+        names = [row.layer.split(" (")[0] for row in monitor.report().rows]
+        assert names == ["0.0", "0.0", "0.0", "0.0.module", "0.0", "0.0", "0.0", "1"]
+
+    def test_every_kth_forward(self) -> None:
+        net = Functional()
+        with Monitor(net, every=3) as monitor:
+            for _ in range(4):
+                net(torch.randn(5, 8))
+        rows = {row.activation: row for row in monitor.report().rows}
+        assert rows["relu"].seen_per_unit == rows["Tanh"].seen_per_unit == 2 * 5
+
+    def test_after_a_forward_that_fails(self) -> None:
+        class Fails(Functional):
+            def forward(self, x: Tensor) -> Tensor:
+                F.relu(x)
+                raise RuntimeError("out of memory")
+
+        net = Fails()
+        with Monitor(net) as monitor:
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="out of memory"):
+                    net(torch.randn(5, 8))
+            assert torch._C._len_torch_function_stack() == 0
+            F.relu(torch.ones(3))  # outside of the model
+        (row,) = (row for row in monitor.report().rows if row.activation == "relu")
+        assert row.seen_per_unit == 2 * 5
+
+    def test_can_be_left_alone(self) -> None:
+        net = Functional()
+        with Monitor(net, functional=False) as monitor:
+            assert _hooks(net) == 2
+            net(torch.randn(5, 8))
+        assert [row.activation for row in monitor.report().rows] == ["Tanh"]
+
+    def test_in_compiled_models_are_left_alone(self) -> None:
+        torch.compiler.reset()
+        net = Functional()
+        net.inner = nn.Sequential(nn.Linear(8, 16))
+        net.inner.compile(backend="eager")
+        with Monitor(net) as monitor:
+            net(torch.randn(5, 8))
+        assert [row.activation for row in monitor.report().rows] == ["Tanh"]
+
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_under_checkpointing(self, reentrant: bool) -> None:
+        net, x = Functional(), torch.randn(32, 8, requires_grad=True)
+        found = []
+        for run in (net, partial(checkpoint, net, use_reentrant=reentrant)):
+            with Monitor(net) as monitor:
+                run(x).square().sum().backward()
+            found.append(monitor.report().rows)
+        assert found[0] == found[1]
+
+
+class TestSnapshots:
+    @staticmethod
+    def run(net: nn.Module, *inputs: list[float]) -> Monitor:
+        """One snapshot after each row of inputs."""
+        with Monitor(net) as monitor:
+            for step, row in enumerate(inputs):
+                net(torch.tensor([row]))
+                monitor.snapshot(10 * (step + 1))
+            net(torch.tensor([inputs[-1]]))
+        return monitor
+
+    def test_are_about_what_came_between(self) -> None:
+        monitor = self.run(nn.ReLU(), [1.0, 3.0], [-1.0, 5.0])
+        assert [step for step, _ in monitor.history] == [10, 20]
+        assert [report.rows[0].mean for _, report in monitor.history] == [2, 2.5]
+        assert [report.rows[0].dead for _, report in monitor.history] == [0, 0.5]
+        assert monitor.report().rows[0].dead == 0.5
+        assert monitor.history == monitor.history
+        monitor.reset()
+        assert monitor.history == []
+        assert monitor.report().rows[0].mean is None
+
+    def test_since_when_units_are_dead_and_which_revived(self) -> None:
+        monitor = self.run(
+            nn.ReLU(), [1.0, 1.0, 1.0, -1.0], [1.0, -1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0], [1.0, 1.0, -1.0, -1.0]
+        )
+        rows = [report.rows[0] for _, report in monitor.history]
+        assert [row.dead for row in rows] == [0.25, 0.75, 1, 0.5]
+        assert [row.dead_since for row in rows] == [None, 10, 10, None]
+        assert [row.revived for row in rows] == [None, 0, 0, 0.5]
+        (finding,) = Report([replace(rows[1], seen_per_unit=1000)]).findings
+        assert finding.evidence == "75% of the units are dead, half of them or more since step 10"
+
+    def test_of_a_layer_that_is_not_called(self) -> None:
+        monitor = self.run(nn.Sequential(nn.ReLU()), [1.0, -1.0])
+        with monitor:
+            monitor.snapshot(1)
+            monitor.snapshot(2)
+        assert [report.rows[0].dead for _, report in monitor.history] == [None, None]
+
+    def test_are_saved(self, tmp_path: Path) -> None:
+        monitor = self.run(nn.ReLU(), [1.0, 3.0], [-1.0, 5.0])
+        monitor.save(tmp_path / "run.json")
+        saved = json.loads((tmp_path / "run.json").read_text())
+        assert [each["step"] for each in saved] == [10, 20]
+        assert saved[1]["rows"][0]["dead"] == 0.5
+        assert saved[1] == {"step": 20, **monitor.history[1].report.to_dict()}
+
+
+class TestHistograms:
+    def test_count_magnitudes(self) -> None:
+        values = [0.0, 1.0, 1.5, 2.0, 3.0, -0.25, 2.0**-40, -1e9, math.inf, math.nan]
+        with Monitor(nn.Tanh(), histograms=True) as monitor:
+            monitor._model(torch.zeros(1, 10, requires_grad=True)).backward(torch.tensor([values]))
+        (row,) = monitor.report().rows
+        counts = {
+            limit: round(9 * share) for limit, share in zip(bin_limits(), row.grad_histogram, strict=True) if share
+        }
+        least = 2.0 ** (EXPONENTS[0] - 1)
+        # All that is too large is in the last bins, by the limit of the negative one nearest to zero.
+        assert counts == {-(2.0**15): 1, -0.25: 1, least: 2, 2.0: 2, 4.0: 2, 2.0**16: 1}
+        assert row.histogram[len(EXPONENTS)] == 1
+
+    def test_of_a_large_tensor_are_of_a_sample(self) -> None:
+        with Monitor(nn.Tanh(), histograms=True) as monitor:
+            monitor._model(torch.full((1000, 1000), 0.6))
+        (row,) = monitor.report().rows
+        (at,) = (i for i, share in enumerate(row.histogram) if share)
+        assert row.histogram[at] == 1
+        assert bin_limits()[at - 1] <= math.tanh(0.6) < bin_limits()[at]
+
+    def test_are_off_by_default(self) -> None:
+        with Monitor(nn.Tanh()) as monitor:
+            monitor._model(torch.ones(2, 2))
+        assert monitor.report().rows[0].histogram is None

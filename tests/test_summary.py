@@ -1,4 +1,4 @@
-"""torch.ops.fastact.summary, against torch's ops in float64."""
+"""What torch.ops.fastact.summarize_ and count_flat_ count, against torch's ops in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastact.monitor import _merged, _Summary, _summary_by_torch
+from fastact.monitor import statistics
+from fastact.monitor.statistics import Summary
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BOUNDS = {
@@ -20,23 +21,38 @@ BOUNDS = {
 }
 
 
-def summary(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None) -> tuple[_Summary, Tensor]:
+def summary(input: Tensor, by_torch: bool = False, scale: float | None = None) -> Summary:
+    state = torch.tensor(Summary(), dtype=torch.float64)
+    by = None if scale is None else torch.tensor(scale, dtype=torch.float64)
+    if by_torch:
+        statistics._add_by_torch(input, by, state)
+    else:
+        torch.ops.fastact.summarize_(input, by, state)
+    return Summary(*state.tolist())
+
+
+def flatness(
+    input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None, by_torch: bool = False
+) -> tuple[list[float], Tensor]:
     bounds_tensor = torch.tensor(bounds, dtype=torch.float64).reshape(-1, 2)
-    totals, awake = torch.ops.fastact.summary(input, bounds_tensor, unit_dim)
-    assert (totals.dtype, awake.dtype) == (torch.float64, torch.bool)
-    return _Summary(*totals.tolist()), awake
+    counts = torch.zeros(4, dtype=torch.float64)
+    awake = torch.zeros(0 if unit_dim is None else input.shape[unit_dim], dtype=torch.bool)
+    count = statistics._count_flat_by_torch if by_torch else torch.ops.fastact.count_flat_
+    count(input, bounds_tensor, unit_dim, counts, awake)
+    return counts.tolist(), awake
 
 
 def check(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None) -> None:
-    found, awake = summary(input, bounds, unit_dim)
     numbers = input.float() if input.itemsize < 4 else input  # bounds are rounded to the type that is computed in
-    totals, expected_awake = _summary_by_torch(numbers, bounds, unit_dim)
-    expected = _Summary(*totals.tolist())
+    counts, awake = flatness(input, bounds, unit_dim)
+    expected_counts, expected_awake = flatness(numbers, bounds, unit_dim, by_torch=True)
+    assert counts == expected_counts == [input.numel(), counts[1], input.numel(), counts[1]]
+    assert torch.equal(awake, expected_awake)
+
+
+def check_summary(input: Tensor) -> None:
+    found, expected = summary(input), summary(input, by_torch=True)
     assert found._replace(mean=0, squares=0) == expected._replace(mean=0, squares=0)
-    if unit_dim is None:
-        assert awake.numel() == 0
-    else:
-        assert torch.equal(awake, expected_awake)
     finite = input[input.isfinite()].double()
     if finite.numel():
         size = finite.abs().max().item()
@@ -77,6 +93,7 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 )
 def test_shapes(shape: tuple[int, ...], bounds: list, dtype: torch.dtype) -> None:
     input = numbers(*shape, dtype=dtype)
+    check_summary(input)
     for unit_dim in (None, *range(-1, len(shape))):
         check(input, bounds, unit_dim)
 
@@ -84,6 +101,7 @@ def test_shapes(shape: tuple[int, ...], bounds: list, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("unit_dim", [None, 0, 1, 2, 3])
 def test_layouts(unit_dim: int | None) -> None:
     input = numbers(3, 5, 6, 70)
+    check_summary(input.permute(3, 0, 2, 1))
     check(input.to(memory_format=torch.channels_last), BOUNDS["relu"], unit_dim)
     check(input.permute(3, 0, 2, 1), BOUNDS["relu"], unit_dim)
 
@@ -94,6 +112,8 @@ def test_layouts(unit_dim: int | None) -> None:
 def test_what_is_not_finite(special: float, place: int, dtype: torch.dtype) -> None:
     input = numbers(40, 50, dtype=dtype)
     input.view(-1)[place] = special
+    check_summary(input)
+    check_summary(torch.full((3, 50), special, dtype=dtype))
     for bounds in BOUNDS.values():
         check(input, bounds, 1)
     check(torch.full((3, 50), special, dtype=dtype), BOUNDS["two"], 1)
@@ -102,28 +122,28 @@ def test_what_is_not_finite(special: float, place: int, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_subnormal_numbers_are_not_zero(dtype: torch.dtype) -> None:
     input = torch.full((3, 7), torch.finfo(dtype).smallest_normal / 4, dtype=dtype)
-    assert summary(input, [], None)[0].zeros == 0
-    assert summary(-0.0 * input, [], None)[0].zeros == 21
+    assert summary(input).zeros == 0
+    assert summary(-0.0 * input).zeros == 21
 
 
 def test_bounds_belong_above() -> None:
     input = torch.tensor([[-1.0, 0.0, 2.0**-100, 1.0, 2.0]])
     for low, high, flat in ((-1, 1, 3), (0, 1, 2), (-math.inf, -1, 1), (1, math.inf, 1), (2.0**-100, 2, 2)):
-        assert summary(input, [(low, high)], 1)[0].flat == flat
-        assert summary(input.double(), [(low, high)], 1)[0].flat == flat
+        assert flatness(input, [(low, high)], 1)[0][1] == flat
+        assert flatness(input.double(), [(low, high)], 1)[0][1] == flat
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(1e6, 1.0), (1000.0, 0.01), (0.9999, 1e-5), (1e30, 1e29), (1e-30, 1e-31)])
 def test_a_small_spread_around_any_mean(mean: float, spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
     input = (mean + spread * torch.randn(200, 1000, generator=generator, dtype=torch.float64)).float()
-    check(input, [], None)
+    check_summary(input)
 
 
 def test_an_outlier_comes_first() -> None:
     input = numbers(300, 1000)
     input[0, 0] = 1e6
-    found, exact = summary(input, [], None)[0], input.double()
+    found, exact = summary(input), input.double()
     assert found.squares == pytest.approx((exact - exact.mean()).square().sum().item(), rel=1e-10)
 
 
@@ -132,36 +152,77 @@ def test_threads_do_not_matter() -> None:
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(summary(input, BOUNDS["two"], 1))
+        found.append((summary(input), *flatness(input, BOUNDS["two"], 1)))
     torch.set_num_threads(before)
-    for totals, awake in found[1:]:
-        assert totals == found[0][0]
-        assert torch.equal(awake, found[0][1])
+    for totals, counts, awake in found[1:]:
+        assert (totals, counts) == found[0][:2]
+        assert torch.equal(awake, found[0][2])
 
 
-def test_merging_is_a_summary_of_all() -> None:
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_state_is_of_all_tensors(by_torch: bool) -> None:
     parts = [numbers(10 + step, 33) + step for step in range(5)]
-    parts.append(torch.full((2, 2), math.nan))
-    bounds = torch.zeros(0, 2, dtype=torch.float64)
-    totals = torch.stack([torch.ops.fastact.summary(part, bounds, None)[0] for part in parts])
-    merged = _Summary(*_merged(totals).tolist())
-    whole = summary(torch.cat([part.flatten() for part in parts]), [], None)[0]
-    assert tuple(merged) == pytest.approx(tuple(whole), rel=1e-12)
-    assert merged.nan == 4
+    parts[3][2, 1], parts[4][0, 0] = math.nan, math.inf
+    state = torch.tensor(Summary(), dtype=torch.float64)
+    merged = Summary()
+    for part in parts:
+        if by_torch:
+            statistics._add_by_torch(part, None, state)
+        else:
+            torch.ops.fastact.summarize_(part, None, state)
+        merged = merged.merged(summary(part)._replace(first_bad=math.inf))
+    found = Summary(*state.tolist())
+    whole = summary(torch.cat([part.flatten() for part in parts]))
+    assert (found.nan, found.inf, found.tensors, found.first_bad) == (1, 1, 5, 3)
+    # torch's ops round each difference from a mean to float32.
+    assert tuple(found[:8]) == pytest.approx(
+        tuple(whole[:8]), rel=torch.finfo(torch.float32).eps if by_torch else 1e-12
+    )
+    assert tuple(merged[:8]) == pytest.approx(tuple(whole[:8]), rel=1e-12)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_scale_divides(by_torch: bool) -> None:
+    input = numbers(20, 33)
+    expected, found = summary(input / 1024), summary(input, by_torch, scale=1024.0)
+    rel = torch.finfo(torch.float32).eps if by_torch else 1e-12
+    assert tuple(found) == pytest.approx(tuple(expected), rel=rel)
+
+
+STATE, NONE = torch.tensor(Summary(), dtype=torch.float64), torch.zeros(0, 2, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("input", "bounds", "unit_dim", "match"),
+    ("input", "scale", "state", "match"),
     [
-        (torch.ones(2, 2).int(), torch.zeros(0, 2, dtype=torch.float64), None, "expected float16, bfloat16"),
-        (torch.ones(0, 2), torch.zeros(0, 2, dtype=torch.float64), None, "a dense tensor with elements"),
-        (torch.ones(4, 4)[:, ::2], torch.zeros(0, 2, dtype=torch.float64), None, "a dense tensor with elements"),
-        (torch.ones(2, 2), torch.zeros(9, 2, dtype=torch.float64), None, "bounds of up to 8 intervals"),
-        (torch.ones(2, 2), torch.zeros(1, 2), None, "in float64"),
-        (torch.ones(2, 2), torch.zeros(1, 2, dtype=torch.float64), 2, "has 2 dimensions, none of which is unit_dim"),
-        (torch.ones(2, 2), torch.zeros(1, 2, dtype=torch.float64), -3, "has 2 dimensions, none of which is unit_dim"),
+        (torch.ones(2, 2).int(), None, STATE, "expected float16, bfloat16"),
+        (torch.ones(0, 2), None, STATE, "a dense tensor with elements"),
+        (torch.ones(4, 4)[:, ::2], None, STATE, "a dense tensor with elements"),
+        (torch.ones(2, 2), None, STATE.float(), "a state in float64"),
+        (torch.ones(2, 2), None, STATE[1:], "a state in float64"),
+        (torch.ones(2, 2), torch.ones(2, dtype=torch.float64), STATE, "a scale of one number in float64"),
     ],
-)  # fmt: skip
-def test_refuses(input: Tensor, bounds: Tensor, unit_dim: int | None, match: str) -> None:
+)
+def test_refuses(input: Tensor, scale: Tensor | None, state: Tensor, match: str) -> None:
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fastact.summary(input, bounds, unit_dim)
+        torch.ops.fastact.summarize_(input, scale, state)
+
+
+@pytest.mark.parametrize(
+    ("input", "bounds", "unit_dim", "counts", "match"),
+    [
+        (torch.ones(2, 2).int(), NONE, None, 4, "expected float16, bfloat16"),
+        (torch.ones(4, 4)[:, ::2], NONE, None, 4, "a dense tensor with elements"),
+        (torch.ones(2, 2), torch.zeros(9, 2, dtype=torch.float64), None, 4, "up to 8 intervals"),
+        (torch.ones(2, 2), torch.zeros(1, 2), None, 4, "in float64"),
+        (torch.ones(2, 2), NONE, 2, 4, "has 2 dimensions, none of which is unit_dim"),
+        (torch.ones(2, 2), NONE, -3, 4, "has 2 dimensions, none of which is unit_dim"),
+        (torch.ones(2, 2), NONE, None, 2, "four counts in float64"),
+        (torch.ones(2, 3), NONE, 1, 4, "a bool for each of 3 units"),
+    ],
+)
+def test_refuses_to_count(input: Tensor, bounds: Tensor, unit_dim: int | None, counts: int, match: str) -> None:
+    with pytest.raises(RuntimeError, match=match):
+        torch.ops.fastact.count_flat_(
+            input, bounds, unit_dim, torch.zeros(counts, dtype=torch.float64), torch.zeros(2, dtype=torch.bool)
+        )

@@ -77,15 +77,14 @@ struct SoftmaxBlocks {
 };
 
 // What a monitor asks of numbers: of the finite ones, how many, their mean, the sum of squared deviations from it and
-// both extremes; of all, how many are zero, in flat intervals, NaN and infinite. In the order of the op's result.
+// both extremes; of all, how many are zero, NaN and infinite.
 struct Summary {
   double count = 0, mean = 0, squares = 0, least = __builtin_inf(), most = -__builtin_inf();
-  double zeros = 0, flat = 0, nan = 0, infinite = 0;
+  double zeros = 0, nan = 0, infinite = 0;
 };
 // Adds other numbers' summary, as Chan, Golub and LeVeque 1979 do means and squares.
 static inline void merge(Summary& to, const Summary& other) {
   to.zeros += other.zeros;
-  to.flat += other.flat;
   to.nan += other.nan;
   to.infinite += other.infinite;
   if (other.count == 0) return;
@@ -112,8 +111,8 @@ struct InstructionSet {
   double (*sum[2])(const void* terms, int64_t n);
   void (*add_each[2])(const void* terms, int64_t n, double* sums);  // one term to each sum
   void (*add_moments[2])(const void* numbers, int64_t n, double shift, double* sums);
-  void (*summarize[2])(const void* numbers, int64_t n, const double* bounds, int64_t intervals, void* awake,
-                       Summary& summary);
+  void (*summarize[2])(const void* numbers, int64_t n, Summary& summary);
+  int64_t (*count_flat[2])(const void* numbers, int64_t n, const double* bounds, int64_t intervals, void* awake);
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
   SoftmaxBlocks softmax[kSoftmaxCount][2];

@@ -46,6 +46,7 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     {add_each<float>, add_each<double>},
     {add_moments<float>, add_moments<double>},
     {summarize<float>, summarize<double>},
+    {count_flat<float>, count_flat<double>},
     {maxout_forward<Comparable<float>>, maxout_forward<Comparable<double>>, maxout_forward<Comparable<Float16>>,
      maxout_forward<Comparable<BFloat16>>},
     {maxout_backward<uint32_t>, maxout_backward<uint64_t>, maxout_backward<uint16_t>, maxout_backward<uint16_t>},

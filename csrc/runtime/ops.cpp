@@ -26,10 +26,12 @@
 //   name_backward(Tensor grad, Tensor output, int dim, ScalarType dtype) -> Tensor
 // For batch norm: the mean and the mean square deviation of each channel, as (2, channels) in float64:
 //   moments(Tensor input) -> Tensor
-// For fastact.Monitor: a Summary of a dense tensor's elements (kernels/block.h), flat those in one of the intervals
-// (low, high] that `bounds` has in its rows; and for each index of dimension `unit_dim`, whether any element there is
-// not flat:
-//   summary(Tensor input, Tensor bounds, int? unit_dim) -> (Tensor, Tensor)
+// For fastact.Monitor: adds a dense tensor's elements, divided by `scale`, to a State (runtime/summary.h) in float64:
+//   summarize_(Tensor input, Tensor? scale, Tensor(a!) state) -> ()
+// And how many elements a dense tensor has, and how many in one of the intervals (low, high] that `bounds` has in its
+// rows: added to the first two of `counts`, and written to the last two. It sets the flag of each index of dimension
+// `unit_dim` where any element is in none:
+//   count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
@@ -533,33 +535,59 @@ void moments(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = from(result);
 }
 
-void summary(StableIValue* stack, uint64_t, uint64_t) {
+void check_seen(const Tensor& input, const char* op) {
+  check_dtype(input, op);
+  STD_TORCH_CHECK(input.is_cpu() && input.numel() > 0 && is_dense(input), "fastact::", op,
+                  ": expected a dense tensor with elements");
+}
+// Returns the numbers of a tensor on the CPU that has `numel` of them in float64.
+double* float64(const Tensor& tensor, int64_t numel, const char* expected) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Double && tensor.numel() == numel &&
+                      tensor.is_contiguous(),
+                  "fastact: expected ", expected, " in float64");
+  return static_cast<double*>(tensor.data_ptr());
+}
+
+void summarize(StableIValue* stack, uint64_t, uint64_t) {
+  const auto input = to<Tensor>(stack[0]);
+  const auto scale = to<std::optional<Tensor>>(stack[1]);
+  const auto state = to<Tensor>(stack[2]);
+  check_seen(input, "summarize_");
+  auto* const kept = reinterpret_cast<State*>(float64(state, sizeof(State) / sizeof(double), "a state"));
+  Summary found = summary_of(input);
+  if (scale) {
+    const double by = *float64(*scale, 1, "a scale of one number");
+    found.mean /= by;
+    found.squares /= by * by;
+    found.least /= by;
+    found.most /= by;
+  }
+  kept->add(found);
+}
+
+void count_flat(StableIValue* stack, uint64_t, uint64_t) {
   const auto input = to<Tensor>(stack[0]), bounds = to<Tensor>(stack[1]);
   auto unit_dim = to<std::optional<int64_t>>(stack[2]);
-  check_dtype(input, "summary");
-  STD_TORCH_CHECK(input.is_cpu() && input.numel() > 0 && is_dense(input),
-                  "fastact::summary: expected a dense tensor with elements");
-  STD_TORCH_CHECK(bounds.is_cpu() && bounds.scalar_type() == ScalarType::Double && bounds.dim() == 2 &&
-                      bounds.size(0) <= kMostIntervals && bounds.size(1) == 2 && bounds.is_contiguous(),
-                  "fastact::summary: expected bounds of up to ", kMostIntervals,
-                  " intervals, as (intervals, 2) in float64");
+  const auto counts = to<Tensor>(stack[3]), awake = to<Tensor>(stack[4]);
+  check_seen(input, "count_flat_");
+  const int64_t intervals = bounds.numel() / 2;
+  STD_TORCH_CHECK(intervals <= kMostIntervals, "fastact::count_flat_: expected up to ", kMostIntervals, " intervals");
+  const double* const ends = float64(bounds, 2 * intervals, "bounds as (intervals, 2)");
+  double* const totals = float64(counts, 4, "four counts");
   std::optional<Channels> units;
   if (unit_dim) {
     if (*unit_dim < 0) *unit_dim += input.dim();
-    STD_TORCH_CHECK(0 <= *unit_dim && *unit_dim < input.dim(), "fastact::summary: the input has ", input.dim(),
+    STD_TORCH_CHECK(0 <= *unit_dim && *unit_dim < input.dim(), "fastact::count_flat_: the input has ", input.dim(),
                     " dimensions, none of which is unit_dim");
     const int64_t count = input.size(*unit_dim);
     units = {count, count == 1 ? input.numel() : input.stride(*unit_dim)};
+    STD_TORCH_CHECK(
+        awake.is_cpu() && awake.scalar_type() == ScalarType::Bool && awake.numel() == count && awake.is_contiguous(),
+        "fastact::count_flat_: expected a bool for each of ", count, " units");
   }
-  const int64_t fields = sizeof(Summary) / sizeof(double), awake_size = units ? units->count : 0, stride = 1;
-  Tensor totals = new_tensor(&fields, &stride, 1, ScalarType::Double, input);
-  Tensor awake = new_tensor(&awake_size, &stride, 1, ScalarType::Bool, input);
-  Summary found;
-  SummaryRows(input, static_cast<const double*>(bounds.data_ptr()), bounds.size(0), units)
-      .run(found, static_cast<bool*>(awake.data_ptr()));
-  std::memcpy(totals.data_ptr(), &found, sizeof found);
-  stack[0] = from(totals);
-  stack[1] = from(awake);
+  const int64_t flat = FlatRows(input, ends, intervals, units).count(static_cast<bool*>(awake.data_ptr()));
+  totals[0] += totals[2] = static_cast<double>(input.numel());
+  totals[1] += totals[3] = static_cast<double>(flat);
 }
 
 void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
@@ -611,7 +639,8 @@ void define(Library& library) {
   library.def("maxout_indices(Tensor input, int pieces, int dim) -> (Tensor, Tensor)");
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("moments(Tensor input) -> Tensor");
-  library.def("summary(Tensor input, Tensor bounds, int? unit_dim) -> (Tensor, Tensor)");
+  library.def("summarize_(Tensor input, Tensor? scale, Tensor(a!) state) -> ()");
+  library.def("count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()");
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
@@ -678,7 +707,8 @@ STABLE_TORCH_LIBRARY(fastact, library) { fastact::define(library); }
 STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
   fastact::implement_ops(library);
   library.impl("moments", fastact::moments);
-  library.impl("summary", fastact::summary);
+  library.impl("summarize_", fastact::summarize);
+  library.impl("count_flat_", fastact::count_flat);
 }
 STABLE_TORCH_LIBRARY_IMPL(fastact, CUDA, library) { fastact::implement_ops(library); }
 

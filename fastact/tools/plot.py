@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..catalogue import ACTIVATIONS, Activation, of_one_variable
 from ..convert import convert
-from ..monitor import FLAT
+from ..monitor.flat import FLAT
 from ..names import folded
 from ..plot import named
 from ..saved import LEAST_SHARE, Saved

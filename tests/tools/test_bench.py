@@ -625,16 +625,29 @@ def test_batch_norm_is_timed_and_compared() -> None:
     assert lines[7].startswith("| 2 x 4 x 32 x 32 | 0.03 |")
 
 
-def test_a_monitor_is_timed() -> None:
-    (row,) = monitor.measure([monitor.Size(2, 8, 4)], seconds=0)
+def test_a_monitor_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(monitor.NETWORKS, "2 x 8", (lambda: monitor.mlp(2, 8), (4, 8)))
+    (row,) = monitor.measure(["2 x 8"], seconds=0)
     assert all(row["ms"][way] > 0 for way in monitor.WAYS)
     assert row["ratio"]["every=1"] > 0
     row["ratio"] = {"every=1": 1.0421, "every=20": 0.998}
     row["ratio_quartiles"] = dict.fromkeys(row["ratio"], (0.99, 1.05))
     lines = monitor.report(environment.environment("cpu"), 0.25, [row]).splitlines()
     assert "load average before: 0.2" in lines[2]
-    assert lines[-1].startswith("| 2 | 8 | 4 |")
+    assert lines[-1].startswith("| 2 x 8 | 4 x 8 |")
     assert lines[-1].endswith("| +4.2% | -1.0% to +5.0% | -0.2% | -1.0% to +5.0% |")
+
+
+def test_tutorial_hooks_see_what_a_monitor_sees() -> None:
+    torch.manual_seed(0)
+    model = monitor.convolutions()
+    with monitor.tutorial_hooks(model) as seen, fastact.Monitor(model) as watching:
+        model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    for row in watching.report().rows:
+        assert seen[row.layer][0] == pytest.approx(row.mean, rel=1e-4)
+        assert seen[row.layer][2] == pytest.approx(row.sparsity, rel=1e-6)
+        assert seen[f"{row.layer} gradient"][0] > 0
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
 
 
 def test_torchs_functions_are_timed_in_two_processes() -> None:

@@ -1,0 +1,1 @@
+"""`fastact.Monitor` in other libraries' training loops: one module for each, which imports its library."""

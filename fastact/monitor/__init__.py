@@ -1,0 +1,314 @@
+"""Watch a model's activations while it trains: the loss alone says little.
+
+>>> with Monitor(model) as monitor:
+...     train(model)
+>>> print(monitor.report())
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import reduce
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from .. import modules
+from ..catalogue import ACTIVATIONS, Activation
+from .calls import Calls, site
+from .layers import Here, Hook, Layer, Seen, SeenOnCpu, in_backward
+from .logging import log
+from .report import Finding, Report, Row
+from .statistics import EXPONENTS, wide
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch.utils.hooks import RemovableHandle
+
+__all__ = ["EXPONENTS", "Finding", "Monitor", "Report", "Row", "Snapshot"]
+
+_ROWS: dict[type[nn.Module], list[Activation]] = {}
+for _row in ACTIVATIONS.values():
+    for _class in (_row.stock or getattr(modules, _row.module), *(getattr(nn, name) for name in _row.further_modules)):
+        _ROWS.setdefault(_class, []).append(_row)
+
+
+def _row_of(module: nn.Module) -> Activation | None:
+    """The catalogue's row for a module, if it is an activation."""
+    # The most specific class decides: torch.nn.ReLU6, say, is a Hardtanh too.
+    rows = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), [])
+    fitting = (row for row in rows if all(getattr(module, name, None) == value for name, value in row.options.items()))
+    return max(fitting, key=lambda row: len(row.options), default=None)
+
+
+class Snapshot(NamedTuple):
+    """What was seen up to a step, since the snapshot before."""
+
+    step: int
+    report: Report
+
+
+class Monitor:
+    """Follow the activations of `model` while the context is open: modules, torch.nn's and fastact's, and calls of
+    functions within the model's forward, `F.gelu(x)`, `torch.relu(x)`, `x.sigmoid_()`, by the line they come from.
+
+    Units are the input's dimension `unit_dim`, by default 1: torch's channels, or the features of a batch of vectors
+    (-1 suits transformers). `every=k` looks at every k-th call of a module, and at functions in every k-th call of
+    the model. `functional=False` leaves functions alone. With `histograms`, outputs and gradients are counted by
+    magnitude too, of up to 4,096 elements of each call. Results of the model do not change, no tensor is kept, and
+    nothing waits for the GPU before it is read. The same holds under `fastact.enable()`.
+
+    Gradients are divided by `grad_scale`, a number or a tensor of one, which may be set at any time. Under a
+    `torch.amp.GradScaler`, set it after each update, or all gradients seem as large as the scaler makes them:
+
+    >>> monitor.grad_scale = scaler.get_scale()
+
+    What checkpointing computes again counts once. What has no numbers to look at runs as without a monitor, and the
+    layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
+    calls in compiled and exported graphs and within torch.func's transforms. Functions are not seen in models of which
+    a part is compiled, nor within functions of torch such as `F.multi_head_attention_forward`.
+    torch.nn.TransformerEncoderLayer in evaluation leaves its fast path, as under any hooks on modules, and rounds
+    otherwise there.
+
+    Raises TypeError if `every` is not an int or `grad_scale` neither a number nor a tensor of one; ValueError if
+    `every` is below 1 or `grad_scale` a number that is not above 0; RuntimeError where the context is opened twice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int = 1,
+        unit_dim: int = 1,
+        grad_scale: float | Tensor = 1.0,
+        functional: bool = True,
+        histograms: bool = False,
+    ) -> None:
+        if not isinstance(every, int):
+            raise TypeError(f"every must be an int, got {every!r}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self._model, self._every, self._functional = model, every, functional
+        self.unit_dim, self.histograms = unit_dim, histograms
+        self.grad_scale = grad_scale
+        self._begin()
+
+    def _begin(self) -> None:
+        self._layers: list[Layer] = []
+        self._at: dict[tuple[str, str, tuple], Layer] = {}
+        self._handles: list[RemovableHandle] = []
+        self._cuts: list[Snapshot | tuple[int, list[tuple[Layer, Seen]]]] = []
+        self.here = Here()
+        self._forwards = self._forwards_in_backward = 0
+
+    @property
+    def grad_scale(self) -> float | Tensor:
+        """What gradients are divided by."""
+        return self._grad_scale
+
+    @grad_scale.setter
+    def grad_scale(self, value: float | Tensor) -> None:
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or value.is_complex():
+                raise TypeError(f"grad_scale must be a number or a tensor of one, got {tuple(value.shape)}")
+        elif not isinstance(value, Real):
+            raise TypeError(f"grad_scale must be a number or a tensor of one, got {value!r}")
+        elif not value > 0:
+            raise ValueError(f"grad_scale must be above 0, got {value}")
+        self._grad_scale = value
+
+    def scale_on(self, device: torch.device) -> Tensor | None:
+        """The same for statistics; None where there is nothing to divide by."""
+        scale = self._grad_scale
+        if not isinstance(scale, Tensor):
+            return None if scale == 1 else torch.tensor(scale, dtype=wide(device), device=device)
+        return scale.detach().reshape(()).to(device, wide(device))
+
+    def __enter__(self) -> Monitor:
+        if self.is_open:
+            raise RuntimeError("this monitor is open already")
+        self._begin()
+        compiled: list[str] = []
+        for name, module in self._model.named_modules():
+            if getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod"):
+                compiled.append(name)
+            row = _row_of(module)
+            if row is not None:
+                layer = self._layer_of(name, module, row)
+                layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
+                self._watch(layer, module)
+        if self._functional and not compiled:
+            self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
+            self._handles.append(self._model.register_forward_hook(Hook(self._leave_model), always_call=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the context is."""
+        return bool(self._handles)
+
+    def _layer_of(self, name: str, module: nn.Module, row: Activation) -> Layer:
+        def arguments() -> dict[str, Any]:
+            if type(module).forward.__module__.partition(".")[0] not in ("torch", "fastact"):
+                raise TypeError("it has a forward of its own")
+            return {name: getattr(module, name) for name in row.scalars}
+
+        layer = Layer(name, type(module).__name__, row, arguments, self, self._every)
+        self._layers.append(layer)
+        return layer
+
+    def _watch(self, layer: Layer, module: nn.Module) -> None:
+        def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            layer.before(args, kwargs)
+
+        def after(module: nn.Module, args: tuple, output: object) -> None:
+            layer.after(output)
+
+        self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
+        self._handles.append(module.register_forward_hook(Hook(after)))
+
+    @contextmanager
+    def functions(self) -> Iterator[None]:
+        """Look at functions that are called in this block, as in a call of the model: for training steps that call
+        parts of the model one by one."""
+        self._enter_model()
+        try:
+            yield
+        except BaseException:
+            self._leave_model(None, (), None)
+            raise
+        self._leave_model(None, (), True)
+
+    def _enter_model(self, *_: object) -> None:
+        if is_compiling():
+            return
+        self.here.in_layer = False
+        forwards = self._forwards_in_backward if in_backward() else self._forwards
+        watched = not self.here.entered and forwards % self._every == 0
+        calls = Calls(self) if watched else nullcontext()
+        calls.__enter__()
+        self.here.entered.append(calls)
+
+    def _leave_model(self, module: nn.Module | None, args: tuple, output: object) -> None:
+        if is_compiling() or not self.here.entered:
+            return
+        self.here.entered.pop().__exit__(None, None, None)
+        if output is None or self.here.entered:  # forward failed, or is within another's
+            return
+        if in_backward():
+            self._forwards_in_backward += 1
+        else:
+            self._forwards += 1
+
+    def layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
+        """What is seen of a function where it is being called."""
+        numbers = tuple(each if isinstance(each, Real) else type(each).__name__ for each in scalars.values())
+        key = site(), row.name, numbers
+        layer = self._at.get(key)
+        if layer is None:
+            layer = self._at[key] = Layer(key[0], row.function, row, lambda: scalars, self, 1)
+            self._layers.append(layer)
+        return layer
+
+    def report(self, *, across_ranks: bool | dist.ProcessGroup = False) -> Report:
+        """What has been seen since the last snapshot or, if there is none, since the context opened; also while it
+        is open. With `across_ranks`, by all processes of the default group or of one: each of them must call."""
+        seen = [(layer, SeenOnCpu.of(layer.seen, layer.unfinished)) for layer in self._layers]
+        return self._report(_of_all_ranks(seen, across_ranks) if across_ranks else seen)
+
+    def _report(self, seen: list[tuple[Layer, SeenOnCpu]]) -> Report:
+        """In the order of first calls; layers that were not called stand before the next one of the model that was."""
+        none_called = not any(layer.was_called for layer in self._layers)
+        places, following = {}, math.inf
+        for i, layer in reversed([*enumerate(self._layers)]):
+            following = layer.first_call if layer.first_call < math.inf else following
+            places[layer] = following, i
+        ordered = sorted(seen, key=lambda each: places[each[0]])
+        return Report([layer.row(of_layer, none_called) for layer, of_layer in ordered])
+
+    def snapshot(self, step: int, *, across_ranks: bool | dist.ProcessGroup = False) -> None:
+        """Add what was seen since the last snapshot to the history, and begin anew. Waits for no GPU, unless it is
+        merged `across_ranks`, see `report`.
+
+        >>> if step % 100 == 0:
+        ...     monitor.snapshot(step)
+        """
+        if across_ranks:
+            self._cuts.append(Snapshot(step, self.report(across_ranks=across_ranks)))
+        else:
+            self._cuts.append((step, [(layer, layer.seen) for layer in self._layers]))
+        for layer in self._layers:
+            layer.cut(step)
+
+    @property
+    def history(self) -> list[Snapshot]:
+        """The snapshots so far."""
+        read: list[Snapshot] = []
+        for cut in self._cuts:
+            if not isinstance(cut, Snapshot):
+                step, seen = cut
+                cut = Snapshot(step, self._report([(layer, SeenOnCpu.of(each)) for layer, each in seen]))
+            read.append(cut)
+        self._cuts = [*read]
+        return read
+
+    def reset(self) -> None:
+        """Forget what has been seen, the history too."""
+        self._cuts = []
+        for layer in self._layers:
+            layer.forget()
+
+    def save(self, file: str | Path) -> None:
+        """Write the history as JSON, which `python -m fastact play --load` shows."""
+        Path(file).write_text(json.dumps([{"step": step, **report.to_dict()} for step, report in self.history]))
+
+    def log_to(self, writer: Any, step: int, *, across_ranks: bool | dist.ProcessGroup = False) -> None:
+        """Take a snapshot and write it, as `<layer>/dead` and so on, to TensorBoard's `SummaryWriter`, or with a
+        `log(values, step=step)` as wandb, trackio and their runs have. Across ranks, None where there is no writer.
+
+        Raises TypeError for other writers.
+        """
+        if not (writer is None or hasattr(writer, "add_scalar") or hasattr(writer, "log")):
+            raise TypeError(f"a writer has add_scalar, as TensorBoard's, or log, as wandb; got {writer!r}")
+        self.snapshot(step, across_ranks=across_ranks)
+        if writer is not None:
+            log(writer, *self.history[-1])
+
+    def plot(self, file: str | Path | None = None) -> Figure:
+        """Draw the history, and return matplotlib's `Figure`: dead units, saturation and the gradient's norm, over
+        time and layers, and with `histograms` the outputs' and gradients' too. Needs matplotlib (`fastact[plot]`).
+
+        With `file` the picture is written too: PNG, SVG or what else matplotlib writes, or HTML, one page that shows
+        values under the pointer and works offline (which needs `fastact[play]`).
+
+        Raises ValueError before the first snapshot, ImportError without the library.
+        """
+        if not self._cuts:
+            raise ValueError("there is no snapshot to draw: call monitor.snapshot(step) while the model trains")
+        from ..tools import history
+
+        return history.draw(self.history, file)
+
+
+def _of_all_ranks(
+    seen: list[tuple[Layer, SeenOnCpu]], group: bool | dist.ProcessGroup
+) -> list[tuple[Layer, SeenOnCpu]]:
+    among = None if isinstance(group, bool) else group
+    found: list[Any] = [None] * dist.get_world_size(among)
+    dist.all_gather_object(found, {(layer.name, layer.label): of_layer for layer, of_layer in seen}, among)
+    return [
+        (layer, reduce(SeenOnCpu.merged, [rank[key] for rank in found if (key := (layer.name, layer.label)) in rank]))
+        for layer, _ in seen
+    ]

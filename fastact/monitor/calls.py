@@ -1,0 +1,83 @@
+"""Calls of functions, `F.gelu(x)` or `x.relu_()`, by the place that they come from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.overrides import TorchFunctionMode
+
+from .. import functional
+from ..catalogue import ACTIVATIONS, Activation
+from ..ops import OPS
+from ..places import place, shown
+
+if TYPE_CHECKING:
+    from . import Monitor
+
+
+def _functions() -> dict[Callable[..., Any], list[Activation]]:
+    """The functions of torch and the ops of fastact that compute an activation, with the rows that share them."""
+    found: dict[Callable[..., Any], list[Activation]] = {}
+    for row in ACTIVATIONS.values():
+        of_torch = () if row.namesakes else (F, torch, torch.special, Tensor)
+        for name in (row.function, f"{row.function}_"):
+            for owner in of_torch:
+                if hasattr(owner, name):
+                    found.setdefault(getattr(owner, name), []).append(row)
+    for op in OPS.values():
+        if not op.biased and not op.packed:
+            for name in (op.name, f"{op.name}_"):
+                if hasattr(torch.ops.fastact, name):
+                    found.setdefault(getattr(torch.ops.fastact, name).default, []).append(op.activation)
+    return found
+
+
+_FUNCTIONS = _functions()
+
+
+class Calls(TorchFunctionMode):
+    """Sees calls of functions in the thread that enters it."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rows = _FUNCTIONS.get(func)
+        if rows is None or is_compiling() or self.monitor.here.in_layer:
+            return func(*args, **kwargs)
+        layer = self.monitor.layer_at(*_called(rows, args, kwargs))
+        layer.before(args, kwargs)
+        output = func(*args, **kwargs)
+        layer.after(output)
+        return output
+
+
+def _called(rows: list[Activation], args: tuple, kwargs: dict[str, Any]) -> tuple[Activation, dict[str, Any]]:
+    """Which of the rows a call computes, and its scalars."""
+    names = _parameters(rows[0].function)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    scalars = {name: given.get(name, default) for name, default in names.items()}
+    fitting = [row for row in rows if all(scalars.get(name) == value for name, value in row.options.items())]
+    row = max(fitting or rows[:1], key=lambda row: len(row.options))
+    return row, {name: scalars[name] for name in row.scalars}
+
+
+@cache
+def _parameters(name: str) -> dict[str, Any]:
+    return {name: each.default for name, each in inspect.signature(getattr(functional, name)).parameters.items()}
+
+
+def site() -> str:
+    """The module that is running and the line that calls."""
+    where = place()
+    return f"{where.module} ({shown(where)})".strip()

@@ -1,0 +1,330 @@
+"""What is looked at: calls of an activation, by a module or at a place of the program."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling, is_exporting
+from torch.utils.hooks import unserializable_hook
+
+from ..catalogue import Activation
+from ..dispatch import DTYPES, makes_graph
+from .flat import flat_intervals
+from .report import Row
+from .statistics import Flatness, Statistics, Summary
+
+if TYPE_CHECKING:
+    from . import Monitor
+
+_CALLS = itertools.count()
+_LEAKY = frozenset(("leaky_relu", "prelu", "rrelu"))
+
+
+class Here(threading.local):
+    """What is going on in this thread."""
+
+    def __init__(self) -> None:
+        self.in_layer = False
+        self.entered: list[AbstractContextManager[Any]] = []  # one for each call of the model that is running
+
+
+class Seen:
+    """What was seen of a layer since the last snapshot, on its devices."""
+
+    def __init__(self, histograms: bool) -> None:
+        self.inputs = Flatness()
+        self.outputs, self.gradients = Statistics(histograms), Statistics(histograms)
+        # By the number of units: which were awake up to the last snapshot, and the step of the one up to which each
+        # was last; -1 for never.
+        self.awake_before: dict[int, Tensor] = {}
+        self.last_awake: dict[int, Tensor] = {}
+
+    def next(self, step: int, histograms: bool) -> Seen:
+        """What follows a snapshot. Waits for no GPU."""
+        begun = Seen(histograms)
+        begun.awake_before = self.inputs.units()
+        begun.last_awake = dict(self.last_awake)
+        for units, awake in begun.awake_before.items():
+            last = self.last_awake.get(units, torch.full_like(awake, -1, dtype=torch.int64))
+            begun.last_awake[units] = torch.where(awake, step, last.to(awake.device))
+        return begun
+
+
+class SeenOnCpu(NamedTuple):
+    """The same as numbers, of one process or merged from several."""
+
+    outputs: Summary
+    gradients: Summary
+    numel: float
+    """Of the inputs."""
+    flat: float
+    awake: dict[int, Tensor]
+    awake_before: dict[int, Tensor]
+    last_awake: dict[int, Tensor]
+    histogram: list[float] | None
+    grad_histogram: list[float] | None
+
+    @classmethod
+    def of(cls, seen: Seen, unfinished: bool = False) -> SeenOnCpu:
+        """`unfinished`: without the input of a call that is not over."""
+        return cls(
+            seen.outputs.total(),
+            seen.gradients.total(),
+            *seen.inputs.total(without_last=unfinished),
+            _on_cpu(seen.inputs.units()),
+            _on_cpu(seen.awake_before),
+            _on_cpu(seen.last_awake),
+            seen.outputs.histogram(),
+            seen.gradients.histogram(),
+        )
+
+    def merged(self, other: SeenOnCpu) -> SeenOnCpu:
+        return SeenOnCpu(
+            self.outputs.merged(other.outputs),
+            self.gradients.merged(other.gradients),
+            self.numel + other.numel,
+            self.flat + other.flat,
+            _merged(torch.logical_or, self.awake, other.awake),
+            _merged(torch.logical_or, self.awake_before, other.awake_before),
+            _merged(torch.maximum, self.last_awake, other.last_awake),
+            _sum(self.histogram, other.histogram),
+            _sum(self.grad_histogram, other.grad_histogram),
+        )
+
+
+def _on_cpu(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+    return {units: each.cpu() for units, each in tensors.items()}
+
+
+def _merged(
+    merge: Callable[[Tensor, Tensor], Tensor], some: dict[int, Tensor], others: dict[int, Tensor]
+) -> dict[int, Tensor]:
+    return {**some, **{units: merge(some.get(units, each), each) for units, each in others.items()}}
+
+
+def _sum(some: list[float] | None, others: list[float] | None) -> list[float] | None:
+    return (some and others and [a + b for a, b in zip(some, others, strict=True)]) or some or others
+
+
+class Layer:
+    """Calls of one activation, and what has been seen of them."""
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        activation: Activation,
+        arguments: Callable[[], Mapping[str, Any]],
+        monitor: Monitor,
+        every: int,
+    ) -> None:
+        self.name, self.label, self.monitor, self.every = name, label, monitor, every
+        self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
+        self.in_graph = self.compiled = False
+        self.calls = self.calls_in_backward = 0
+        self.leaks = activation.name in _LEAKY
+        flat: list[tuple[float, float]] | None = None
+        self.saturates = False
+        try:
+            flat, self.saturates = flat_intervals(activation, dict(arguments()))
+        except Exception as error:
+            self.note(f"where it is flat is not known: {error}")
+        self.told = flat is not None
+        with torch.device("cpu"):  # whatever the default is
+            self.bounds = torch.tensor(flat or [], dtype=torch.float64).reshape(-1, 2)
+        self.seen = Seen(monitor.histograms)
+        self.first_call = math.inf  # among those of all layers
+        self.watched = self.unfinished = False  # the call that is running
+
+    def note(self, reason: str, about: str = "") -> None:
+        whats = self.notes.setdefault(reason, [])
+        if about and about not in whats:
+            whats.append(about)
+
+    def before(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        # Ahead of the call, since an activation in place leaves no input to look at.
+        if is_compiling():
+            if not is_exporting():  # which warns of side effects, and does not run the model
+                self.in_graph = True
+            return
+        self.monitor.here.in_layer = True
+        if in_backward():  # counted already; but under reentrant checkpointing only this output has a gradient
+            self.watched = self.calls_in_backward % self.every == 0
+            return
+        self.watched = self.calls % self.every == 0
+        if self.watched and self.told:
+            if self.unfinished:
+                self.seen.inputs.take_back()
+            self.unfinished = True
+            self.look_at_input(args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None)))
+
+    def after(self, output: object) -> None:
+        if is_compiling():
+            return
+        self.monitor.here.in_layer = False
+        if self.first_call == math.inf:
+            self.first_call = next(_CALLS)
+        again = in_backward()
+        if again:
+            self.calls_in_backward += 1
+        else:
+            self.calls += 1  # only now: the call might have failed
+            self.unfinished = False
+        if not self.watched:
+            return
+        self.watched = False
+        if not again:
+            self.look_at(output, "output", lambda tensor: self.seen.outputs.add(tensor))
+        if isinstance(output, Tensor) and output.grad_fn is not None and torch.is_grad_enabled():
+            # On the tensor: a module's full backward hook forbids working in place. Not on a leaf, which may be a
+            # parameter that was changed in place: the hook would stay, and see all its gradients.
+            output.register_hook(self.gradient)
+
+    @unserializable_hook
+    def gradient(self, grad: Tensor) -> None:
+        if self.monitor.is_open:  # a graph that the context leaves behind still has this hook
+            scale = self.monitor.scale_on(grad.device)
+            self.look_at(grad, "gradient", lambda tensor: self.seen.gradients.add(tensor, scale))
+
+    def look_at_input(self, input: object) -> None:
+        def add(tensor: Tensor) -> None:
+            unit_dim: int | None = self.monitor.unit_dim
+            if tensor.dim() < 2:
+                tensor = tensor.reshape(1, -1)
+            if not -tensor.dim() <= self.monitor.unit_dim < tensor.dim():
+                self.note(f"unit_dim={unit_dim}: the input has {tensor.dim()} dimensions")
+                unit_dim = None
+            self.seen.inputs.add(tensor, self.bounds, unit_dim)
+
+        self.look_at(input, "input", add)
+
+    def look_at(self, tensor: object, what: str, add: Callable[[Tensor], None]) -> None:
+        """A monitor must not stop the model: what cannot be looked at is noted, and an error is too."""
+        try:
+            if not isinstance(tensor, Tensor):
+                self.note(f"a {type(tensor).__name__}, not a tensor", what)
+                return
+            reason = _unseen(tensor)
+            if reason:
+                self.note(reason, what)
+                return
+            if tensor.numel() == 0:
+                return
+            with torch.no_grad():
+                if type(tensor) is not Tensor:
+                    with torch._C.DisableTorchFunctionSubclass():
+                        tensor = tensor.as_subclass(Tensor)
+                add(tensor)
+        except Exception as error:
+            self.note(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", what)
+
+    @property
+    def was_called(self) -> bool:
+        return bool(self.calls or self.calls_in_backward or self.in_graph)
+
+    def cut(self, step: int) -> None:
+        """Begin anew, after a snapshot of this step."""
+        self.seen = self.seen.next(step, self.monitor.histograms)
+
+    def forget(self) -> None:
+        """Begin anew, as when the monitor opened."""
+        self.seen, self.notes = Seen(self.monitor.histograms), {}
+        self.calls = self.calls_in_backward = 0
+
+    def row(self, seen: SeenOnCpu, none_called: bool) -> Row:
+        notes = [": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in self.notes.items()]
+        if self.in_graph:
+            notes.append("calls in a compiled graph are not seen")
+        elif not self.was_called and self.compiled:
+            notes.append("no call seen: a graph compiled before the monitor opened does not show its calls")
+        elif none_called:
+            notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
+        outputs, gradients, awake = seen.outputs, seen.gradients, list(seen.awake.values())
+        looked, finite = outputs.tensors > 0, outputs.finite > 0
+
+        def of_finite(value: float) -> float | None:
+            return (value if finite else math.nan) if looked else None
+
+        # Of a layer that is called at several places, the units of all.
+        again = [units for units in seen.awake if units in seen.awake_before]
+        revived = [~seen.awake_before[units] & seen.awake[units] for units in again]
+        last = [seen.last_awake[units][~seen.awake[units]] for units in seen.awake if units in seen.last_awake]
+        since = int(torch.cat(last).sort().values[(sum(map(len, last)) - 1) // 2]) if sum(map(len, last)) else -1
+        return Row(
+            layer=self.name,
+            activation=self.label,
+            dead=1 - torch.cat(awake).double().mean().item() if awake else None,
+            saturated=seen.flat / seen.numel if seen.numel and self.saturates else None,
+            sparsity=outputs.zeros / outputs.numel if looked else None,
+            mean=of_finite(outputs.mean),
+            std=of_finite(math.sqrt(outputs.squares / max(outputs.finite, 1))),
+            grad_norm=_root_mean_square(gradients) if gradients.tensors else None,
+            min=of_finite(outputs.least),
+            max=of_finite(outputs.most),
+            nan=int(outputs.nan),
+            inf=int(outputs.inf),
+            grad_nan=int(gradients.nan),
+            grad_inf=int(gradients.inf),
+            first_bad=int(outputs.first_bad) if math.isfinite(outputs.first_bad) else None,
+            grad_first_bad=int(gradients.first_bad) if math.isfinite(gradients.first_bad) else None,
+            seen_per_unit=seen.numel / sum(map(len, awake)) if awake else None,
+            leaks=self.leaks,
+            dead_since=since if since >= 0 else None,
+            revived=torch.cat(revived).double().mean().item() if revived else None,
+            histogram=_shares(seen.histogram),
+            grad_histogram=_shares(seen.grad_histogram),
+            note="; ".join(notes),
+        )
+
+
+def _root_mean_square(of: Summary) -> float:
+    return math.hypot(of.mean, math.sqrt(of.squares / of.finite)) if of.finite else math.nan
+
+
+def _shares(counts: list[float] | None) -> list[float] | None:
+    return [count / sum(counts) for count in counts] if counts else None
+
+
+def in_backward() -> bool:
+    """Whether a call is made by backward: checkpointing runs what it left out again there."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _unseen(tensor: Tensor) -> str:
+    """Why there are no numbers to look at; nothing where there are."""
+    if torch._C._are_functorch_transforms_active():
+        return "within a transform of torch.func"
+    if torch._C._get_tracing_state() is not None or (torch._C._len_torch_dispatch_stack() and makes_graph()):
+        return "while a graph is traced"
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"a {type(tensor).__name__}"
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):
+        return "batched"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout is not torch.strided or tensor.dtype not in DTYPES or tensor.is_meta:
+        return f"{tensor.layout}, {tensor.dtype}, on {tensor.device}".replace("torch.strided, ", "")
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        return "while a CUDA graph is captured"
+    return ""
+
+
+class Hook:
+    """A hook on a module. Where a copy of the module is made, or it is pickled, a function that does nothing stands in
+    for it: a copy is not watched."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        self.call(*args)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (nullcontext(), "__exit__")  # of the standard library, which is there when it is loaded
