@@ -20,7 +20,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, median
@@ -61,7 +61,7 @@ DEFAULT = (
 )
 MONITORED = 10_000  # images at most
 LITTLE = 0.2  # of the test images right, where guessing gets a tenth
-WIDTH = 110  # of what is printed
+WIDTH = 120  # of what is printed
 
 
 class Data(NamedTuple):
@@ -228,11 +228,19 @@ class Result:
     """The same under `fastact.enable()`: what torch composes of several ops ends in another."""
     monitor: list[dict[str, Any]]
     """`fastact.monitor.Row` per layer, of fastact's network after training."""
+    findings: list[str] = field(default_factory=list)
+    """What the monitor found wrong there, in words."""
 
     @property
     def loss_difference(self) -> float:
         """With fastact's modules and torch's, the largest of all steps; NaN where a loss is, or both are infinite."""
         return float(np.max(np.abs(np.subtract(self.fastact.losses, self.torch.losses))))
+
+    @property
+    def gradient_kept(self) -> float | None:
+        """What the first layer's gradient is of the last one's."""
+        norms = [row["grad_norm"] for row in self.monitor]
+        return norms[0] / norms[-1] if norms and norms[-1] else None
 
     def layers_mean(self, column: str) -> float | None:
         values = [row[column] for row in self.monitor if row[column] is not None]
@@ -364,6 +372,7 @@ def train(
         kernels_ran=ours.saved_bytes(data.train_images[: options.batch_size])[2],
         enabled_ran=trainers.enabled.saved_bytes(data.train_images[: options.batch_size])[2],
         monitor=[asdict(layer) for layer in monitor.report().rows],
+        findings=[str(finding) for finding in monitor.report().findings],
     )
     return result, gradients
 
@@ -385,6 +394,8 @@ COLUMNS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
     ("network MiB", "torch", lambda r: _size(r.torch.network_saved_bytes)),
     ("at the end", "dead", lambda r: _share(r.layers_mean("dead"))),
     ("at the end", "satur.", lambda r: _share(r.layers_mean("saturated"))),
+    ("at the end", "zero", lambda r: _share(r.layers_mean("sparsity"))),
+    ("at the end", "gradient", lambda r: _number(r.gradient_kept)),
     ("loss", "differs", lambda r: f"{r.loss_difference:.1g}"),
 )
 
@@ -395,6 +406,10 @@ def _size(size: int) -> str:
 
 def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def terminal_table(results: list[Result]) -> str:
@@ -432,7 +447,8 @@ def notes(results: list[Result], data: Data) -> list[str]:
         "same tensor; network MiB: what all layers keep, each tensor counted once.",
         f"dead: share of fastact's units that stay on the activation's flat side for all of {seen:,} training images; "
         f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers, "
-        "'-' where the activation has no flat side.",
+        "'-' where the activation has no flat side; zero: share of outputs that are exactly zero; gradient: the first "
+        "activation's, root mean square, over the last one's, far below 1 where it vanishes on the way back.",
         "test right: the share of test images, with fastact's modules; loss differs: by how much at most, over all "
         "training steps, the losses with these and with torch's differ.",
     ]
@@ -446,6 +462,7 @@ def notes(results: list[Result], data: Data) -> list[str]:
             f"Below {LITTLE:.0%} right in all networks after this many steps: {', '.join(stuck)}. "
             "gradients.png shows how gradients vanish or explode, docs/which-activation.md says why."
         )
+    found += [f"{r.activation}, layer {finding}." for r in results for finding in r.findings[:1]]
     fell_back = [f"{r.activation} ({r.kernels_ran} of {layers} layers)" for r in results if r.kernels_ran < layers]
     if fell_back:
         found.append(f"torch's own function is used in some layers; fastact's kernels ran in: {', '.join(fell_back)}.")

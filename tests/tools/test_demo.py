@@ -65,7 +65,7 @@ def test_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert relu["torch"]["network_saved_bytes"] > elements * 4
 
     lines = printed.splitlines()
-    assert max(map(len, lines[:-1])) <= 110  # the last one has a path
+    assert max(map(len, lines[:-1])) <= demo.WIDTH  # the last one has a path
     assert sum(line.startswith(("ReLU ", "Sigmoid ")) for line in lines) == 2
     assert (tmp_path / "table.md").read_text().count("\n| ReLU |") == 1
 
@@ -113,11 +113,13 @@ def test_who_has_learned_little_is_named() -> None:
 
 def test_the_table_fits_a_terminal() -> None:
     library = demo.Library(0.98765, 345.678, 39 << 20, 79 << 20, [2.0])
-    layer = {"dead": 0.123, "saturated": 0.123}
+    layer = {"dead": 0.123, "saturated": 0.123, "sparsity": 0.5, "grad_norm": 1e-5}
+    last = {**layer, "grad_norm": 1.2e-3}
     lines = demo.terminal_table(
-        [demo.Result("Hardsigmoid", True, library, library, library, 3, 3, [layer])]
+        [demo.Result("Hardsigmoid", True, library, library, library, 3, 3, [layer, last])]
     ).splitlines()
-    assert max(map(len, lines)) <= 110
+    assert max(map(len, lines)) <= demo.WIDTH
+    assert "0.0083" in lines[-2]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
