@@ -242,6 +242,8 @@ def test_other_tensors(device: str, on: str) -> None:
     assert fastact.l1_norm(torch.tensor([1, -2], device=on)).item() == 3
     with pytest.raises(TypeError, match="l1_norm: expected a tensor, got list"):
         fastact.l1_norm([1.0])
+    with pytest.raises(RuntimeError, match="l1_norm: expected float16, bfloat16, float32 or float64"):
+        torch.ops.fastact.l1_norm(torch.tensor([1, -2]))
 
 
 def test_under_transforms(device: str, on: str) -> None:
