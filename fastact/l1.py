@@ -24,15 +24,19 @@ MOST_CALLS = 1000
 """So many penalties that nobody has asked for are a mistake: each keeps the graph of its call."""
 
 
+if HAS_NODES:
+    _of_output = overload("l1_of_output")._op
+
+
 def l1_norm(output: Tensor) -> Tensor:
     r"""The sum of :math:`|y|` over a tensor, as one number; of the output of an activation, at the least cost.
 
     The gradient is that of ``output.abs().sum()``: the sign of each element, 0 at zero and NaN. Where a node of
     fastact's has made ``output``, it adds this to the gradient that comes from the next layer, before it multiplies by
-    the activation's derivative: on the CPU within the same pass over memory, on a GPU in one pass more. It takes the
-    signs from what it saves anyway, so that nothing more is kept for backward: for ReLU one bit per element. docs/l1.md
-    lists the activations of which that is true. Hooks on ``output``, and gradients with respect to it, do not see the
-    penalty's part.
+    the activation's derivative: on the CPU mostly within the same pass over memory, on a GPU in one pass more. It takes
+    the signs from what it saves anyway, so that nothing more is kept for backward: for ReLU one bit per element.
+    docs/l1.md lists the activations of which that is true. Hooks on ``output``, and gradients with respect to it, do
+    not see the penalty's part.
 
     Of any other tensor the result is ``output.abs().sum()``. 16-bit inputs are summed to float32; activations on the
     CPU are summed in float64.
@@ -55,10 +59,6 @@ def l1_norm(output: Tensor) -> Tensor:
         if norm is not None:
             return norm
     return output.abs().sum(dtype=torch.float32 if output.dtype in (torch.float16, torch.bfloat16) else None)
-
-
-if HAS_NODES:
-    _of_output = overload("l1_of_output")._op
 
 
 class _Noted:

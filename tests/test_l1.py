@@ -144,6 +144,17 @@ def test_of_units_that_have_several_inputs(case: Case, nodes: str, device: str, 
         assert (penalised == alone) == (case.activation.saved != "indices")
 
 
+@on_devices
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.activation.kind == "gated"], ids=str)
+def test_of_value_and_gate(case: Case, nodes: str, device: str, on: str) -> None:
+    tensors = [torch.randn(2100, device=on, requires_grad=True) for _ in range(2)]
+    grad, found = torch.randn(2100, device=on), []
+    for norm in (fastact.l1_norm, by_torch):
+        output = getattr(torch.ops.fastact, case.activation.name)(*tensors)
+        found.append(torch.autograd.grad([output, WEIGHT * norm(output)], tensors, [grad, torch.ones((), device=on)]))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_without_memory() -> None:
     """As on a device whose kernels are not the CPU's."""
     for function in (fastact.functional.relu, fastact.functional.tanh, fastact.functional.silu):
