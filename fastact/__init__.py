@@ -11,6 +11,7 @@ from .convert import Conversion, conversion, convert, revert
 from .coverage import Coverage
 from .dispatch import always_kernels
 from .enable import disable, enable, is_enabled, overrides
+from .l1 import L1, l1_norm, l1_penalty
 from .modules import *  # noqa: F403
 from .monitor import Monitor
 from .plot import plot
@@ -21,6 +22,7 @@ from .saved import saved
 __version__ = "0.1.0"
 
 __all__ = [
+    "L1",
     "Conversion",
     "Coverage",
     "Monitor",
@@ -31,6 +33,8 @@ __all__ = [
     "enable",
     "functional",
     "is_enabled",
+    "l1_norm",
+    "l1_penalty",
     "overrides",
     "plot",
     "recompute",

@@ -168,6 +168,7 @@ struct Forward : c10::OperatorKernel {
     } else {
       torch::autograd::set_history(output, node);
     }
+    node->output_version = static_cast<uint32_t>(output._version());
     if (registry) {
       const bool may_drop_mask = found.defined() && output_gives_mask(op, node->saved.scalars);
       registry->remember(output, std::move(call), may_drop_mask ? node->offer_mask() : nullptr);

@@ -33,6 +33,43 @@ inline bool output_gives_mask(const NodeSpec& op, Arguments scalars) {
   }
 }
 
+// The sign that all outputs share whose bit is set, of an op that saves a mask and lets gradients through there alone;
+// 0 where it lets them through elsewhere, or the signs differ.
+inline int sign_of_kept(const NodeSpec& op, Arguments scalars) {
+  switch (op.direct) {
+    case kReLU:
+    case kReLU6:
+    case kHardsigmoid:
+      return 1;
+    case kThreshold:
+      return scalars[0].toDouble() >= 0 ? 1 : 0;
+    case kHardtanh:
+      return scalars[0].toDouble() >= 0 ? 1 : scalars[1].toDouble() <= 0 ? -1 : 0;
+    default:
+      return 0;
+  }
+}
+
+// Whether the signs of the outputs follow from what is saved, wherever a gradient passes.
+inline bool saves_signs(const NodeSpec& op, Arguments scalars) {
+  if (op.saves == Saves::kMask) return sign_of_kept(op, scalars) != 0;
+  return op.saves != Saves::kIndices && !op.adds_last;
+}
+
+// The output's gradient where `l1` is that of the sum of |output|.
+inline Tensor l1_gradient(const NodeSpec& op, const Kept& saved, const Tensor& l1, const variable_list& tensors) {
+  if (op.saves == Saves::kMask) return l1.mul(sign_of_kept(op, saved.scalars));
+  Tensor output = tensors[0].detach();
+  if (op.saves == Saves::kInputs) {
+    const at::NoGradGuard no_grad;
+    Stack stack(tensors.begin(), tensors.end());
+    stack.insert(stack.end(), saved.scalars.begin(), saved.scalars.end());
+    op.plain->callBoxed(&stack);
+    output = stack[0].toTensor();
+  }
+  return l1.mul(output.sign());
+}
+
 // The mask that the op has for this tensor.
 inline Tensor mask_of(const NodeSpec& op, const Kept& saved, const Tensor& tensor) {
   const at::AutoDispatchBelowADInplaceOrView below;
@@ -87,9 +124,10 @@ inline variable_list direct_backward(const NodeSpec& op, const Kept& saved, cons
   return gradients;
 }
 
-// The gradients of the op's tensors, from that of the output and the saved tensors.
-inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, variable_list tensors,
-                                  bool composed) {
+// The gradients of the op's tensors, from that of the output, if there is one that of the sum of |output|, and the
+// saved tensors.
+inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor grad, const Tensor& l1,
+                                  variable_list tensors, bool composed) {
   if (!grad.defined()) return variable_list(op.tensors);
   if (saved.output_for_mask) tensors[0] = mask_of(op, saved, tensors[0]);
   if (tensors.empty() && op.adds_last) {  // only the residual needs a gradient
@@ -98,7 +136,9 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
     return gradients;
   }
   TORCH_CHECK(tensors.size() > op.random, op.name, ": a hook failed to save what backward reads");
-  if (!composed) {
+  const bool fuses_l1 = l1.defined() && !composed && op.l1_backward && l1.is_cpu() && grad.is_cpu() && !is_tracing();
+  if (l1.defined() && !fuses_l1) grad = grad.add(l1_gradient(op, saved, l1, tensors).to(grad.scalar_type()));
+  if (!composed && !fuses_l1) {
     if (variable_list gradients = direct_backward(op, saved, grad, tensors); !gradients.empty()) return gradients;
   }
   Stack stack;
@@ -118,13 +158,17 @@ inline variable_list run_backward(const NodeSpec& op, const Kept& saved, Tensor 
   } else if (op.saves == Saves::kMask && grad.strides() != c10::IntArrayRef(saved.strides)) {
     grad = at::empty_strided(grad.sizes(), saved.strides, grad.options()).copy_(grad);
   }
-  stack.reserve(1 + tensors.size() + saved.scalars.size());
+  stack.reserve(2 + tensors.size() + saved.scalars.size());
   torch::jit::push(stack, grad);
   for (const Tensor& each : tensors) torch::jit::push(stack, op.saves == Saves::kMask ? each.contiguous() : each);
   for (const IValue& each : saved.scalars) stack.push_back(each);
+  if (fuses_l1) {
+    const int sign = op.saves == Saves::kMask ? sign_of_kept(op, saved.scalars) : 1;
+    stack.insert(stack.begin() + 2, sign * l1.item().toDouble());
+  }
   const Tensor passed = op.adds_last ? grad : Tensor();
   try {
-    op.backward->callBoxed(&stack);
+    (fuses_l1 ? op.l1_backward : op.backward)->callBoxed(&stack);
   } catch (const std::exception& error) {
     // The stable ABI keeps no more of an error than this. Where memory is short, torch says so, by its own class.
     if (std::string_view(error.what()).find("API call failed") != std::string_view::npos) at::empty_like(grad);
@@ -152,6 +196,7 @@ struct Backward : torch::autograd::Node {
   std::shared_ptr<MaskKeeper> keeper;   // none where the mask stays
   std::unique_ptr<Packed> overwritten;  // in place: the input, if it can be made again; the first tensor is empty
   bool was_overwritten = false;
+  uint32_t output_version = 0;
 
   explicit Backward(const NodeSpec& op) : op(op) {}
   ~Backward() override {
@@ -199,18 +244,29 @@ struct Backward : torch::autograd::Node {
     return unpacked;
   }
 
+  // The gradient of the sum of |output|, of which l1.h makes further outputs.
+  static Tensor l1_of(const variable_list& grads) {
+    Tensor sum;
+    for (size_t i = 1; i < grads.size(); ++i)
+      if (grads[i].defined()) sum = sum.defined() ? sum.add(grads[i]) : grads[i];
+    return sum;
+  }
+
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    const bool composed = grads[0].defined() && needs_torch_ops(grads[0]);
+    const Tensor l1 = l1_of(grads);
+    if (l1.defined() && !grads[0].defined()) grads[0] = input_metadata(0).zeros_like();
+    const bool composed = grads[0].defined() && (needs_torch_ops(grads[0]) || (l1.defined() && needs_torch_ops(l1)));
     variable_list saved_tensors = unpack();
     if (composed && op.saves == Saves::kMask && at::GradMode::is_enabled() && !saved_tensors.empty()) {
       for (size_t i = 0; i < op.tensors - op.adds_last; ++i)  // the input and, after the mask, a bias
         saved_tensors.push_back(stand_in(next_edge(i), i == 0 ? grads[0].sizes() : saved_tensors[i].sizes(), grads[0]));
     }
-    if (!is_seen() || !grads[0].defined()) return run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+    if (!is_seen() || !grads[0].defined())
+      return run_backward(op, saved, std::move(grads[0]), l1, saved_tensors, composed);
     SeenCall call;  // from here on: unpacking may compute a checkpoint again
     call.kernel_ran = !composed;
-    variable_list gradients = run_backward(op, saved, std::move(grads[0]), saved_tensors, composed);
+    variable_list gradients = run_backward(op, saved, std::move(grads[0]), l1, saved_tensors, composed);
     const auto some = std::find_if(gradients.begin(), gradients.end(), [](auto& each) { return each.defined(); });
     if (call.is_outermost() && some != gradients.end())
       call.report("fastact::" + op.name + "_backward", "", composed ? "composed of torch's ops" : nullptr, false, *some,
@@ -227,6 +283,7 @@ struct Backward : torch::autograd::Node {
     for (const IValue& each : saved.scalars) arguments.collect(each);
     arguments.collect(saved.strides);
     arguments.collect(saved.output_for_mask);
+    arguments.collect(static_cast<size_t>(num_inputs()));
   }
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& variables) override {
@@ -239,7 +296,10 @@ struct Backward : torch::autograd::Node {
     const auto call = [](const variable_list& grads, const std::vector<IValue>& arguments) {
       const NodeSpec& op = ops().at(arguments[0].toStringRef());
       const Kept saved = {{arguments.begin() + 4, arguments.end()}, arguments[1].toIntVector(), arguments[2].toBool()};
-      return run_backward(op, saved, grads[0], arguments[3].toTensorVector(), at::GradMode::is_enabled());
+      const Tensor l1 = l1_of(grads);
+      TORCH_CHECK_NOT_IMPLEMENTED(grads[0].defined() || !l1.defined(),
+                                  "compiled autograd cannot differentiate an L1 penalty without the output it is of");
+      return run_backward(op, saved, grads[0], l1, arguments[3].toTensorVector(), at::GradMode::is_enabled());
     };
     const auto& python = compiled::getPyCompilerInterface();
     auto* compiler = variables.get_py_compiler();

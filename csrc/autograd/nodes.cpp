@@ -2,6 +2,7 @@
 // a few microseconds less than one in Python, which decides whether kernels pay off on small tensors. Nodes are no part
 // of LibTorch's stable ABI, so this library serves only the release of torch that it was compiled with; elsewhere
 // fastact/autograd.py takes its place.
+#include "autograd/l1.h"
 #include "autograd/producers.h"
 
 namespace fastact {
@@ -46,6 +47,8 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
     if (value) fastact::install_overrides_once();
     fastact::watching() = value;
   });
+  // For fastact/l1.py.
+  library.def("l1_of_output(Tensor output) -> Tensor?", &fastact::l1_of_output);
   // For fastact/recompute.py.
   library.def("producers() -> str[]", [] { return fastact::producers(); });
   library.def("open_registry(int least_bytes) -> ()", [](int64_t least_bytes) { fastact::open_registry(least_bytes); });

@@ -30,7 +30,7 @@ struct NodeSpec {
   bool adds_last = false;  // the last tensor, the residual, is added to the result or missing; nothing of it is saved
   bool packed = false;     // value and gate are halves of the one tensor
 
-  std::optional<OperatorHandle> plain{}, saving{}, saving_in_place{}, backward{};
+  std::optional<OperatorHandle> plain{}, saving{}, saving_in_place{}, backward{}, l1_backward{};
   size_t arguments = 0;  // of the forward ops
   int direct = -1;       // place in kOps and then kSoftmaxOps, if it can be called by pointers (spec/direct.h)
   // A softmax's last scalar is the output's dtype; backward takes the input's there.
@@ -87,6 +87,7 @@ inline std::map<std::string, NodeSpec>& ops() {
       op.saving = find(saving);
       if (has_op(saving + "_")) op.saving_in_place = find(saving + "_");
       op.backward = find(op.name + "_backward");
+      if (const std::string l1 = "l1_" + op.name + "_backward"; has_op(l1)) op.l1_backward = find(l1);
       const auto& arguments = op.saving->schema().arguments();
       op.arguments = arguments.size();
       op.ends_in_dtype = arguments.back().name() == "dtype";

@@ -108,7 +108,9 @@ struct InstructionSet {
   Block backward[kElementwiseCount][4];
   Block add_bias[4];      // tile, channelwise operand -> their sum in compute type
   Block add_residual[4];  // numbers in compute type, tile -> their sum as a tile
+  Block add_l1[4];        // grad, output or null -> grad + l1 sign(output) or grad + l1; l1 is the first scalar
   double (*sum[2])(const void* terms, int64_t n);
+  double (*sum_of_sizes[2])(const void* terms, int64_t n);
   void (*add_each[2])(const void* terms, int64_t n, double* sums);  // one term to each sum
   void (*add_moments[2])(const void* numbers, int64_t n, double shift, double* sums);
   void (*summarize[2])(const void* numbers, int64_t n, Summary& summary);

@@ -5,6 +5,7 @@
 #include "kernels/bias.h"
 #include "kernels/block.h"
 #include "kernels/elementwise.h"
+#include "kernels/l1.h"
 #include "kernels/maxout.h"
 #include "kernels/softmax_rows.h"
 #include "kernels/softmax_strided.h"
@@ -42,7 +43,9 @@ const InstructionSet FASTACT_SET(FASTACT_INSTRUCTION_SET) = {
     {FASTACT_EACH_ELEMENTWISE(FASTACT_BACKWARD)},
     {add_bias<float>, add_bias<double>, add_bias<Float16>, add_bias<BFloat16>},
     {add_residual<float>, add_residual<double>, add_residual<Float16>, add_residual<BFloat16>},
+    {add_l1<float>, add_l1<double>, add_l1<Float16>, add_l1<BFloat16>},
     {sum<float>, sum<double>},
+    {sum_of_sizes<float>, sum_of_sizes<double>},
     {add_each<float>, add_each<double>},
     {add_moments<float>, add_moments<double>},
     {summarize<float>, summarize<double>},

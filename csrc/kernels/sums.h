@@ -23,19 +23,32 @@ inline double in_order(const Sums& sums) {
   return total;
 }
 
-// Returns the sum of n terms.
-template <class T>
-double sum(const void* terms_, int64_t n) {
+// Returns the sum of n terms or, with `sizes`, of their absolute values.
+template <class T, bool sizes>
+inline double sum_of(const void* terms_, int64_t n) {
   constexpr int64_t count = Sums::count;
   auto* terms = static_cast<const T*>(terms_);
   const int64_t whole = n / kRowLanes * kRowLanes;
+  const auto of = [](Sums::Vector each) {
+    if constexpr (!sizes) return each;
+    return Sums::Vector(RowVectors<int64_t>::Vector(each) & INT64_MAX);
+  };
   Sums sums;
   for (int64_t i = 0; i < whole; i += kRowLanes)
-    FASTACT_FOR_EACH_VECTOR(k) sums.vectors[k] += load_double(terms + i + k * Sums::lanes);
+    FASTACT_FOR_EACH_VECTOR(k) sums.vectors[k] += of(load_double(terms + i + k * Sums::lanes));
   alignas(64) double lanes[kRowLanes] = {};
   for (int64_t i = whole; i < n; ++i) lanes[i - whole] = terms[i];
-  sums += Sums(lanes);
+  const Sums last(lanes);
+  FASTACT_FOR_EACH_VECTOR(k) sums.vectors[k] += of(last.vectors[k]);
   return in_order(sums);
+}
+template <class T>
+double sum(const void* terms, int64_t n) {
+  return sum_of<T, false>(terms, n);
+}
+template <class T>
+double sum_of_sizes(const void* terms, int64_t n) {
+  return sum_of<T, true>(terms, n);
 }
 
 // Adds the sums of n numbers less `shift`, and of their squares, to sums[0] and sums[1].

@@ -32,6 +32,10 @@
 // rows: added to the first two of `counts`, and written to the last two. It sets the flag of each index of dimension
 // `unit_dim` where any element is in none:
 //   count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()
+// For fastact.L1: the sum of a tensor's absolute values, in its compute type; and on the CPU, for each op of the table,
+// a backward of the gradients of the output and of that sum, l1 (of outputs where the mask is set, times their sign):
+//   l1_norm(Tensor input) -> Tensor
+//   l1_name_backward(Tensor grad, Tensor output, float l1, …) -> Tensor   (or mask, or all tiles)
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
 #include <string>
 
@@ -39,6 +43,7 @@
 #include "gpu/softmax.h"
 #include "runtime/bias.h"
 #include "runtime/elementwise.h"
+#include "runtime/l1.h"
 #include "runtime/maxout.h"
 #include "runtime/moments.h"
 #include "runtime/softmax.h"
@@ -176,6 +181,7 @@ struct Plain {
     return instruction_set().backward[which][type_index(plan.type())];
   }
   static bool backward_reads_weights(int) { return true; }
+  static constexpr bool kOnGpu = true;
 };
 
 // Those with a bias: chains of blocks.
@@ -191,6 +197,18 @@ struct WithBias {
     return {which, type_index(plan.type())};
   }
   static bool backward_reads_weights(int which) { return kOps[which].saved != Saved::kMask; }
+  static constexpr bool kOnGpu = true;
+};
+
+// Those where the gradient of the outputs' L1 norm joins theirs: backward alone.
+struct WithL1 {
+  static const Op& op(int which) { return kL1Ops[which]; }
+  template <class T>
+  static L1Backward<T> backward(int which, const Plan& plan) {
+    return {which, type_index(plan.type())};
+  }
+  static bool backward_reads_weights(int) { return true; }
+  static constexpr bool kOnGpu = false;
 };
 
 template <class Form>
@@ -274,9 +292,12 @@ void backward_on_gpu(int which, const Tensors& tensors, const double* scalars) {
 // Writes the gradients.
 template <class Form>
 void run_backward(int which, Tensors tensors, const double* scalars) {
-  run_somewhere(
-      tensors, [&](const Tensors& here) { backward_on_gpu<Form>(which, here, scalars); },
-      [&](const Tensors& there) { backward_on_cpu<Form>(which, there, scalars); });
+  const auto on_cpu = [&](const Tensors& there) { backward_on_cpu<Form>(which, there, scalars); };
+  if constexpr (Form::kOnGpu) {
+    run_somewhere(tensors, [&](const Tensors& here) { backward_on_gpu<Form>(which, here, scalars); }, on_cpu);
+  } else {
+    on_cpu(tensors);
+  }
 }
 
 template <class Form>
@@ -535,6 +556,20 @@ void moments(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = from(result);
 }
 
+void l1_norm(StableIValue* stack, uint64_t, uint64_t) {
+  auto input = to<Tensor>(stack[0]);
+  check_dtype(input, "l1_norm");
+  if (!is_dense(input)) input = dense_copy(input, input);
+  const auto type = input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const Tensor result = new_tensor(nullptr, nullptr, 0, type, input);
+  const double norm = run_l1_norm(input);
+  with_compute_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    *static_cast<T*>(result.data_ptr()) = static_cast<T>(norm);
+  });
+  stack[0] = from(result);
+}
+
 void check_seen(const Tensor& input, const char* op) {
   check_dtype(input, op);
   STD_TORCH_CHECK(input.is_cpu() && input.numel() > 0 && is_dense(input), "fastact::", op,
@@ -632,6 +667,7 @@ void define(Library& library) {
   for (int which = 0; which < kElementwiseCount; ++which) {
     define_op(library, kOps[which]);
     if (has_bias_form(kOps[which])) define_op(library, kBiasOps[which]);
+    library.def(backward_schema(kL1Ops[which]).c_str());
   }
   for (const SoftmaxOp& op : kSoftmaxOps)
     for (bool backward : {false, true}) library.def(softmax_schema(op.name, backward).c_str());
@@ -641,6 +677,7 @@ void define(Library& library) {
   library.def("moments(Tensor input) -> Tensor");
   library.def("summarize_(Tensor input, Tensor? scale, Tensor(a!) state) -> ()");
   library.def("count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()");
+  library.def("l1_norm(Tensor input) -> Tensor");
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
@@ -691,6 +728,10 @@ template <int... which>
 void implement_all_softmax(Library& library, std::integer_sequence<int, which...>) {
   (implement_softmax<which>(library), ...);
 }
+template <int... which>
+void implement_l1(Library& library, std::integer_sequence<int, which...>) {
+  (library.impl((std::string(kL1Ops[which].name) + "_backward").c_str(), op<backward<WithL1>, which>), ...);
+}
 void implement_ops(Library& library) {
   implement_all(library, std::make_integer_sequence<int, kElementwiseCount>());
   implement_all_softmax(library, std::make_integer_sequence<int, kSoftmaxCount>());
@@ -706,9 +747,11 @@ STABLE_TORCH_LIBRARY(fastact, library) { fastact::define(library); }
 
 STABLE_TORCH_LIBRARY_IMPL(fastact, CPU, library) {
   fastact::implement_ops(library);
+  fastact::implement_l1(library, std::make_integer_sequence<int, fastact::kElementwiseCount>());
   library.impl("moments", fastact::moments);
   library.impl("summarize_", fastact::summarize);
   library.impl("count_flat_", fastact::count_flat);
+  library.impl("l1_norm", fastact::l1_norm);
 }
 STABLE_TORCH_LIBRARY_IMPL(fastact, CUDA, library) { fastact::implement_ops(library); }
 

@@ -81,10 +81,11 @@ namespace spec {
 #define FASTACT_CHANNEL(name) Operand{Kind::kChannel, #name}
 #define FASTACT_SCALAR(name) Operand{Kind::kScalar, #name}
 // clang-format on
-#define FASTACT_OPERANDS(Formula, name, saved, tile, ...)      \
-  inline constexpr Operand k##Formula[] = {tile, __VA_ARGS__}; \
-  inline constexpr Operand kBias##Formula[] = {                \
-      tile, {Kind::kChannel, "bias"}, {Kind::kResidual, "residual"}, __VA_ARGS__};
+#define FASTACT_OPERANDS(Formula, name, saved, tile, ...)                          \
+  inline constexpr Operand k##Formula[] = {tile, __VA_ARGS__};                     \
+  inline constexpr Operand kBias##Formula[] = {                                    \
+      tile, {Kind::kChannel, "bias"}, {Kind::kResidual, "residual"}, __VA_ARGS__}; \
+  inline constexpr Operand kL1##Formula[] = {tile, {Kind::kScalar, "l1"}, __VA_ARGS__};
 FASTACT_ELEMENTWISE(FASTACT_OPERANDS, FASTACT_TILE, FASTACT_SEED, FASTACT_CHANNEL, FASTACT_SCALAR)
 #undef FASTACT_OPERANDS
 #undef FASTACT_TILE
@@ -106,6 +107,13 @@ inline constexpr Op kOps[] = {FASTACT_EACH_ELEMENTWISE(FASTACT_OP)};
 inline constexpr Op kBiasOps[] = {FASTACT_EACH_ELEMENTWISE(FASTACT_OP)};
 #undef FASTACT_OP
 constexpr bool has_bias_form(const Op& op) { return op.is_pointwise() && !op.is_random(); }
+
+// The backward of f where `l1`, the gradient of the sum of |f(input)|, joins that of the output: grad + l1
+// sign(output), or grad + l1 where a mask is saved.
+#define FASTACT_OP(Formula, name, saved, ...) \
+  Op{"l1_" #name, #Formula, Saved::saved, spec::kL1##Formula, sizeof(spec::kL1##Formula) / sizeof(Operand)},
+inline constexpr Op kL1Ops[] = {FASTACT_EACH_ELEMENTWISE(FASTACT_OP)};
+#undef FASTACT_OP
 
 struct SoftmaxOp {
   const char *name, *module;

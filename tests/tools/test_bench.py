@@ -20,6 +20,7 @@ import exhaustive
 import gpu_smoke
 import host
 import instructions
+import l1
 import measure
 import memory
 import models
@@ -648,6 +649,24 @@ def test_tutorial_hooks_see_what_a_monitor_sees() -> None:
         assert seen[row.layer][2] == pytest.approx(row.sparsity, rel=1e-6)
         assert seen[f"{row.layer} gradient"][0] > 0
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+
+
+def test_an_l1_penalty_is_timed() -> None:
+    workloads = (l1.Mlp(2, 8, 4), l1.Alone(4096))
+    for workload in workloads:  # the same loss and gradients each way
+        networks = [workload.network(way) for name, way in l1.WAYS.items() if name != l1.NONE]
+        losses = [network.loss(network.output()) for network in networks]
+        torch.testing.assert_close(losses[1:], losses[:1] * 2)
+    rows = list(l1.measure(workloads, seconds=0))
+    assert all(row["us"][way] > 0 for row in rows for way in l1.WAYS)
+    # A bit for each element, and the penalty, its sum and the loss; or the output, and what is as large.
+    assert rows[1]["kept"][l1.OURS] < 4096 / 8 + 64 < 4 * 4096 <= rows[1]["kept"]["fastact.ReLU"]
+    rows[0]["ratio"] = {l1.OURS: 1.0, l1.NONE: 0.9, "torch.nn.ReLU": 0.95, "fastact.ReLU": 1.5}
+    lines = l1.report(environment.environment("cpu"), 0.25, rows).splitlines()
+    assert "load average before: 0.2" in lines[2]
+    assert lines[6].startswith("| MLP, 2 x 8, batch 4 |")
+    assert "| 0.90 |" in lines[6]
+    assert "| **0.95** |" in lines[6]
 
 
 def test_torchs_functions_are_timed_in_two_processes() -> None:
