@@ -59,18 +59,18 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(result: Result) -> Figure:
-    figure, (dead, right) = panels(1, 2, "Dead units and accuracy over the learning rate", result, height=3.4)
+    figure, (dead, right) = panels("AB", "Dead units and accuracy over the learning rate", result, height=3.4)
     for activation in ACTIVATIONS:
         for axes, column in ((dead, "dead"), (right, "accuracy")):
             found = {rate: values(result["rows"], column, activation=activation, rate=rate) for rate in RATES}
-            percent = {rate: [100 * each for each in run if each is not None] for rate, run in found.items()}
-            rates = [rate for rate in RATES if percent[rate]]
-            if rates:
-                curve(axes, rates, [percent[rate] for rate in rates], label=activation, **STYLES[activation])
-    label(dead, "Dead units", "learning rate", "% of units, mean of the layers")
-    label(right, "Accuracy", "learning rate", "% of test images right")
+            known = {rate: seen for rate, run in found.items() if (seen := [each for each in run if each is not None])}
+            if known:
+                curve(axes, list(known), list(known.values()), label=activation, **STYLES[activation])
+    label(dead, "Dead units", "learning rate", "units, mean of the layers")
+    label(right, "Accuracy", "learning rate", "test images right")
     for axes in (dead, right):
-        axes.set(xscale="log", ylim=(-3, 103))
+        axes.set(xscale="log", ylim=(-0.03, 1.03))
+        axes.yaxis.set_major_formatter("{x:.0%}")
     legend(figure, right)
     return figure
 

@@ -2,7 +2,7 @@
 
     python examples/experiment.py docs/experiments.md
 
-puts the tables of the results in docs/experiments/ between the markers of that page.
+puts the tables of the results in docs/experiments/ between the markers of that page, and draws their pictures again.
 """
 
 from __future__ import annotations
@@ -101,13 +101,14 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Sequence[float]], **st
 # Pictures
 
 
-def panels(rows: int, columns: int, title: str, result: Result, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that reads at the width of a page, with what was run in its heading."""
-    figure = Figure(figsize=(9, 0.9 + height * rows), dpi=150)
+def panels(mosaic: str, title: str, result: Result, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """A figure at the width of a page, with what was run in its heading. Its panels are the letters of the mosaic, as
+    in "AAB;CCC", rows of that height in inches."""
+    figure = Figure(figsize=(9, 0.9 + height * len(mosaic.split(";"))), dpi=150)
     figure.set_layout_engine("constrained")
     figure.suptitle(f"{title}\n\n", fontsize=FONT + 2, fontweight="bold", x=0.01, ha="left")
     figure.text(0.01, 1 - 0.4 / figure.get_figheight(), result["setup"], fontsize=FONT - 1, color="0.35", va="center")
-    found = list(figure.subplots(rows, columns, squeeze=False).flat)
+    found = [axes for _, axes in sorted(figure.subplot_mosaic(mosaic).items())]
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=FONT - 1, color="0.6")
@@ -172,13 +173,19 @@ def block(result: Result) -> str:
     return f"{measured} {result['setup']}.\n\n{table(headings, lines)}"
 
 
+def committed() -> dict[str, Result]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
 def page(text: str) -> str:
     """The page with the tables of all results renewed."""
-    for path in sorted(RESULTS.glob("*.json")):
-        text = replace_block(text, block(json.loads(path.read_text())), path.stem)
+    for name, result in committed().items():
+        text = replace_block(text, block(result), name)
     return text
 
 
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
         path.write_text(page(path.read_text()))
+    for name, result in committed().items():
+        import_module(result["script"]).draw(result).savefig(RESULTS / f"{name}.png")

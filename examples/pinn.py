@@ -109,7 +109,7 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(result: Result) -> Figure:
-    figure, (solutions, residuals, errors) = panels(1, 3, "Poisson's equation, solved by networks", result, height=3.3)
+    figure, (solutions, residuals, errors) = panels("ABC", "Poisson's equation, solved by networks", result, height=3.3)
     x = BETWEEN.flatten()
     solutions.plot(x, exact(x), color="0.75", lw=5, label="exact")
     for i, activation in enumerate(ACTIVATIONS):

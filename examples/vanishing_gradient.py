@@ -78,7 +78,7 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(result: Result) -> Figure:
-    figure, found = panels(2, 3, "The gradient that reaches the first layer", result)
+    figure, found = panels("ABC;DEF", "The gradient that reaches the first layer", result)
     for column, (start, text) in enumerate(STARTS.items()):
         by_depth, by_layer = found[column], found[column + 3]
         for activation in RULES:

@@ -119,14 +119,14 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(result: Result) -> Figure:
-    figure, (shares, paths, left) = panels(1, 3, "Weights whose inputs have one sign", result, height=3.3)
+    figure, (shares, paths, left) = panels("ABC", "Weights whose inputs have one sign", result, height=3.3)
     names = list(ACTIVATIONS)
     for activation, batch_size in product(names, BATCHES):
         run = {"activation": activation, "batch": batch_size}
-        percent = [100 * each for each in values(result["rows"], "agreement", **run)]
+        found = values(result["rows"], "agreement", **run)
         marker, color = LOOKS[activation]["marker"], LOOKS[activation]["color"]
-        places = [names.index(activation) + (0.15 if batch_size == 32 else -0.15)] * len(percent)
-        shares.plot(places, percent, ls="", ms=7, color=color, marker=marker, mfc=color if batch_size == 1 else "white")
+        places = [names.index(activation) + (0.15 if batch_size == 32 else -0.15)] * len(found)
+        shares.plot(places, found, ls="", ms=7, color=color, marker=marker, mfc=color if batch_size == 1 else "white")
         if batch_size == 1 and activation in ("Sigmoid", "Tanh"):
             way = values(result["rows"], "path", **run, seed=0)[0]
             paths.plot(*zip(*way, strict=True), lw=1, color=color, marker=marker, ms=2.5)
@@ -135,9 +135,10 @@ def draw(result: Result) -> Figure:
             seeds = values(result["rows"], "left", **run)
             every = range(0, STEPS + 1, 10)
             curve(left, every, list(zip(*seeds, strict=True)), markevery=4, label=activation, **LOOKS[activation])
-    shares.set(xticks=range(len(names)), xticklabels=names, xlim=(-0.5, 3.5), ylim=(45, 103))
+    shares.set(xticks=range(len(names)), xticklabels=names, xlim=(-0.5, 3.5), ylim=(0.45, 1.03))
+    shares.yaxis.set_major_formatter("{x:.0%}")
     shares.tick_params(axis="x", rotation=25)
-    label(shares, "Gradients of one sign in a unit", "batch of 1: filled; of 32: hollow", "% of weights")
+    label(shares, "Gradients of one sign in a unit", "batch of 1: filled; of 32: hollow", "weights")
     paths.plot(*GOAL, marker="*", ms=14, color="black", ls="", zorder=10)
     paths.set(aspect="equal", xlim=(-0.1, 1.2), ylim=(-1.2, 0.1))
     label(paths, "Two weights, batch of 1", "first weight", "second weight")
