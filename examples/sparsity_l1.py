@@ -73,27 +73,31 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(result: Result) -> Figure:
-    figure, (right, zero, dead) = panels("AABC", "An L1 penalty on the activations", result, height=3.3)
+    figure, (wrong, zero, dead) = panels("AABC", "An L1 penalty on the activations", result, height=3.3)
     for width, style in WIDTHS.items():
         found = {
             column: [values(result["rows"], column, width=width, weight=weight) for weight in WEIGHTS]
             for column in ("accuracy", "sparsity", "dead")
         }
-        curve(right, [median(seeds) for seeds in found["sparsity"]], found["accuracy"], label=f"{width} units", **style)
+        wrongs = [[1 - each for each in seeds] for seeds in found["accuracy"]]
+        curve(wrong, [median(seeds) for seeds in found["sparsity"]], wrongs, label=f"{width} units", **style)
         curve(zero, WEIGHTS, found["sparsity"], **style)
         curve(dead, WEIGHTS, found["dead"], **style)
-    label(right, "Accuracy over sparsity", "activations that are 0", "test images right")
+    label(wrong, "Test error over sparsity", "activations that are 0", "test images wrong")
     label(zero, "Sparsity", "penalty's weight", "activations that are 0")
     label(dead, "Dead units", "penalty's weight", "units")
-    right.xaxis.set_major_formatter("{x:.0%}")
-    for axes in (right, zero, dead):
+    wrong.xaxis.set_major_formatter("{x:.0%}")
+    wrong.set_yscale("log")
+    wrong.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1], minor=False)
+    wrong.yaxis.set_minor_formatter("")
+    for axes in (wrong, zero, dead):
         axes.yaxis.set_major_formatter("{x:.0%}")
     for axes in (zero, dead):
         axes.set_xscale("symlog", linthresh=WEIGHTS[1])
         axes.set_xticks([0, 1e-6, 1e-5, 1e-4, 1e-3])
         axes.tick_params(axis="x", rotation=45)
         axes.set_ylim(-0.03, 1.03)
-    legend(figure, right)
+    legend(figure, wrong)
     return figure
 
 
