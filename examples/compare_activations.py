@@ -27,6 +27,7 @@ from experiment import (
     Result,
     Row,
     cell,
+    count,
     curve,
     finish,
     label,
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             del row["gradients"], row["activations"]
         rows.append(row)
     size = data.train_images.shape[-1]
-    setup = f"{size}x{size} pixels, {options.epochs} epochs"
+    setup = f"{size}x{size} pixels, {count(options.epochs, 'epoch')}"
     finish(__file__, options, setup, rows, draw, f"compare_activations_{options.network}")
 
 

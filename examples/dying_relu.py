@@ -14,7 +14,22 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
-from experiment import STYLES, Result, Row, cell, curve, finish, label, legend, loaded, panels, parser, runs, values
+from experiment import (
+    STYLES,
+    Result,
+    Row,
+    cell,
+    count,
+    curve,
+    finish,
+    label,
+    legend,
+    loaded,
+    panels,
+    parser,
+    runs,
+    values,
+)
 from matplotlib.figure import Figure
 from train_digits import CHOICES, Data, batches, network
 
@@ -82,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {"activation": activation, "rate": rate, "seed": seed} | trained(activation, rate, data, options.epochs, seed)
         for activation, rate, seed in runs(options, ACTIVATIONS, RATES)
     ]
-    finish(__file__, options, f"{options.epochs} epochs", rows, draw)
+    finish(__file__, options, count(options.epochs, "epoch"), rows, draw)
 
 
 if __name__ == "__main__":

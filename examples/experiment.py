@@ -98,6 +98,10 @@ def curve(axes: Axes, x: Sequence[float], found: Sequence[Sequence[float]], **st
     axes.fill_between(x, [min(each) for each in found], [max(each) for each in found], color=style["color"], alpha=0.15)
 
 
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
 # Pictures
 
 
@@ -148,7 +152,7 @@ def finish(
         "script": Path(script).stem,
         "environment": environment("cpu"),
         "settings": settings,
-        "setup": f"{setup}; median and range of {options.seeds} seeds",
+        "setup": f"{setup}; {'median and range of ' if options.seeds > 1 else ''}{count(options.seeds, 'seed')}",
         "rows": _rounded(rows),
     }
     options.out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,22 @@ from statistics import fmean, median
 
 import torch
 import torch.nn.functional as F
-from experiment import STYLES, Result, Row, cell, curve, finish, label, legend, loaded, panels, parser, runs, values
+from experiment import (
+    STYLES,
+    Result,
+    Row,
+    cell,
+    count,
+    curve,
+    finish,
+    label,
+    legend,
+    loaded,
+    panels,
+    parser,
+    runs,
+    values,
+)
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from train_digits import Data, batches
@@ -108,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {"width": width, "weight": weight, "seed": seed} | trained(width, weight, data, options.epochs, seed)
         for width, weight, seed in runs(options, WIDTHS, WEIGHTS)
     ]
-    finish(__file__, options, f"two hidden layers of ReLU, {options.epochs} epochs", rows, draw)
+    finish(__file__, options, f"two hidden layers of ReLU, {count(options.epochs, 'epoch')}", rows, draw)
 
 
 if __name__ == "__main__":
