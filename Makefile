@@ -1,5 +1,5 @@
-# make demo | test | bench | models | memory | exhaustive | validate | docs | lint | coverage | mutants | sanitize | aarch64 | wheel-check
-# | test-matrix | clean.
+# make demo | experiments | test | bench | models | memory | exhaustive | validate | docs | lint | coverage | mutants | sanitize
+# | aarch64 | wheel-check | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -8,11 +8,22 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu bench models memory sass exhaustive validate lint coverage mutants \
+.PHONY: docs demo experiments test test-cpu test-nodes test-emulated test-gpu bench models memory sass exhaustive validate lint coverage mutants \
   sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
+
+# What docs/experiments.md shows, in about a quarter of an hour.
+experiments: .venv/built
+	$(RUN) examples/vanishing_gradient.py $(ARGS)
+	$(RUN) examples/dying_relu.py $(ARGS)
+	$(RUN) examples/zero_centred.py $(ARGS)
+	$(RUN) examples/pinn.py
+	$(RUN) examples/compare_activations.py --network mnist $(ARGS)
+	$(RUN) examples/compare_activations.py --network cifar10 $(ARGS)
+	$(RUN) examples/sparsity_l1.py $(ARGS)
+	$(RUN) examples/experiment.py docs/experiments.md
 
 # On the CPU (and the GPU, if there is one); what concerns autograd nodes again with those in Python; then on an emulated
 # GPU (tests/gpu/emulator.cpp).

@@ -43,7 +43,9 @@ def _commit() -> str | None:
     if said := os.environ.get("FASTACT_COMMIT"):
         return said
     commit = _output("git", "rev-parse", "HEAD")
-    changed = _output("git", "status", "--porcelain", "--", ":(top)", ":(top,exclude)bench/results")
+    changed = _output(
+        "git", "status", "--porcelain", "--", ":(top)", ":(top,exclude)bench/results", ":(top,exclude)docs/experiments"
+    )
     return commit and commit.strip() + ("-dirty" if changed else "")
 
 
