@@ -25,6 +25,7 @@ SPEED, PAGE_FAULTS = ROOT / "docs" / "speed.md", ROOT / "bench/results/cpu-intel
 SAVED, RECOMPUTE = ROOT / "docs" / "saved.md", ROOT / "docs" / "recompute.md"
 EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dead_units.py", ROOT / "examples" / "kept_for_backward.py"
 RECOMPUTE_EXAMPLE = ROOT / "examples" / "made_again.py"
+MONITOR, MONITOR_EXAMPLE = ROOT / "docs" / "monitor.md", ROOT / "examples" / "inside.py"
 PLOT, PLOT_EXAMPLE = ROOT / "docs" / "plot.md", ROOT / "examples" / "curves.py"
 _SAVES = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
@@ -225,6 +226,13 @@ def plot_page(*pictures: Path) -> str:
     return with_block(PLOT.read_text(), "plot-example", example(PLOT_EXAMPLE))
 
 
+def monitor_page(picture: Path) -> str:
+    """docs/monitor.md, with its example, what that prints, and what a monitor costs renewed."""
+    text = with_block(MONITOR.read_text(), "monitor-example", example(MONITOR_EXAMPLE))
+    text = with_block(text, "monitor-output", output_of(MONITOR_EXAMPLE, picture))
+    return with_block(text, "monitor-cost", measured("monitor"))
+
+
 def page_faults() -> str:
     """What bench/page_faults.py wrote, below its heading."""
     return PAGE_FAULTS.read_text().partition("\n\n")[2]
@@ -246,6 +254,7 @@ def main() -> None:
     RECOMPUTE.write_text(recompute_page())
     chains.draw(RECOMPUTE.with_suffix(".png"))
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
+    MONITOR.write_text(monitor_page(MONITOR.with_suffix(".png")))
     PLOT.write_text(plot_page(PLOT.with_suffix(".png")))
     plot.curves(PAGE.with_suffix(".png"))
     plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
