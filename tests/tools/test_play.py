@@ -283,6 +283,12 @@ def page() -> Page:
     return Page(Document())
 
 
+@pytest.fixture(scope="module")
+def used_page() -> Page:
+    """One that tests use one after another."""
+    return Page(Document())
+
+
 class TestPage:
     def test_trains_as_fast_as_the_browser_draws(self, page):
         page.toggle()
@@ -302,7 +308,8 @@ class TestPage:
         assert list(page.pictures.history.data["step"]) == [0, 1]
 
     @pytest.mark.parametrize("name", ACTIVATIONS)
-    def test_every_activation(self, page, name):
+    def test_every_activation(self, used_page, name):
+        page = used_page
         page.activation.value = name
         assert not page.message.text
         assert page.experiment.settings.activation == name
@@ -312,29 +319,29 @@ class TestPage:
             assert page.pictures.of_layers[what].visible == (getattr(told, what) is not None)
 
     @pytest.mark.parametrize(
-        ("widget", "value", "setting", "expected"),
+        ("setting", "value"),
         [
-            ("data", "spirals", "data", "spirals"),
-            ("depth", 5, "depth", 5),
-            ("width", 3, "width", 3),
-            ("batch_size", "600", "batch_size", 600),
-            ("initialisation", "zeros", "initialisation", "zeros"),
-            ("seed", 7, "seed", 7),
-            ("formula", "tanh(x)", "formula", "tanh(x)"),
+            ("data", "spirals"),
+            ("depth", 5),
+            ("width", 3),
+            ("batch_size", 600),
+            ("initialisation", "zeros"),
+            ("seed", 7),
+            ("formula", "tanh(x)"),
         ],
     )
-    def test_settings_begin_anew(self, page, widget, value, setting, expected):
-        page.one_step()
-        getattr(page, widget).value = value
-        assert page.experiment.step == 0
-        assert getattr(page.experiment.settings, setting) == expected
+    def test_settings_begin_anew(self, used_page, setting, value):
+        used_page.one_step()
+        getattr(used_page, setting).value = str(value) if setting == "batch_size" else value
+        assert used_page.experiment.step == 0
+        assert getattr(used_page.experiment.settings, setting) == value
 
     def test_an_argument_begins_anew(self, page):
         page.activation.value = "elu"
         page.arguments[0].value = 0.5
         assert page.experiment.settings.arguments == {"alpha": 0.5}
         page.arguments[0].value = None
-        assert "Alpha needs a number" in page.message.text
+        assert "alpha needs a number" in page.message.text
         assert page.train.disabled
 
     def test_the_learning_rate_changes_while_it_trains(self, page):
@@ -367,10 +374,11 @@ class TestPage:
         for _ in range(40):
             page.clock.shown = page.clock.sent
         assert not page.trains
-        assert "The loss is no finite number any more" in page.message.text
+        assert "the loss is no finite number any more" in page.message.text
 
     @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.title)
-    def test_a_story_fills_the_page_and_trains(self, page, preset):
+    def test_a_story_fills_the_page_and_trains(self, used_page, preset):
+        page = used_page
         page.tell(preset)
         arguments = arguments_with_defaults(preset.settings.activation)
         assert page.experiment.settings == replace(
@@ -420,7 +428,7 @@ class TestRecorded:
         assert report.to_dict()["rows"] == json.loads(history)[0]["rows"]
 
     def test_is_shown(self, history, page):
-        page.file.value = base64.b64encode(history.encode()).decode()
+        page.file.set_from_json("value", base64.b64encode(history.encode()).decode())  # as the browser does
         assert page.experiment is None
         assert page.train.disabled
         assert page.status.text == "2 reports of a recorded run, from step 0 to 10"
@@ -443,29 +451,30 @@ class TestRecorded:
     )
     def test_what_is_none(self, page, text):
         page.load(text)
-        assert "This is no file of a Monitor&#x27;s statistics" in page.message.text
+        assert "this is no file of a Monitor&#x27;s statistics" in page.message.text
         assert page.experiment is not None
 
     def test_nothing_in_it(self, page):
         page.load("[]")
-        assert "This file has no report" in page.message.text
+        assert "this file has no report" in page.message.text
 
 
 class TestCommand:
-    @pytest.mark.parametrize("missing", ["bokeh", "sklearn"])
-    def test_without_a_library(self, missing):
-        code = f"import sys; sys.modules[{missing!r}] = None; from fastact.__main__ import main; main(['play'])"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert result.returncode == 2
-        assert "this page needs Bokeh and scikit-learn: pip install 'fastact[play]'" in result.stderr
-
-    def test_a_port_in_use(self, capsys):
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(SystemExit) as exit:
-                main(["play", "--no-browser", "--host", "127.0.0.1", "--port", str(port)])
+    @pytest.mark.parametrize("missing", ["bokeh.application", "sklearn.datasets"])
+    def test_without_a_library(self, missing, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(SystemExit) as exit:
+            main(["play"])
         assert exit.value.code == 2
-        assert f"port {port} of 127.0.0.1 cannot be had (Address already in use)" in capsys.readouterr().err
+        assert "this page needs Bokeh and scikit-learn: pip install 'fastact[play]'" in capsys.readouterr().err
+
+    def test_a_port_in_use(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            command = [sys.executable, "-m", "fastact", "play", "--no-browser", "--host", "127.0.0.1", "--port", port]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 2
+        assert f"port {port} of 127.0.0.1 cannot be had (Address already in use)" in result.stderr
 
     def test_no_such_file(self, tmp_path: Path, capsys):
         with pytest.raises(SystemExit) as exit:

@@ -378,7 +378,10 @@ def recorded(text: str) -> list[tuple[int, Report]]:
     Raises `ValueError`, in words, for anything else.
     """
     try:
-        history = [(int(entry["step"]), Report([_checked(row) for row in entry["rows"]])) for entry in json.loads(text)]
+        entries = json.loads(text)
+        if not isinstance(entries, list):
+            raise TypeError("no list")
+        history = [(int(entry["step"]), Report([_checked(row) for row in entry["rows"]])) for entry in entries]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("this is no file of a Monitor's statistics") from error
     if not history:

@@ -90,15 +90,15 @@ class Page:
             "findings": self.pictures.findings,
             "panels": self.pictures.panels,
         }
-        for name, root in roots.items():
-            root.name = name
-            document.add_root(root)
-        document.title, document.theme = "fastact play", LIGHT
-        document.template = Template(Path(__file__).with_name("page.html").read_text())
         self._fill(Settings())
         self.reset()
         if history is not None:
             self.load(history)
+        document.title, document.theme = "fastact play", LIGHT
+        document.template = Template(Path(__file__).with_name("page.html").read_text())
+        for name, root in roots.items():
+            root.name = name
+            document.add_root(root)
 
     def _make_clock(self) -> Clock:
         """The browser asks for each picture when it has drawn the last. A slow one is sent no more than it can draw,
@@ -264,7 +264,8 @@ class Page:
         assert self.experiment is not None
         look = self.experiment.look()
         if begin:
-            self.pictures.begin(look.report, self.experiment)
+            with self.document.models.freeze():  # or Bokeh would go through all models after each new line
+                self.pictures.begin(look.report, self.experiment)
         self.pictures.show(look, self.experiment)
         self.status.text = (
             f"step {look.step:,}: loss {look.train_loss:.3g} in training, {look.test_loss:.3g} in testing; "
@@ -297,10 +298,11 @@ class Page:
             return
         self.experiment = None
         self.train.disabled = self.step.disabled = True
-        self.pictures.show_history(history)
+        with self.document.models.freeze():
+            self.pictures.show_history(history)
         first, last = history[0][0], history[-1][0]
         self.status.text = f"{len(history)} reports of a recorded run, from step {first:,} to {last:,}"
         self.message.text = "<p>These are recorded statistics. Reset goes back to training here.</p>"
 
     def _complain(self, text: str) -> None:
-        self.message.text = f'<p><b class="warn">⚠ {escape(text[:1].upper() + text[1:])}.</b></p>'
+        self.message.text = f'<p><b class="warn">⚠ {escape(text)}.</b></p>'
