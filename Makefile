@@ -8,8 +8,8 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models memory sass exhaustive validate lint coverage mutants \
-  sanitize aarch64 wheel-check test-matrix clean
+.PHONY: docs demo test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models memory sass \
+  exhaustive validate lint coverage mutants sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)

@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
@@ -133,12 +135,11 @@ class Page:
             field.send_keys(value)
 
     def train(self, steps: int) -> None:
-        """Go on, if it does not, until so many steps are done, and pause."""
-        if self.button("Train"):
-            self.press("Train")
+        """Go on until so many steps are done, and pause."""
+        self.press("Train")
         self.wait(lambda: (self.step or 0) >= steps)
         self.press("Pause")
-        self.wait(lambda: self.button("Train"))
+        self.wait(lambda: "Paused" in self.text)
 
 
 PICTURES = {
@@ -159,7 +160,8 @@ def main(folder: Path = Path(__file__).parent) -> None:
             page.press(story)
             page.train(steps)
             time.sleep(2)  # until the last picture is drawn
-            driver.save_screenshot(str(folder / f"{name}.png"))
+            picture = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+            picture.quantize(128).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

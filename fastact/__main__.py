@@ -62,6 +62,12 @@ def _activation(text: str) -> nn.Module:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is none from 1 to 65535")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastact", description="Activation kernels for PyTorch.")
@@ -149,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "network.",
     )
     page.add_argument("--host", default="localhost", help="where to listen, as browsers write it, default: %(default)s")
-    page.add_argument("--port", type=int, default=5006, help="default: %(default)s")
+    page.add_argument("--port", type=_port, default=5006, help="default: %(default)s")
     page.add_argument("--no-browser", action="store_true", help="print the address only")
     page.add_argument("--load", type=Path, metavar="FILE", help="show the statistics that a Monitor has recorded")
     for command in (check, warm):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 def serve(host: str, port: int, browser: bool, file: Path | None) -> None:
     """Serve the page until Ctrl-C. Raises `ImportError` where a library is missing, `OSError` where the port is taken
-    or the file cannot be read."""
+    or the file cannot be read, and `ValueError` where it is none of a Monitor's statistics."""
     try:
-        import sklearn.datasets  # noqa: F401  seconds, which the first page would take else
+        import sklearn.datasets  # noqa: F401  takes seconds: before the first page
         from bokeh.application import Application
         from bokeh.application.handlers.function import FunctionHandler
         from bokeh.document import Document
@@ -19,11 +19,12 @@ def serve(host: str, port: int, browser: bool, file: Path | None) -> None:
         raise ImportError("this page needs Bokeh and scikit-learn: pip install 'fastact[play]'") from error
     import torch
 
+    from .experiment import recorded
     from .page import Page
 
     torch.set_num_threads(1)  # the networks are small
     logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)  # it warns of each tab that is closed
-    history = None if file is None else file.read_text()
+    history = recorded(file.read_text()) if file else []
 
     def show(document: Document) -> None:
         Page(document, history)

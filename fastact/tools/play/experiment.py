@@ -105,7 +105,7 @@ def load(name: str, seed: int) -> Data:
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 INITIALISATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "PyTorch's default": None,
+    "torch's own": None,
     "He normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "Glorot normal": nn.init.xavier_normal_,
     "LeCun normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
@@ -147,7 +147,7 @@ class Preset(NamedTuple):
 
 
 _DYING = Settings(depth=6, width=8, learning_rate=1.0)
-_DEEP = Settings(activation="sigmoid", depth=10, width=16, initialisation="PyTorch's default")
+_DEEP = Settings(activation="sigmoid", depth=10, width=16, initialisation="torch's own")
 PRESETS = (
     Preset(
         "ReLU dies at a high learning rate",

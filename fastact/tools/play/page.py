@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from bokeh.models import Button, CustomJS, Div, FileInput, NumericInput, Select,
 from jinja2 import Template
 
 from ...catalogue import ACTIVATIONS
+from ...monitor import Report
 from .experiment import (
     DATA,
     INITIALISATIONS,
     LIMITS,
     PRESETS,
     Experiment,
+    Look,
     Preset,
     Settings,
     arguments_with_defaults,
@@ -38,12 +40,11 @@ STEPS = (1, 5, 25, 100)
 
 # Widgets stand in shadow trees, which the page's own rules do not reach, but its variables do.
 _STYLE = """
-:host { color: var(--ink); font: inherit; }
-:host { --color: var(--ink); }
+:host { color: var(--ink); font: inherit; --color: var(--ink); }
 label { color: var(--quiet); font-size: 13px; }
 .bk-input, .bk-btn { min-height: 34px; font-size: 14px; color: var(--ink) !important;
   background-color: var(--field) !important; border-color: var(--line) !important; }
-select.bk-input { appearance: auto; background-image: none !important; padding-right: 2px; }
+select.bk-input { appearance: auto !important; background-image: none !important; padding-right: 2px; }
 ::file-selector-button { color: var(--ink) !important; background-color: var(--field) !important; }
 .bk-btn-primary { color: var(--on-accent) !important; background-color: var(--accent) !important; }
 .bk-input:focus-visible, .bk-btn:focus-visible { outline: 3px solid var(--focus) !important; outline-offset: 1px; }
@@ -72,12 +73,13 @@ _WRAP = {"flex-wrap": "wrap", "gap": "8px"}
 
 
 class Page:
-    """What one browser tab shows. With `history`, a JSON text, it begins with the statistics of a recorded run."""
+    """What one browser tab shows: an experiment, or to begin with the statistics of a recorded run."""
 
-    def __init__(self, document: Document, history: str | None = None) -> None:
+    def __init__(self, document: Document, history: Sequence[tuple[int, Report]] = ()) -> None:
         self.document = document
         self.experiment: Experiment | None = None
         self.trains = self.filling = False
+        self.state = ""
         self.clock = self._make_clock()
         self.pictures = Pictures(_STYLE)
         self.message, self.status = Div(**_WIDE), Div(**_WIDE, styles={"flex": "1 1 240px", "align-self": "center"})
@@ -92,8 +94,8 @@ class Page:
         }
         self._fill(Settings())
         self.reset()
-        if history is not None:
-            self.load(history)
+        if history:
+            self.show_history(history)
         document.title, document.theme = "fastact play", LIGHT
         document.template = Template(Path(__file__).with_name("page.html").read_text())
         for name, root in roots.items():
@@ -121,13 +123,15 @@ class Page:
         return self.dark
 
     def _make_buttons(self) -> row:
-        # The tag makes the clock a part of the document.
-        self.train = Button(label="Train", button_type="primary", width=84, tags=[self.clock], **_PLAIN)
-        self.step, self.restart = (Button(label=label, width=84, **_PLAIN) for label in ("Step", "Reset"))
-        self.train.on_click(self.toggle)
+        # No label changes: Bokeh would draw the button anew, and the keyboard would lose its place. The tag makes the
+        # clock a part of the document.
+        self.train = Button(label="Train", button_type="primary", width=74, tags=[self.clock], **_PLAIN)
+        rest, self.step, restart = (Button(label=label, width=74, **_PLAIN) for label in ("Pause", "Step", "Reset"))
+        self.train.on_click(self.start)
+        rest.on_click(self.pause)
         self.step.on_click(self.one_step)
-        self.restart.on_click(self.reset)
-        return row(self.train, self.step, self.restart, self.status, sizing_mode="stretch_width", styles=_WRAP)
+        restart.on_click(self.reset)
+        return row(self.train, rest, self.step, restart, self.status, sizing_mode="stretch_width", styles=_WRAP)
 
     def _make_stories(self) -> row:
         self.stories = [Button(label=preset.title, **_PLAIN) for preset in PRESETS]
@@ -173,15 +177,17 @@ class Page:
         for name in ("data", "activation", "formula", "depth", "width", "initialisation", "seed"):
             getattr(self, name).value = getattr(settings, name)
         self.learning_rate.value, self.batch_size.value = str(settings.learning_rate), str(settings.batch_size)
-        arguments = arguments_with_defaults(settings.activation) | dict(settings.arguments)
+        self._fill_arguments(settings.activation, settings.arguments)
+        self.filling = False
+
+    def _fill_arguments(self, activation: str, values: Mapping[str, float]) -> None:
         self.arguments = [
             NumericInput(title=name, value=value, mode="int" if isinstance(value, int) else "float", **_WIDE)
-            for name, value in arguments.items()
+            for name, value in {**arguments_with_defaults(activation), **values}.items()
         ]
         for each in self.arguments:
             each.on_change("value", self._changed)
         self.settings.children = [*self.above, *self.arguments, *self.below]
-        self.filling = False
 
     def _chosen(self) -> Settings:
         numbers = (self.depth, self.width, self.seed, *self.arguments)
@@ -209,8 +215,10 @@ class Page:
 
     def _activation_chosen(self, attr: str, old: object, new: str) -> None:
         if not self.filling:
-            settings = self._chosen()
-            self._fill(replace(settings, activation=new, arguments={}, formula=""))
+            self.filling = True
+            self.formula.value = ""
+            self._fill_arguments(new, {})
+            self.filling = False
             self.reset()
 
     def _learning_rate_chosen(self, attr: str, old: object, new: str) -> None:
@@ -230,21 +238,22 @@ class Page:
         self._fill(preset.settings)
         self.reset()
         self.message.text = f"<p><b>{escape(preset.title)}.</b> {escape(preset.look_at)}</p>"
-        self.toggle()
+        self.start()
 
-    def toggle(self) -> None:
-        """Train, or pause."""
-        if self.trains:
-            self.pause()
-        else:
+    def start(self) -> None:
+        """Train, until something pauses it."""
+        if self.experiment is not None and not self.trains:
             self.trains = True
-            self.train.label = "Pause"
             self.clock.sent += 1
+            self._say()
 
     def pause(self) -> None:
         """Stop training, if it goes on."""
         self.trains = False
-        self.train.label = "Train"
+        self._say()
+
+    def _say(self) -> None:
+        self.status.text = f"<p>{'Training' if self.trains else 'Paused'}, {self.state}</p>"
 
     def _picture_shown(self, attr: str, old: int, new: int) -> None:
         if self.trains and new == self.clock.sent:  # else Train was pressed again in the meantime
@@ -256,22 +265,19 @@ class Page:
         self._advance(1)
 
     def _advance(self, steps: int) -> None:
-        assert self.experiment is not None  # the buttons are disabled
-        self.experiment.train(steps)
-        self._show()
+        if self.experiment is not None:
+            self.experiment.train(steps)
+            self._show(self.experiment, self.experiment.look())
 
-    def _show(self, begin: bool = False) -> None:
-        assert self.experiment is not None
-        look = self.experiment.look()
-        if begin:
-            with self.document.models.freeze():  # or Bokeh would go through all models after each new line
-                self.pictures.begin(look.report, self.experiment)
-        self.pictures.show(look, self.experiment)
-        self.status.text = (
+    def _show(self, experiment: Experiment, look: Look) -> None:
+        self.pictures.show(look, experiment)
+        self.state = (
             f"step {look.step:,}: loss {look.train_loss:.3g} in training, {look.test_loss:.3g} in testing; "
             f"right {look.train_accuracy:.1%} and {look.test_accuracy:.1%}"
         )
-        if not math.isfinite(look.train_loss):
+        if math.isfinite(look.train_loss):
+            self._say()
+        else:
             self.pause()
             self._complain("the loss is no finite number any more: lower the learning rate, then Reset")
 
@@ -279,29 +285,35 @@ class Page:
         """Begin an experiment with what is chosen."""
         self.pause()
         self.message.text = f"<p>A formula is made of {escape(ALLOWED)}.</p>" if self.formula.value else ""
+        self.experiment = None
         try:
-            self.experiment = Experiment(self._chosen())
-        except (ValueError, TypeError) as error:
-            self.experiment = None
+            experiment = Experiment(self._chosen())
+        except ValueError as error:
             self._complain(str(error))
         else:
-            self._show(begin=True)
+            look = experiment.look()
+            with self.document.models.freeze():  # or Bokeh would go through all models after each new line
+                self.pictures.begin(look.report, experiment)
+            self._show(experiment, look)
+            self.experiment = experiment
         self.train.disabled = self.step.disabled = self.experiment is None
 
     def load(self, text: str) -> None:
-        """Show the statistics that a run has recorded, in place of an experiment."""
-        self.pause()
+        """Show the statistics in a file's text."""
         try:
-            history = recorded(text)
+            self.show_history(recorded(text))
         except ValueError as error:
             self._complain(str(error))
-            return
+
+    def show_history(self, history: Sequence[tuple[int, Report]]) -> None:
+        """Show the statistics that a run has recorded, in place of an experiment."""
+        self.pause()
         self.experiment = None
         self.train.disabled = self.step.disabled = True
         with self.document.models.freeze():
             self.pictures.show_history(history)
         first, last = history[0][0], history[-1][0]
-        self.status.text = f"{len(history)} reports of a recorded run, from step {first:,} to {last:,}"
+        self.status.text = f"<p>{len(history)} reports of a recorded run, from step {first:,} to {last:,}</p>"
         self.message.text = "<p>These are recorded statistics. Reset goes back to training here.</p>"
 
     def _complain(self, text: str) -> None:

@@ -152,9 +152,10 @@ class Pictures:
         for i, name in enumerate(("f", "slope")):
             self.curve.line("x", name, source=self.curve_points, legend_label=name, **_line(i))
         self.curve.legend.location = "top_left"
-        self.of_layers = {name: _share(title, "share of the layer") for name, title in SHARES.items()}
-        self.of_layers["grad_norm"] = _over_steps("Gradient of each layer", "root mean square", y_axis_type="log")
-        self.of_layers["grad_norm"].yaxis.formatter = PrintfTickFormatter(format="%.1e")
+        gradient = _over_steps("Gradient of each layer", "root mean square", y_axis_type="log")
+        gradient.yaxis.formatter = PrintfTickFormatter(format="%.1e")
+        shares = {name: _share(title, "share of the layer") for name, title in SHARES.items()}
+        self.of_layers = {"grad_norm": gradient, **shares}
         for shown in (self.accuracy, *self.of_layers.values()):
             shown.x_range = self.loss.x_range
         self.histograms = {
@@ -193,10 +194,10 @@ class Pictures:
         shown.update(x_range=Range1d(0, COLUMNS), y_range=Range1d(ROWS, 0))
         shown.axis.visible = shown.grid.visible = False
         shown.background_fill_color = "white"  # also on a dark page: digits are black
-        self.said = ColumnDataSource({"x": [], "y": [], "image": [], "text": [], "frame": []})
+        self.said = ColumnDataSource({"x": [], "y": [], "image_y": [], "image": [], "text": [], "frame": []})
         mapper = LinearColorMapper(Greys256[::-1])
-        place = {"dw": 0.7, "dh": 0.62, "anchor": "center", "origin": "top_left"}
-        shown.image("image", "x", "y", source=self.said, color_mapper=mapper, **place)
+        place = {"dw": 0.7, "dh": 0.6, "anchor": "center", "origin": "top_left"}
+        shown.image("image", "x", "image_y", source=self.said, color_mapper=mapper, **place)
         frame = {"fill_color": None, "line_color": VERMILION, "line_width": "frame"}
         shown.rect("x", "y", 0.94, 0.96, source=self.said, **frame)
         words = {"y_offset": 21, "text_align": "center", "text_baseline": "middle", "text_font_size": "12px"}
@@ -251,7 +252,7 @@ class Pictures:
         pairs = list(zip(look.predictions[:count].tolist(), experiment.data.test_labels[:count].tolist(), strict=True))
         texts = [f"{said}" if said == is_ else f"✗ {said} ({is_})" for said, is_ in pairs]
         frames = [3 * (said != is_) for said, is_ in pairs]
-        place = {"x": at % COLUMNS + 0.5, "y": at // COLUMNS + 0.5}
+        place = {"x": at % COLUMNS + 0.5, "y": at // COLUMNS + 0.5, "image_y": at // COLUMNS + 0.4}
         self.said.data = {**place, "image": list(images), "text": texts, "frame": frames}
 
     def show_history(self, history: Sequence[tuple[int, Report]]) -> None:
