@@ -161,7 +161,7 @@ def main(folder: Path = Path(__file__).parent) -> None:
             page.train(steps)
             time.sleep(2)  # until the last picture is drawn
             picture = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-            picture.quantize(128).save(folder / f"{name}.png", optimize=True)
+            picture.quantize(256).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
