@@ -1,5 +1,5 @@
-# make demo | experiments | test | bench | models | memory | exhaustive | validate | docs | lint | coverage | mutants | sanitize
-# | aarch64 | wheel-check | test-matrix | clean.
+# make demo | experiments | test | test-browser | bench | models | memory | exhaustive | validate | docs | lint | coverage
+# | mutants | sanitize | aarch64 | wheel-check | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -8,8 +8,8 @@ SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
 RUN := $(BIN)/python
 
 # `docs` is a folder too.
-.PHONY: docs demo experiments test test-cpu test-nodes test-emulated test-gpu bench models memory sass exhaustive validate lint coverage mutants \
-  sanitize aarch64 wheel-check test-matrix clean
+.PHONY: docs demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
+  memory sass exhaustive validate lint coverage mutants sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -40,6 +40,14 @@ test-emulated: .venv/built
 
 test-gpu: .venv/built
 	$(RUN) -m pytest -q --device cuda $(ARGS)
+
+# The page of `python -m fastact play` in a headless Chromium (on Debian: apt install chromium chromium-driver).
+test-browser: .venv/built
+	$(RUN) -m pytest -q --device cpu -m browser tests/tools/test_play_browser.py $(ARGS)
+
+# Its pictures in the docs, likewise.
+play-pictures: .venv/built
+	$(RUN) docs/play_pictures.py
 
 # The largest errors over all 2^32 float32 inputs: hours for all activations, minutes for ARGS="silu gelu".
 exhaustive: .venv/built

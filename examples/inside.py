@@ -1,6 +1,7 @@
 """Watches a deep network train on the demo's digits, and draws what happened inside, layer by layer, to a file."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import fastact
 data = load("digits", Path(), seed=0, device=torch.device("cpu"))
 torch.manual_seed(0)
 widths = [64, 128, 128, 128, 128, 128]
-hidden = [(nn.Linear(fan_in, fan_out), fastact.ReLU()) for fan_in, fan_out in zip(widths, widths[1:], strict=False)]
+hidden = [(nn.Linear(fan_in, fan_out), fastact.ReLU()) for fan_in, fan_out in pairwise(widths)]
 model = nn.Sequential(nn.Flatten(), *(layer for pair in hidden for layer in pair), nn.Linear(128, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # a tenth of it would do
 

@@ -1,4 +1,4 @@
-"""`python -m fastact` with one of the commands info, validate, warmup, tune, coverage and plot."""
+"""`python -m fastact` with one of the commands info, validate, warmup, tune, coverage, plot and play."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .dispatch import triton_is_installed
 from .enable import enable
 from .names import rows_named
 from .plot import named, plot
-from .tools import coverage
+from .tools import coverage, play
 from .tools.info import report, thresholds
 from .tools.tune import tune
 from .tools.validate import validate
@@ -60,6 +60,12 @@ def _activation(text: str) -> nn.Module:
         return named(name, **arguments)
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is none from 1 to 65535")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,6 +147,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         help="all in one panel for each derivative; default: two to four activations",
     )
+    page = commands.add_parser(
+        "play",
+        help="train small networks on a local page, and see what happens inside",
+        description="Serves a page on which one chooses an activation or types one, trains a small network, and "
+        "watches dead and saturated units, outputs and gradients. Needs Bokeh and scikit-learn (fastact[play]), and no "
+        "network.",
+    )
+    page.add_argument("--host", default="localhost", help="where to listen, as browsers write it, default: %(default)s")
+    page.add_argument("--port", type=_port, default=5006, help="default: %(default)s")
+    page.add_argument("--no-browser", action="store_true", help="print the address only")
+    page.add_argument("--load", type=Path, metavar="FILE", help="show the statistics that a Monitor has recorded")
     for command in (check, warm):
         command.add_argument(
             "--activations",
@@ -180,6 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plot(*options.activations, derivatives=options.derivatives, range=shown, file=out, overlay=overlay)
         except (ImportError, OSError, ValueError) as error:
             draw.error(str(error))
+        return 0
+    if options.command == "play":
+        try:
+            play.serve(options.host, options.port, not options.no_browser, options.load)
+        except (ImportError, OSError, ValueError) as error:
+            page.error(str(error))
         return 0
     if options.command == "warmup":
         if not triton_is_installed():

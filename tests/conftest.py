@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(device): runs on that device only, whatever the others do")
     config.addinivalue_line("markers", "large: needs most of a GPU's memory, and no other process beside it")
     config.addinivalue_line("markers", "formula: is about formulas, so that every activation needs it on every device")
+    config.addinivalue_line("markers", "browser: drives Chromium, and is collected where -m asks for it only")
     config.addinivalue_line("markers", "nodes: is about autograd nodes, so that both kinds need it")
     if config.getoption("--nodes") == "Python":
         os.environ["FASTACT_NODES"] = "python"  # before anything imports fastact
@@ -49,7 +50,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that need no device run once, with the CPU's; those without a device to run on are not collected."""
+    """Tests that need no device run once, with the CPU's; those without a device to run on are not collected, nor those
+    that need a browser, unless `-m browser` asks for them."""
     chosen = _devices(config)
     keep, drop = [], []
     for item in items:
@@ -58,6 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         needs_device = "device" in getattr(item, "fixturenames", ())
         runs = (parameters.get("device") if needs_device else "cpu") in chosen
+        if item.get_closest_marker("browser"):
+            runs = runs and "browser" in config.getoption("-m")
         if chosen == ["emulated"]:
             runs = runs and _worth_emulating(item, parameters)
         (keep if runs else drop).append(item)
