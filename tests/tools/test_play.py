@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bokeh.document import Document
+from bokeh.models import Range1d
 
 from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
@@ -394,6 +395,8 @@ class TestPage:
         assert page.trains
         is_digits = preset.settings.data == "digits"
         assert (page.pictures.digits.visible, page.pictures.surface.visible) == (is_digits, not is_digits)
+        for shown in page.pictures.histograms.values():  # a range of data would stay at the first experiment's layers
+            assert (type(shown.y_range), shown.y_range.start) == (Range1d, preset.settings.depth + 0.1)
 
     def test_wrong_digits_are_marked(self, page):
         page.tell(PRESETS[-1])

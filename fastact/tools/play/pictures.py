@@ -154,13 +154,14 @@ class Pictures:
         self.curve.legend.location = "top_left"
         gradient = _over_steps("Gradient of each layer", "root mean square", y_axis_type="log")
         gradient.yaxis.formatter = PrintfTickFormatter(format="%.1e")
+        gradient.yaxis.ticker.desired_num_ticks = 4
         shares = {name: _share(title, "share of the layer") for name, title in SHARES.items()}
         self.of_layers = {"grad_norm": gradient, **shares}
         for shown in (self.accuracy, *self.of_layers.values()):
             shown.x_range = self.loss.x_range
         self.histograms = {
-            "outputs": _figure("Outputs of each layer now", "output", ""),
-            "gradients": _figure("Gradients of each layer now", "absolute value, power of ten", ""),
+            "outputs": _figure("Outputs of each layer now", "output", "", y_range=Range1d()),
+            "gradients": _figure("Gradients of each layer now", "absolute value, power of ten", "", y_range=Range1d()),
         }
         self.bars = {name: ColumnDataSource({"x": [], "y": [], "colour": []}) for name in self.histograms}
         for name, shown in self.histograms.items():
@@ -217,7 +218,7 @@ class Pictures:
             for i, layer in enumerate(self.layers):
                 shown.line("step", f"{name} {layer}", source=self.history, name=layer, **_line(i))
         for shown in self.histograms.values():
-            shown.y_range.update(start=len(self.layers), end=-0.1)
+            shown.y_range.update(start=len(self.layers) + 0.1, end=-0.1)
             shown.yaxis.ticker = [i + 0.5 for i in range(len(self.layers))]
             shown.yaxis.major_label_overrides = {i + 0.5: layer for i, layer in enumerate(self.layers)}
         for shown in self.of_experiment:
