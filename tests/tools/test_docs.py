@@ -37,6 +37,10 @@ def test_the_page_of_saved() -> None:
     assert make.SAVED.read_text() == make.saved_page(), "run `make docs`"
 
 
+def test_the_page_of_the_monitor() -> None:
+    assert make.MONITOR.read_text() == make.monitor_page(), "run `make docs`"
+
+
 def test_the_page_of_curves(tmp_path: Path) -> None:
     assert make.PLOT.read_text() == make.plot_page(tmp_path / "plot.png"), "run `make docs`"
     assert (tmp_path / "plot.png").stat().st_size > 0
