@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,37 +23,47 @@ BOUNDS = {
 }
 
 
-def summary(input: Tensor, by_torch: bool = False, scale: float | None = None) -> Summary:
-    state = torch.tensor(Summary(), dtype=torch.float64)
-    by = None if scale is None else torch.tensor(scale, dtype=torch.float64)
-    if by_torch:
-        statistics._add_by_torch(input, by, state)
-    else:
-        torch.ops.fastact.summarize_(input, by, state)
+class Ways(NamedTuple):
+    """What counts, on the input's device."""
+
+    summarize_: Callable[[Tensor, Tensor | None, Tensor], None]
+    count_flat_: Callable[[Tensor, Tensor, int | None, Tensor, Tensor], None]
+
+
+BY_OPS = Ways(torch.ops.fastact.summarize_, torch.ops.fastact.count_flat_)
+BY_TORCH = Ways(statistics._add_by_torch, statistics._count_flat_by_torch)
+
+
+def summary(*inputs: Tensor, by: Ways = BY_OPS, scale: float | None = None) -> Summary:
+    device = inputs[0].device
+    state = torch.tensor(Summary(), dtype=torch.float64, device=device)
+    divisor = None if scale is None else torch.tensor(scale, dtype=torch.float64, device=device)
+    for input in inputs:
+        by.summarize_(input, divisor, state)
     return Summary(*state.tolist())
 
 
 def flatness(
-    input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None, by_torch: bool = False
+    input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None, by: Ways = BY_OPS
 ) -> tuple[list[float], Tensor]:
-    bounds_tensor = torch.tensor(bounds, dtype=torch.float64).reshape(-1, 2)
-    counts = torch.zeros(4, dtype=torch.float64)
-    awake = torch.zeros(0 if unit_dim is None else input.shape[unit_dim], dtype=torch.bool)
-    count = statistics._count_flat_by_torch if by_torch else torch.ops.fastact.count_flat_
-    count(input, bounds_tensor, unit_dim, counts, awake)
+    device = input.device
+    bounds_tensor = torch.tensor(bounds, dtype=torch.float64, device=device).reshape(-1, 2)
+    counts = torch.zeros(4, dtype=torch.float64, device=device)
+    awake = torch.zeros(0 if unit_dim is None else input.shape[unit_dim], dtype=torch.bool, device=device)
+    by.count_flat_(input, bounds_tensor, unit_dim, counts, awake)
     return counts.tolist(), awake
 
 
-def check(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None) -> None:
+def check(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None, by: Ways = BY_OPS) -> None:
     numbers = input.float() if input.itemsize < 4 else input  # bounds are rounded to the type that is computed in
-    counts, awake = flatness(input, bounds, unit_dim)
-    expected_counts, expected_awake = flatness(numbers, bounds, unit_dim, by_torch=True)
+    counts, awake = flatness(input, bounds, unit_dim, by)
+    expected_counts, expected_awake = flatness(numbers, bounds, unit_dim, BY_TORCH)
     assert counts == expected_counts == [input.numel(), counts[1], input.numel(), counts[1]]
     assert torch.equal(awake, expected_awake)
 
 
-def check_summary(input: Tensor) -> None:
-    found, expected = summary(input), summary(input, by_torch=True)
+def check_summary(input: Tensor, by: Ways = BY_OPS) -> None:
+    found, expected = summary(input, by=by), summary(input, by=BY_TORCH)
     assert found._replace(mean=0, squares=0) == expected._replace(mean=0, squares=0)
     finite = input[input.isfinite()].double()
     if finite.numel():
@@ -159,34 +171,36 @@ def test_threads_do_not_matter() -> None:
         assert torch.equal(awake, found[0][2])
 
 
-@pytest.mark.parametrize("by_torch", [False, True])
-def test_a_state_is_of_all_tensors(by_torch: bool) -> None:
-    parts = [numbers(10 + step, 33) + step for step in range(5)]
+def check_a_state_of_all_tensors(by: Ways, device: str = "cpu") -> None:
+    parts = [numbers(10 + step, 33).to(device) + step for step in range(5)]
     parts[3][2, 1], parts[4][0, 0] = math.nan, math.inf
-    state = torch.tensor(Summary(), dtype=torch.float64)
     merged = Summary()
     for part in parts:
-        if by_torch:
-            statistics._add_by_torch(part, None, state)
-        else:
-            torch.ops.fastact.summarize_(part, None, state)
-        merged = merged.merged(summary(part)._replace(first_bad=math.inf))
-    found = Summary(*state.tolist())
-    whole = summary(torch.cat([part.flatten() for part in parts]))
+        merged = merged.merged(summary(part, by=by)._replace(first_bad=math.inf))
+    found = summary(*parts, by=by)
+    whole = summary(torch.cat([part.flatten() for part in parts]).cpu())
     assert (found.nan, found.inf, found.tensors, found.first_bad) == (1, 1, 5, 3)
     # torch's ops round each difference from a mean to float32.
-    assert tuple(found[:8]) == pytest.approx(
-        tuple(whole[:8]), rel=torch.finfo(torch.float32).eps if by_torch else 1e-12
-    )
-    assert tuple(merged[:8]) == pytest.approx(tuple(whole[:8]), rel=1e-12)
+    rel = torch.finfo(torch.float32).eps if by is BY_TORCH else 1e-12
+    assert tuple(found[:8]) == pytest.approx(tuple(whole[:8]), rel=rel)
+    assert tuple(merged[:8]) == pytest.approx(tuple(whole[:8]), rel=rel)
 
 
-@pytest.mark.parametrize("by_torch", [False, True])
-def test_a_scale_divides(by_torch: bool) -> None:
+def check_a_scale(by: Ways, device: str = "cpu") -> None:
     input = numbers(20, 33)
-    expected, found = summary(input / 1024), summary(input, by_torch, scale=1024.0)
-    rel = torch.finfo(torch.float32).eps if by_torch else 1e-12
+    expected, found = summary(input / 1024), summary(input.to(device), by=by, scale=1024.0)
+    rel = torch.finfo(torch.float32).eps if by is BY_TORCH else 1e-12
     assert tuple(found) == pytest.approx(tuple(expected), rel=rel)
+
+
+@pytest.mark.parametrize("by", [BY_OPS, BY_TORCH], ids=["ops", "torch"])
+def test_a_state_is_of_all_tensors(by: Ways) -> None:
+    check_a_state_of_all_tensors(by)
+
+
+@pytest.mark.parametrize("by", [BY_OPS, BY_TORCH], ids=["ops", "torch"])
+def test_a_scale_divides(by: Ways) -> None:
+    check_a_scale(by)
 
 
 STATE, NONE = torch.tensor(Summary(), dtype=torch.float64), torch.zeros(0, 2, dtype=torch.float64)
@@ -226,3 +240,26 @@ def test_refuses_to_count(input: Tensor, bounds: Tensor, unit_dim: int | None, c
         torch.ops.fastact.count_flat_(
             input, bounds, unit_dim, torch.zeros(counts, dtype=torch.float64), torch.zeros(2, dtype=torch.bool)
         )
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile(capability: int) -> None:
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fastact.triton import summary as kernels
+
+    pointers = {"x_ptr": "*bf16", "flags_ptr": "*i1", "awake_ptr": "*i1"}
+    constants = {"PARTS": 512, "BLOCK": 1024, "UNITS": 32, "REST": 32, "SLICES": 32, "INTERVALS": 2}
+    for kernel in (kernels._summarize, kernels._add_summaries, kernels._count_flat, kernels._add_counts):
+        signature = {
+            name: "constexpr" if name in constants else pointers.get(name, "*fp64" if name.endswith("_ptr") else "i64")
+            for name in kernel.arg_names
+        }
+        used = {name: constants[name] for name, type in signature.items() if type == "constexpr"}
+        compiled = compile(
+            ASTSource(kernel, signature, used), target=GPUTarget("cuda", capability, 32), options=kernels._OPTIONS
+        )
+        assert compiled.asm["cubin"]
+        assert compiled.metadata.name.startswith("fastact_")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..dispatch import triton_is_installed, warn_once
 from ..ops import overload
 
 _SUMMARIZE, _COUNT_FLAT = overload("summarize_"), overload("count_flat_")
@@ -72,7 +73,7 @@ class Statistics:
             state = self.states[tensor.device] = _new(Summary(), tensor.device)
         if has_kernel(tensor):
             _SUMMARIZE(tensor, scale, state)
-        else:
+        elif not (has_gpu_kernel(tensor) and _by_triton("summarize_", tensor, scale, state)):
             _add_by_torch(tensor, scale, state)
         if self.histograms is not None:
             counts = self.histograms.get(tensor.device)
@@ -101,9 +102,11 @@ class Flatness:
         self.counts: dict[torch.device, Tensor] = {}
         self.last: Tensor | None = None  # the counts that the last tensor is in
         self.awake: dict[tuple[int, torch.device], Tensor] = {}
+        self.bounds: dict[torch.device, Tensor] = {}
 
     def add(self, tensor: Tensor, bounds: Tensor, unit_dim: int | None) -> None:
-        """Count a tensor's elements in the intervals (low, high] of the rows of `bounds`, a float64 on the CPU."""
+        """Count a tensor's elements in the intervals (low, high] of the rows of `bounds`, a float64 on the CPU, the
+        same in every call."""
         device = tensor.device
         counts = self.counts.get(device)
         if counts is None:
@@ -117,8 +120,14 @@ class Flatness:
                 self.awake[units, device] = awake
         if has_kernel(tensor):
             _COUNT_FLAT(tensor, bounds, unit_dim, counts, awake)
-        else:
-            _count_flat_by_torch(tensor, bounds, unit_dim, counts, awake)
+            return
+        if has_gpu_kernel(tensor):
+            there = self.bounds.get(device)
+            if there is None:  # not waiting for so few bytes, which the driver keeps until it copies them
+                there = self.bounds[device] = bounds.to(device, non_blocking=True)
+            if _by_triton("count_flat_", tensor, there, unit_dim, counts, awake):
+                return
+        _count_flat_by_torch(tensor, bounds, unit_dim, counts, awake)
 
     def take_back(self) -> None:
         """The last tensor does not count: the call that it was for failed."""
@@ -157,8 +166,42 @@ def wide(device: torch.device) -> torch.dtype:
 
 
 def has_kernel(tensor: Tensor) -> bool:
+    return tensor.is_cpu and _is_dense(tensor)
+
+
+def has_gpu_kernel(tensor: Tensor) -> bool:
+    return tensor.is_cuda and _is_dense(tensor) and not tensor.is_neg()  # a kernel sees the memory alone
+
+
+def _is_dense(tensor: Tensor) -> bool:
     dense = tensor.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(tensor)
-    return tensor.is_cpu and dense and not tensor._is_zerotensor()
+    return dense and not tensor._is_zerotensor()
+
+
+_without_triton: set[torch.device] = set()
+
+
+def _by_triton(op: str, tensor: Tensor, *arguments: Any) -> bool:
+    """Run an op of `fastact.triton.summary`. Returns False where Triton is not installed or, with a warning, where a
+    kernel cannot be compiled or launched: nothing is counted then, and the device is not tried again."""
+    device = tensor.device
+    if device in _without_triton:
+        return False
+    if not triton_is_installed():
+        _without_triton.add(device)
+        return False
+    try:
+        from ..triton import summary
+
+        getattr(summary, op)(tensor, *arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        _without_triton.add(device)
+        why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        warn_once(f"fastact's monitor counts by torch's ops on {device}, since Triton's kernels fail: {why}")
+        return False
+    return True
 
 
 # The same on any device, without waiting for it, in torch's ops.

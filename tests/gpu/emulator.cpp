@@ -1733,6 +1733,11 @@ bool Decoder::decode_arithmetic(Instruction& in, const string& op, Modifiers& mo
     });
     return true;
   }
+  if (op == "popc") {
+    same(in, operands, 2, bits);
+    if (type == "b32") in.run = map1<u32, u32, [](u32 x) { return u32(__builtin_popcount(x)); }>;
+    return true;
+  }
   if (op == "shl" || op == "shr") {
     want(operands, 3);
     in.to = {target(operands[0], bits)}, in.from = {source(operands[1], bits), source(operands[2], 32)};

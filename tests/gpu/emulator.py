@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -195,6 +195,10 @@ def take_the_gpus_place() -> None:
     gpu.compile = compile_to_ptx
     torch.ops.fastact.emulate_gpu(True)
 
+    from triton.runtime import driver
+
+    driver.set_active(TritonDriver())
+
 
 class Driver:
     """The driver's functions, as the library calls them."""
@@ -226,3 +230,54 @@ class Driver:
         values = [ctypes.c_uint64(each.data_ptr()) if isinstance(each, torch.Tensor) else each for each in parameters]
         pointers = (ctypes.c_void_p * (len(values) + 1))(*(ctypes.addressof(each) for each in values), end)
         self.check(self.cuda.cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, shared, None, pointers, None))
+
+
+class _Utils:
+    """What Triton's JIT asks of a driver about a device and a binary, which is PTX here."""
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 49152}
+
+    def load_binary(self, name: str, ptx: bytes, shared: int, device: int) -> tuple[Any, ...]:
+        function = Driver().load(ptx, name)
+        return function, function, 0, 0, 1024  # the module, which is not unloaded; registers, spills, most threads
+
+    def unload_module(self, module: Any) -> None:
+        pass
+
+
+class _Launcher:
+    """Launches a kernel of Triton's JIT, with the arguments that are parameters of its PTX."""
+
+    _TYPES: ClassVar[dict[str, Any]] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64}
+
+    def __init__(self, source: Any, metadata: Any) -> None:
+        self.types = list(source.signature.values())
+        self.threads, self.shared = metadata.num_warps * 32, metadata.shared
+
+    def __call__(self, grid: int, _y: int, _z: int, _stream: int, function: Any, *more: Any) -> None:
+        arguments = more[-len(self.types) :]
+        parameters = [
+            each if isinstance(each, torch.Tensor) else self._TYPES[type](each)
+            for type, each in zip(self.types, arguments, strict=True)
+            if type != "constexpr"
+        ]
+        scratch = [ctypes.c_uint64(0)] * 2
+        Driver().launch(function, grid, self.threads, *parameters, *scratch, shared=self.shared)
+
+
+class TritonDriver:
+    """In the place of Triton's driver: `kernel[grid](...)` runs on the memory of CPU tensors, under `ptx_only`."""
+
+    launcher_cls, utils = _Launcher, _Utils()
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0

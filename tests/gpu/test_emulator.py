@@ -741,6 +741,7 @@ def test_bytes_and_halves() -> None:
     selections = {0x3210: 0x44332281, 0x7654: 0x88776655, 0x0123: 0x81223344, 0x7771: 0x88888822, 0x8FB9: 0xFFFF0000}
     for selector, expected in selections.items():
         assert compute(f"prmt.b32 d, a, b, {hex(selector)}U;", torch.int32, a, b).item() % 2**32 == expected
+    assert compute("popc.b32 d, b;", torch.int32, a, b).item() == 0x88776655.bit_count()
     assert compute("mov.b32 {%rs1, %rs2}, a; mov.b32 d, {%rs2, %rs1};", torch.int32, a).item() == 0x22814433
     assert (
         compute("mov.b64 {_, %r5}, a; mov.b32 d, %r5;", torch.int32, torch.tensor([0x1122334455667788])).item()
