@@ -227,7 +227,7 @@ def plot_page(*pictures: Path) -> str:
 
 
 def monitor_page(*pictures: Path) -> str:
-    """docs/monitor.md, with its example and what a monitor costs renewed, and if a picture is named with what it prints.
+    """docs/monitor.md, with its example and the costs renewed and, if a picture is named, what the example prints.
 
     Training rounds otherwise on another processor, so that a test cannot compare that.
     """

@@ -54,7 +54,7 @@ def l1_norm(output: Tensor) -> Tensor:
     """
     if not isinstance(output, Tensor):
         raise TypeError(f"fastact.l1_norm: expected a tensor, got {type(output).__name__}")
-    if HAS_NODES and takes(output):
+    if HAS_NODES and takes(output) and not torch._C._are_functorch_transforms_active():
         norm = _of_output(output)
         if norm is not None:
             return norm

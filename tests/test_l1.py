@@ -484,3 +484,8 @@ def test_compiled_autograd() -> None:
         model(x)
         with pytest.raises(NotImplementedError, match="compiled autograd cannot differentiate an L1 penalty"):
             fastact.l1_penalty(model).backward()
+
+
+def test_the_outermost_transform() -> None:
+    x = torch.randn(5, 8)
+    assert torch.equal(torch.func.vmap(fastact.l1_norm)(x), x.abs().sum(1))

@@ -7,9 +7,10 @@ import gc
 import json
 import math
 import pickle
+import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
-from fastact.monitor import _ROWS, EXPONENTS, Monitor, Report, Row, _row_of
+from fastact.monitor import _ROWS, EXPONENTS, Monitor, Report, Row, _row_of, flat
 from fastact.monitor.flat import flat_intervals
 from fastact.monitor.logging import bin_limits
 
@@ -137,7 +138,7 @@ def test_a_rectifier_is_off_up_to_zero(name: str) -> None:
 def test_where_an_activation_is_flat(reference, kinks: tuple[float, ...], expected: list) -> None:
     row = replace(ACTIVATIONS["relu"], reference=reference, kinks=lambda: kinks)
     found, saturates = flat_intervals(row, {})
-    assert [edge for interval in found for edge in interval] == pytest.approx([x for pair in expected for x in pair])
+    assert found.flatten().tolist() == pytest.approx([x for pair in expected for x in pair])
     assert saturates == (kinks != (0.0,))  # one kink makes two lines
 
 
@@ -1088,3 +1089,248 @@ class TestHistograms:
         with Monitor(nn.Tanh()) as monitor:
             monitor._model(torch.ones(2, 2))
         assert monitor.report().rows[0].histogram is None
+
+
+class TestWhatGoesOnAround:
+    """What a monitor computes of its own is seen by nothing that is on around the model."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_known(self) -> None:
+        flat._intervals.cache_clear()
+
+    def test_checkpointing_of_the_first_call(self) -> None:
+        class Net(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return F.softplus(x, beta=1.25)
+
+        net, x = Net(), torch.randn(4, 8, requires_grad=True)
+        with Monitor(net) as monitor:
+            checkpoint(net, x, use_reentrant=False).sum().backward()
+        (row,) = monitor.report().rows
+        assert row.saturated is not None
+        assert row.grad_norm == 1
+
+    def test_hooks_on_saved_tensors(self) -> None:
+        packed = []
+        net = Functional()
+
+        def pack(tensor: Tensor) -> Tensor:
+            packed.append(tensor)
+            return tensor
+
+        counts = []
+        for context in (nullcontext(), Monitor(net)):
+            packed.clear()
+            with context, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                net(torch.randn(4, 8))
+            counts.append(len(packed))
+        assert counts[0] == counts[1]
+
+    def test_modes_for_functions(self) -> None:
+        class Counting(torch.overrides.TorchFunctionMode):
+            calls = 0
+
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                Counting.calls += 1
+                return func(*args, **(kwargs or {}))
+
+        net, counts = nn.Sequential(nn.Linear(8, 8), nn.Softplus(1.25), nn.Tanh()), []
+        for context in (nullcontext(), Monitor(net)):
+            Counting.calls = 0
+            with context, Counting():
+                net(torch.randn(4, 8)).sum().backward()
+            counts.append(Counting.calls)
+        assert counts[0] == counts[1]
+
+    def test_another_monitor(self) -> None:
+        net, x = Functional(), torch.randn(32, 8)
+        with Monitor(net) as outer, Monitor(net) as inner:
+            net(x).square().sum().backward()
+        assert outer.report() == inner.report()
+        assert [row.activation for row in outer.report().rows][:2] == ["relu", "sigmoid"]
+
+    def test_tracing(self) -> None:
+        net, x = Functional().eval(), torch.randn(4, 8)
+        plain = make_fx(net)(x).graph.nodes
+        with Monitor(net) as monitor:
+            traced = make_fx(net)(x).graph.nodes
+            net(x)
+        assert [node.target for node in traced] == [node.target for node in plain]
+        assert all(row.dead is not None for row in monitor.report().rows if row.activation in ("relu", "Tanh", "gelu"))
+
+
+class Interrupted(nn.Module):
+    def __init__(self, *errors: type[BaseException] | None) -> None:
+        super().__init__()
+        self.errors = [*errors]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        error = self.errors.pop(0)
+        if error is not None:
+            raise error
+        return F.gelu(x)
+
+
+class TestCallsThatFail:
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_leave_no_mode_on(self, error: type[BaseException]) -> None:
+        net = Interrupted(error)
+        with pytest.raises(error), Monitor(net) as monitor:
+            net(torch.ones(2, 2))
+        assert torch._C._len_torch_function_stack() == 0
+        F.tanh(torch.ones(2, 2))
+        assert [row.activation for row in monitor.report().rows] == ["relu"]
+
+    def test_within_the_context_do_not_end_it(self) -> None:
+        net = Interrupted(KeyboardInterrupt, None)
+        with Monitor(net) as monitor:
+            with pytest.raises(KeyboardInterrupt):
+                net(torch.ones(2, 2))
+            net(torch.ones(2, 2))
+            assert torch._C._len_torch_function_stack() == 0
+        assert [(row.activation, row.seen_per_unit) for row in monitor.report().rows] == [("relu", 4), ("gelu", 2)]
+
+    def test_a_monitor_closed_within(self) -> None:
+        class Closes(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                with torch.overrides.BaseTorchFunctionMode():
+                    monitor.__exit__()
+                    return F.relu(x)
+
+        net = Closes()
+        monitor = Monitor(net).__enter__()
+        net(torch.ones(2, 2))
+        assert torch._C._len_torch_function_stack() == 0
+
+    def test_what_comes_after_is_seen(self) -> None:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.softmax = nn.Softmax(7)
+
+            def forward(self, x: Tensor) -> Tensor:
+                for call in (partial(F.softmax, dim=7), self.softmax):
+                    with suppress(IndexError):
+                        call(x)
+                    x = F.gelu(x)
+                return x
+
+        net = Net()
+        with Monitor(net) as monitor:
+            net(torch.ones(2, 2))
+        rows = {row.activation: row for row in monitor.report().rows}
+        assert rows["gelu"].seen_per_unit == 4
+
+    def test_take_back_their_own_input(self) -> None:
+        class Fails(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.threshold(x, 0, 0)  # which complex numbers have not
+
+        net = Fails()
+        with Monitor(net) as monitor:
+            net(torch.ones(3, 2))
+            with pytest.raises(RuntimeError):
+                net(torch.ones(3, 2, dtype=torch.complex64))
+            net(torch.ones(3, 2))
+        assert monitor.report().rows[0].seen_per_unit == 6
+
+    def test_models_that_return_nothing(self) -> None:
+        class Nothing(nn.Module):
+            def forward(self, x: Tensor) -> None:
+                F.relu(x)
+
+        net = Nothing()
+        with Monitor(net, every=2) as monitor:
+            for _ in range(4):
+                net(torch.ones(3, 2))
+        assert monitor.report().rows[0].seen_per_unit == 6
+
+
+def test_threads() -> None:
+    net = Functional()
+
+    def run() -> None:
+        torch.manual_seed(0)
+        for _ in range(50):
+            net(torch.ones(3, 8))
+
+    with Monitor(net) as monitor:
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    rows = monitor.report().rows
+    assert [row.seen_per_unit for row in rows] == [600, 600, 600, 600, 600, 1200, None]
+
+
+def test_a_subclass_that_refuses_hooks() -> None:
+    class Strict(Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is Tensor.register_hook:
+                raise RuntimeError("no hooks here")
+            return super().__torch_function__(func, types, args, kwargs)
+
+    x = torch.randn(2, 3, requires_grad=True).as_subclass(Strict)
+    net = nn.Sequential(nn.ReLU())
+    with Monitor(net) as monitor:
+        net(x).sum().backward()
+    assert monitor.report().rows[0].mean is not None
+
+
+class TestNames:
+    def test_of_two_functions_on_a_line_differ(self) -> None:
+        class Net(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.tanh(x) * torch.sigmoid(x) * F.leaky_relu(F.leaky_relu(x, 0.1), 0.2)
+
+        net = Net()
+        with Monitor(net) as monitor:
+            net(torch.randn(4, 4))
+        names = [row.layer for row in monitor.report().rows]
+        assert len(set(names)) == len(names) == 4
+        assert names[1] == f"{names[0]} sigmoid"
+        assert names[3] == f"{names[0]} leaky_relu(negative_slope=0.2)"
+
+    def test_of_a_function_whose_arguments_vary(self) -> None:
+        class Net(nn.Module):
+            def forward(self, x: Tensor, slope: float) -> Tensor:
+                return F.leaky_relu(x, slope)
+
+        net = Net()
+        with Monitor(net) as monitor:
+            for step in range(50):
+                net(torch.randn(4, 4), step / 50)
+        rows = monitor.report().rows
+        assert len(rows) == 9
+        assert rows[-1].layer.endswith("leaky_relu(varying arguments)")
+        assert rows[-1].note == "where it is flat is not known: its arguments vary"
+        assert rows[-1].mean is not None
+
+
+def test_reset_begins_anew_with_functions_too() -> None:
+    net = Functional()
+    with Monitor(net, every=2) as monitor:
+        net(torch.randn(4, 8))
+        monitor.reset()
+        net(torch.randn(4, 8))
+    rows = {row.activation: row for row in monitor.report().rows}
+    assert rows["relu"].seen_per_unit == rows["Tanh"].seen_per_unit == 4
+
+
+def test_refuses_what_is_no_step() -> None:
+    with Monitor(nn.ReLU()) as monitor:
+        for step, error in (
+            (None, TypeError),
+            ("a", TypeError),
+            (1.5, TypeError),
+            (-1, ValueError),
+            (1 << 70, ValueError),
+        ):
+            with pytest.raises(error):
+                monitor.snapshot(step)
+    assert monitor.history == []
+    with pytest.raises(RuntimeError, match="not open"), monitor.functions():
+        pass

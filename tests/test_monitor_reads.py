@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastact.monitor import Monitor
@@ -111,8 +112,22 @@ def test_a_picture(monitor: Monitor, tmp_path: Path, suffix: str) -> None:
 
 
 def test_no_picture_without_a_snapshot() -> None:
-    with pytest.raises(ValueError, match="no snapshot to draw"):
-        Monitor(nn.ReLU()).plot()
+    with Monitor(nn.ReLU()) as monitor:
+        with pytest.raises(ValueError, match="no snapshot to draw"):
+            monitor.plot()
+        monitor.snapshot(1)
+        with pytest.raises(ValueError, match="nothing to draw"):
+            monitor.plot()
+
+
+class _Branches(nn.Module):
+    """Of which each rank takes one, besides what all do."""
+
+    def forward(self, x: Tensor, rank: int) -> Tensor:
+        x = F.leaky_relu(F.leaky_relu(x, 0.1), 0.2)
+        if rank:
+            return F.gelu(x)
+        return F.softplus(x)
 
 
 def _rank(rank: int, file: str, results: Any) -> None:
@@ -124,7 +139,12 @@ def _rank(rank: int, file: str, results: Any) -> None:
         monitor.snapshot(1, across_ranks=True)
         net(_inputs(rank)).square().mean().backward()
         now = monitor.report(across_ranks=True)
-    results[rank] = (monitor.history[0].report.to_dict(), now.to_dict())
+        monitor_history = monitor.history[0].report.to_dict()
+    branches = _Branches()
+    with Monitor(branches) as monitor:
+        branches(_inputs(rank), rank)
+        of_branches = monitor.report(across_ranks=True)
+    results[rank] = (monitor_history, now.to_dict(), of_branches.to_dict())
     torch.distributed.destroy_process_group()
 
 
@@ -136,8 +156,13 @@ def test_processes_are_merged(tmp_path: Path) -> None:
     with torch.multiprocessing.Manager() as manager:
         results = manager.dict()
         torch.multiprocessing.spawn(_rank, (str(tmp_path / "meeting"), results), nprocs=2)
-        (first, first_now), (second, second_now) = results[0], results[1]
-    assert (first, first_now) == (second, second_now)
+        (first, *others), (second, *others_of_second) = results[0], results[1]
+    assert (first, *others) == (second, *others_of_second)
+    slopes = [row for row in others[1]["rows"] if row["activation"] == "leaky_relu"]
+    assert [row["seen_per_unit"] for row in slopes] == [16 + 32, 16 + 32]
+    assert slopes[0]["mean"] != slopes[1]["mean"]
+    alone = {row["activation"]: row["seen_per_unit"] for row in others[1]["rows"]}
+    assert (alone["softplus"], alone["gelu"]) == (16, 32)
     net = _net()
     with Monitor(net, histograms=True) as monitor:
         for rank in range(2):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import reduce
+from contextlib import contextmanager
 from numbers import Real
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +25,8 @@ from torch.compiler import is_compiling
 
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
-from .calls import Calls, site
-from .layers import Here, Hook, Layer, Seen, SeenOnCpu, in_backward
+from .calls import Calls, leave, site
+from .layers import Entered, Here, Hook, Layer, Seen, SeenOnCpu, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -47,6 +49,10 @@ def _row_of(module: nn.Module) -> Activation | None:
     rows = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), [])
     fitting = (row for row in rows if all(getattr(module, name, None) == value for name, value in row.options.items()))
     return max(fitting, key=lambda row: len(row.options), default=None)
+
+
+_MOST_VARIANTS = 8
+"""Of one function on one line, with different arguments; more are counted together."""
 
 
 class Snapshot(NamedTuple):
@@ -103,10 +109,12 @@ class Monitor:
 
     def _begin(self) -> None:
         self._layers: list[Layer] = []
-        self._at: dict[tuple[str, str, tuple], Layer] = {}
+        self._at: dict[tuple[object, ...], Layer] = {}
         self._handles: list[RemovableHandle] = []
+        self.is_open = False
+        """Whether the context is."""
         self._cuts: list[Snapshot | tuple[int, list[tuple[Layer, Seen]]]] = []
-        self.here = Here()
+        self.here, self.lock = Here(), threading.RLock()
         self._forwards = self._forwards_in_backward = 0
 
     @property
@@ -121,7 +129,7 @@ class Monitor:
                 raise TypeError(f"grad_scale must be a number or a tensor of one, got {tuple(value.shape)}")
         elif not isinstance(value, Real):
             raise TypeError(f"grad_scale must be a number or a tensor of one, got {value!r}")
-        elif not value > 0:
+        elif not float(value) > 0:
             raise ValueError(f"grad_scale must be above 0, got {value}")
         self._grad_scale = value
 
@@ -136,6 +144,7 @@ class Monitor:
         if self.is_open:
             raise RuntimeError("this monitor is open already")
         self._begin()
+        self.is_open = True
         compiled: list[str] = []
         for name, module in self._model.named_modules():
             if getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod"):
@@ -145,19 +154,16 @@ class Monitor:
                 layer = self._layer_of(name, module, row)
                 layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
                 self._watch(layer, module)
-        if self._functional and not compiled:
+        if self._functional and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
             self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
             self._handles.append(self._model.register_forward_hook(Hook(self._leave_model), always_call=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.is_open = False
         while self._handles:
             self._handles.pop().remove()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the context is."""
-        return bool(self._handles)
+        self._leave_down_to(0)
 
     def _layer_of(self, name: str, module: nn.Module, row: Activation) -> Layer:
         def arguments() -> dict[str, Any]:
@@ -165,7 +171,7 @@ class Monitor:
                 raise TypeError("it has a forward of its own")
             return {name: getattr(module, name) for name in row.scalars}
 
-        layer = Layer(name, type(module).__name__, row, arguments, self, self._every)
+        layer = Layer(name, name, type(module).__name__, row, arguments, self, self._every)
         self._layers.append(layer)
         return layer
 
@@ -174,77 +180,116 @@ class Monitor:
             layer.before(args, kwargs)
 
         def after(module: nn.Module, args: tuple, output: object) -> None:
-            layer.after(output)
+            if output is None and not is_compiling():  # no activation returns that
+                layer.failed()
+            else:
+                layer.after(output)
 
         self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
-        self._handles.append(module.register_forward_hook(Hook(after)))
+        self._handles.append(module.register_forward_hook(Hook(after), always_call=True))
 
     @contextmanager
     def functions(self) -> Iterator[None]:
         """Look at functions that are called in this block, as in a call of the model: for training steps that call
-        parts of the model one by one."""
-        self._enter_model()
+        parts of the model one by one.
+
+        Raises RuntimeError if the context is not open.
+        """
+        if not self.is_open:
+            raise RuntimeError("the monitor is not open")
+        self._enter(depth=0)
         try:
             yield
-        except BaseException:
-            self._leave_model(None, (), None)
-            raise
-        self._leave_model(None, (), True)
+        finally:
+            self._leave()
 
     def _enter_model(self, *_: object) -> None:
         if is_compiling():
             return
+        depth = _depth()
+        # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
+        self._leave_down_to(next((i for i, each in enumerate(self.here.entered) if each.depth >= depth), None))
+        self._enter(depth)
+
+    def _leave_model(self, *_: object) -> None:
+        if not is_compiling() and self.here.entered:
+            self._leave()
+
+    def _enter(self, depth: int) -> None:
         self.here.in_layer = False
         forwards = self._forwards_in_backward if in_backward() else self._forwards
         watched = not self.here.entered and forwards % self._every == 0
-        calls = Calls(self) if watched else nullcontext()
-        calls.__enter__()
-        self.here.entered.append(calls)
+        calls = Calls(self) if watched else None
+        if calls is not None:
+            calls.__enter__()
+        self.here.entered.append(Entered(calls, depth, sys.exc_info()[1]))
 
-    def _leave_model(self, module: nn.Module | None, args: tuple, output: object) -> None:
-        if is_compiling() or not self.here.entered:
-            return
-        self.here.entered.pop().__exit__(None, None, None)
-        if output is None or self.here.entered:  # forward failed, or is within another's
+    def _leave(self) -> None:
+        calls, _, error = self.here.entered.pop()
+        if calls is not None:
+            leave(calls)
+        if self.here.entered or sys.exc_info()[1] is not error:  # within another's call, or failed
             return
         if in_backward():
             self._forwards_in_backward += 1
         else:
             self._forwards += 1
 
+    def _leave_down_to(self, number: int | None) -> None:
+        """Leave all calls of the model from that number on."""
+        while number is not None and len(self.here.entered) > number:
+            calls = self.here.entered.pop().calls
+            if calls is not None:
+                leave(calls)
+
     def layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
         """What is seen of a function where it is being called."""
+        where = site()
         numbers = tuple(each if isinstance(each, Real) else type(each).__name__ for each in scalars.values())
-        key = site(), row.name, numbers
-        layer = self._at.get(key)
-        if layer is None:
-            layer = self._at[key] = Layer(key[0], row.function, row, lambda: scalars, self, 1)
+        key: tuple[object, ...] = (where, row.name, *numbers)
+        with self.lock:
+            layer = self._at.get(key)
+            if layer is not None:
+                return layer
+            same = [each for each in self._at if each[:2] == key[:2]]
+            varies = len(same) >= _MOST_VARIANTS
+            if varies:
+                key = (where, row.name, "varies")
+                if key in self._at:
+                    return self._at[key]
+            # Two functions on one line, or one with several arguments, need names of their own.
+            shown = "varying arguments" if varies else ", ".join(f"{name}={each}" for name, each in scalars.items())
+            names = (where, f"{where} {row.function}", f"{where} {row.function}({shown})")
+            taken = {each.name for each in self._layers}
+            name = next((each for each in names if each not in taken), names[-1])
+
+            def arguments() -> Mapping[str, Any]:
+                if varies:
+                    raise TypeError("its arguments vary")
+                return scalars
+
+            layer = self._at[key] = Layer(key, name, row.function, row, arguments, self, 1)
             self._layers.append(layer)
-        return layer
+            return layer
 
     def report(self, *, across_ranks: bool | dist.ProcessGroup = False) -> Report:
         """What has been seen since the last snapshot or, if there is none, since the context opened; also while it
         is open. With `across_ranks`, by all processes of the default group or of one: each of them must call."""
-        seen = [(layer, SeenOnCpu.of(layer.seen, layer.unfinished)) for layer in self._layers]
-        return self._report(_of_all_ranks(seen, across_ranks) if across_ranks else seen)
-
-    def _report(self, seen: list[tuple[Layer, SeenOnCpu]]) -> Report:
-        """In the order of first calls; layers that were not called stand before the next one of the model that was."""
-        none_called = not any(layer.was_called for layer in self._layers)
-        places, following = {}, math.inf
-        for i, layer in reversed([*enumerate(self._layers)]):
-            following = layer.first_call if layer.first_call < math.inf else following
-            places[layer] = following, i
-        ordered = sorted(seen, key=lambda each: places[each[0]])
-        return Report([layer.row(of_layer, none_called) for layer, of_layer in ordered])
+        seen = [SeenOnCpu.of(layer, layer.seen) for layer in self._layers]
+        return _report(_of_all_ranks(seen, across_ranks) if across_ranks else seen)
 
     def snapshot(self, step: int, *, across_ranks: bool | dist.ProcessGroup = False) -> None:
         """Add what was seen since the last snapshot to the history, and begin anew. Waits for no GPU, unless it is
         merged `across_ranks`, see `report`.
 
+        Raises TypeError if `step` is no integer, and ValueError if it is negative or does not fit 63 bits.
+
         >>> if step % 100 == 0:
         ...     monitor.snapshot(step)
         """
+        step = index(step)
+        if not 0 <= step < 1 << 63:
+            raise ValueError(f"step must be from 0 to 2**63 - 1, got {step}")
         if across_ranks:
             self._cuts.append(Snapshot(step, self.report(across_ranks=across_ranks)))
         else:
@@ -259,7 +304,7 @@ class Monitor:
         for cut in self._cuts:
             if not isinstance(cut, Snapshot):
                 step, seen = cut
-                cut = Snapshot(step, self._report([(layer, SeenOnCpu.of(each)) for layer, each in seen]))
+                cut = Snapshot(step, _report([SeenOnCpu.of(layer, each) for layer, each in seen]))
             read.append(cut)
         self._cuts = [*read]
         return read
@@ -267,6 +312,7 @@ class Monitor:
     def reset(self) -> None:
         """Forget what has been seen, the history too."""
         self._cuts = []
+        self._forwards = self._forwards_in_backward = 0
         for layer in self._layers:
             layer.forget()
 
@@ -302,13 +348,30 @@ class Monitor:
         return history.draw(self.history, file)
 
 
-def _of_all_ranks(
-    seen: list[tuple[Layer, SeenOnCpu]], group: bool | dist.ProcessGroup
-) -> list[tuple[Layer, SeenOnCpu]]:
+def _report(seen: list[SeenOnCpu]) -> Report:
+    """In the order of first calls; layers that were not called stand before the next one of the model that was."""
+    none_called = not any(each.called for each in seen)
+    places, following = [], math.inf
+    for i, each in reversed([*enumerate(seen)]):
+        following = each.first_call if each.first_call < math.inf else following
+        places.append((following, i))
+    return Report([seen[i].row(none_called) for _, i in sorted(places)])
+
+
+def _of_all_ranks(seen: list[SeenOnCpu], group: bool | dist.ProcessGroup) -> list[SeenOnCpu]:
+    """A layer that only some ranks have called is there too."""
     among = None if isinstance(group, bool) else group
     found: list[Any] = [None] * dist.get_world_size(among)
-    dist.all_gather_object(found, {(layer.name, layer.label): of_layer for layer, of_layer in seen}, among)
-    return [
-        (layer, reduce(SeenOnCpu.merged, [rank[key] for rank in found if (key := (layer.name, layer.label)) in rank]))
-        for layer, _ in seen
-    ]
+    dist.all_gather_object(found, seen, among)
+    merged: dict[object, SeenOnCpu] = {}
+    for each in (each for rank in found for each in rank):
+        merged[each.key] = merged[each.key].merged(each) if each.key in merged else each
+    return [*merged.values()]
+
+
+def _depth() -> int:
+    """How many frames are on the stack."""
+    depth, frame = 0, sys._getframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    return depth

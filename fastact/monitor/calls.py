@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from .. import functional
 from ..catalogue import ACTIVATIONS, Activation
@@ -55,11 +55,27 @@ class Calls(TorchFunctionMode):
         rows = _FUNCTIONS.get(func)
         if rows is None or is_compiling() or self.monitor.here.in_layer:
             return func(*args, **kwargs)
+        if not self.monitor.is_open:  # closed within a call of the model
+            return func(*args, **kwargs)
         layer = self.monitor.layer_at(*_called(rows, args, kwargs))
         layer.before(args, kwargs)
-        output = func(*args, **kwargs)
+        try:
+            output = func(*args, **kwargs)
+        except BaseException:
+            layer.failed()
+            raise
         layer.after(output)
         return output
+
+
+def leave(mode: TorchFunctionMode) -> None:
+    """Take a mode off the stack, wherever it is there."""
+    above = []
+    if any(each is mode for each in _get_current_function_mode_stack()):
+        while (top := _pop_mode()) is not mode:
+            above.append(top)
+    for each in reversed(above):
+        _push_mode(each)
 
 
 def _called(rows: list[Activation], args: tuple, kwargs: dict[str, Any]) -> tuple[Activation, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from numbers import Real
@@ -18,9 +19,9 @@ FLAT = 0.05
 """A smooth activation is flat where its derivative is below this share of its maximum, or of 1 where that is larger."""
 
 
-def flat_intervals(activation: Activation, arguments: dict[str, Any]) -> tuple[list[tuple[float, float]] | None, bool]:
-    """The inputs (low, high] at which the activation is flat, see `Row`, exact at kinks; None where that is not told.
-    And whether to call it saturation.
+def flat_intervals(activation: Activation, arguments: dict[str, Any]) -> tuple[Tensor | None, bool]:
+    """The inputs (low, high] at which the activation is flat, see `Row`, exact at kinks, as rows of float64 on the CPU;
+    None where that is not told. And whether to call it saturation.
 
     Raises TypeError if an argument is not a number.
     """
@@ -33,12 +34,16 @@ def flat_intervals(activation: Activation, arguments: dict[str, Any]) -> tuple[l
 
 
 @lru_cache(256)
-def _intervals(
-    activation: Activation, scalars: tuple[tuple[str, Any], ...]
-) -> tuple[list[tuple[float, float]] | None, bool]:
-    arguments = dict(scalars)
+def _intervals(activation: Activation, scalars: tuple[tuple[str, Any], ...]) -> tuple[Tensor | None, bool]:
+    # A model may be running, under modes, transforms, tracing and hooks on saved tensors, all of which see what is
+    # computed in their thread.
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(_compute, activation, dict(scalars)).result()
+
+
+def _compute(activation: Activation, arguments: dict[str, Any]) -> tuple[Tensor | None, bool]:
     kinks = [kink for kink in activation.kinks(**arguments) if math.isfinite(kink)]
-    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad(), torch_kernels():
+    with torch.device("cpu"), torch_kernels():
         # Where a slope is learned, any but 1 shows on which side.
         arguments |= {name: torch.full((1,), low, dtype=torch.float64) for name, (low, _) in activation.weights.items()}
 
@@ -79,4 +84,5 @@ def _intervals(
     ]
     bounds = [-math.inf, *edges_found, math.inf]
     states = [bool(flat[0]), *(not state for state in before.tolist())]
-    return [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state], bool(not two_lines)
+    found_flat = [bound for bound, state in zip(pairwise(bounds), states, strict=True) if state]
+    return torch.tensor(found_flat, dtype=torch.float64, device="cpu").reshape(-1, 2), bool(not two_lines)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
 
 from ..catalogue import Activation
@@ -32,7 +33,19 @@ class Here(threading.local):
 
     def __init__(self) -> None:
         self.in_layer = False
-        self.entered: list[AbstractContextManager[Any]] = []  # one for each call of the model that is running
+        self.watched: set[Layer] = set()  # whose calls are running
+        self.entered: list[Entered] = []  # one for each call of the model that is running
+
+
+class Entered(NamedTuple):
+    """A call of the model."""
+
+    calls: TorchFunctionMode | None
+    """None where functions are not looked at."""
+    depth: int
+    """How many frames were on the stack; 0 in a block of the user's."""
+    error: BaseException | None
+    """That was being handled before it."""
 
 
 class Seen:
@@ -58,8 +71,19 @@ class Seen:
 
 
 class SeenOnCpu(NamedTuple):
-    """The same as numbers, of one process or merged from several."""
+    """The same as numbers, and what a row says beside them; of one process or merged from several."""
 
+    key: Hashable
+    """The same in any process."""
+    name: str
+    label: str
+    leaks: bool
+    saturates: bool
+    notes: tuple[str, ...]
+    in_graph: bool
+    compiled: bool
+    called: bool
+    first_call: float
     outputs: Summary
     gradients: Summary
     numel: float
@@ -72,12 +96,22 @@ class SeenOnCpu(NamedTuple):
     grad_histogram: list[float] | None
 
     @classmethod
-    def of(cls, seen: Seen, unfinished: bool = False) -> SeenOnCpu:
-        """`unfinished`: without the input of a call that is not over."""
+    def of(cls, layer: Layer, seen: Seen) -> SeenOnCpu:
+        notes = (": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.notes.items())
         return cls(
+            layer.key,
+            layer.name,
+            layer.label,
+            layer.leaks,
+            layer.saturates,
+            tuple(notes),
+            layer.in_graph,
+            layer.compiled,
+            bool(layer.calls or layer.calls_in_backward or layer.in_graph),
+            layer.first_call,
             seen.outputs.total(),
             seen.gradients.total(),
-            *seen.inputs.total(without_last=unfinished),
+            *seen.inputs.total(),
             _on_cpu(seen.inputs.units()),
             _on_cpu(seen.awake_before),
             _on_cpu(seen.last_awake),
@@ -86,16 +120,66 @@ class SeenOnCpu(NamedTuple):
         )
 
     def merged(self, other: SeenOnCpu) -> SeenOnCpu:
-        return SeenOnCpu(
-            self.outputs.merged(other.outputs),
-            self.gradients.merged(other.gradients),
-            self.numel + other.numel,
-            self.flat + other.flat,
-            _merged(torch.logical_or, self.awake, other.awake),
-            _merged(torch.logical_or, self.awake_before, other.awake_before),
-            _merged(torch.maximum, self.last_awake, other.last_awake),
-            _sum(self.histogram, other.histogram),
-            _sum(self.grad_histogram, other.grad_histogram),
+        return self._replace(
+            notes=tuple(dict.fromkeys(self.notes + other.notes)),
+            in_graph=self.in_graph or other.in_graph,
+            compiled=self.compiled or other.compiled,
+            called=self.called or other.called,
+            first_call=min(self.first_call, other.first_call),
+            outputs=self.outputs.merged(other.outputs),
+            gradients=self.gradients.merged(other.gradients),
+            numel=self.numel + other.numel,
+            flat=self.flat + other.flat,
+            awake=_merged(torch.logical_or, self.awake, other.awake),
+            awake_before=_merged(torch.logical_or, self.awake_before, other.awake_before),
+            last_awake=_merged(torch.maximum, self.last_awake, other.last_awake),
+            histogram=_sum(self.histogram, other.histogram),
+            grad_histogram=_sum(self.grad_histogram, other.grad_histogram),
+        )
+
+    def row(self, none_called: bool) -> Row:
+        notes = [*self.notes]
+        if self.in_graph:
+            notes.append("calls in a compiled graph are not seen")
+        elif not self.called and self.compiled:
+            notes.append("no call seen: a graph compiled before the monitor opened does not show its calls")
+        elif none_called:
+            notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
+        outputs, gradients, awake = self.outputs, self.gradients, list(self.awake.values())
+        looked, finite = outputs.tensors > 0, outputs.finite > 0
+
+        def of_finite(value: float) -> float | None:
+            return (value if finite else math.nan) if looked else None
+
+        # Of a layer that is called at several places, the units of all.
+        again = [units for units in self.awake if units in self.awake_before]
+        revived = [~self.awake_before[units] & self.awake[units] for units in again]
+        last = [self.last_awake[units][~self.awake[units]] for units in self.awake if units in self.last_awake]
+        since = int(torch.cat(last).sort().values[(sum(map(len, last)) - 1) // 2]) if sum(map(len, last)) else -1
+        return Row(
+            layer=self.name,
+            activation=self.label,
+            dead=1 - torch.cat(awake).double().mean().item() if awake else None,
+            saturated=self.flat / self.numel if self.numel and self.saturates else None,
+            sparsity=outputs.zeros / outputs.numel if looked else None,
+            mean=of_finite(outputs.mean),
+            std=of_finite(math.sqrt(outputs.squares / max(outputs.finite, 1))),
+            grad_norm=_root_mean_square(gradients) if gradients.tensors else None,
+            min=of_finite(outputs.least),
+            max=of_finite(outputs.most),
+            nan=int(outputs.nan),
+            inf=int(outputs.inf),
+            grad_nan=int(gradients.nan),
+            grad_inf=int(gradients.inf),
+            first_bad=int(outputs.first_bad) if math.isfinite(outputs.first_bad) else None,
+            grad_first_bad=int(gradients.first_bad) if math.isfinite(gradients.first_bad) else None,
+            seen_per_unit=self.numel / sum(map(len, awake)) if awake else None,
+            leaks=self.leaks,
+            dead_since=since if since >= 0 else None,
+            revived=torch.cat(revived).double().mean().item() if revived else None,
+            histogram=_shares(self.histogram),
+            grad_histogram=_shares(self.grad_histogram),
+            note="; ".join(notes),
         )
 
 
@@ -118,6 +202,7 @@ class Layer:
 
     def __init__(
         self,
+        key: Hashable,
         name: str,
         label: str,
         activation: Activation,
@@ -125,23 +210,19 @@ class Layer:
         monitor: Monitor,
         every: int,
     ) -> None:
-        self.name, self.label, self.monitor, self.every = name, label, monitor, every
+        self.key, self.name, self.label, self.monitor, self.every = key, name, label, monitor, every
         self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
         self.in_graph = self.compiled = False
         self.calls = self.calls_in_backward = 0
         self.leaks = activation.name in _LEAKY
-        flat: list[tuple[float, float]] | None = None
+        self.bounds: Tensor | None = None
         self.saturates = False
         try:
-            flat, self.saturates = flat_intervals(activation, dict(arguments()))
+            self.bounds, self.saturates = flat_intervals(activation, dict(arguments()))
         except Exception as error:
-            self.note(f"where it is flat is not known: {error}")
-        self.told = flat is not None
-        with torch.device("cpu"):  # whatever the default is
-            self.bounds = torch.tensor(flat or [], dtype=torch.float64).reshape(-1, 2)
+            self.note(f"where it is flat is not known: {_first_line(error)}")
         self.seen = Seen(monitor.histograms)
         self.first_call = math.inf  # among those of all layers
-        self.watched = self.unfinished = False  # the call that is running
 
     def note(self, reason: str, about: str = "") -> None:
         whats = self.notes.setdefault(reason, [])
@@ -154,80 +235,94 @@ class Layer:
             if not is_exporting():  # which warns of side effects, and does not run the model
                 self.in_graph = True
             return
-        self.monitor.here.in_layer = True
-        if in_backward():  # counted already; but under reentrant checkpointing only this output has a gradient
-            self.watched = self.calls_in_backward % self.every == 0
+        here, again = self.monitor.here, in_backward()
+        here.in_layer = True
+        # What runs again in backward counted already, but under reentrant checkpointing only its output has a gradient.
+        if (self.calls_in_backward if again else self.calls) % self.every:
             return
-        self.watched = self.calls % self.every == 0
-        if self.watched and self.told:
-            if self.unfinished:
-                self.seen.inputs.take_back()
-            self.unfinished = True
-            self.look_at_input(args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None)))
+        here.watched.add(self)
+        if again or self.bounds is None:
+            return
+        first = args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+        self.seen.inputs.last = None
+        self.look_at(first, "input", self.add_input)
 
     def after(self, output: object) -> None:
         if is_compiling():
             return
-        self.monitor.here.in_layer = False
-        if self.first_call == math.inf:
-            self.first_call = next(_CALLS)
-        again = in_backward()
-        if again:
-            self.calls_in_backward += 1
-        else:
-            self.calls += 1  # only now: the call might have failed
-            self.unfinished = False
-        if not self.watched:
+        here, again = self.monitor.here, in_backward()
+        here.in_layer = False
+        with self.monitor.lock:
+            if again:
+                self.calls_in_backward += 1
+            else:
+                self.calls += 1  # only now: the call might have failed
+            if self.first_call == math.inf:
+                self.first_call = next(_CALLS)
+        if self not in here.watched:
             return
-        self.watched = False
+        here.watched.discard(self)
         if not again:
             self.look_at(output, "output", lambda tensor: self.seen.outputs.add(tensor))
-        if isinstance(output, Tensor) and output.grad_fn is not None and torch.is_grad_enabled():
+        if isinstance(output, Tensor) and torch.is_grad_enabled():
+            self.follow(output)
+
+    def failed(self) -> None:
+        """The call that is running raises: its input does not count."""
+        here = self.monitor.here
+        here.in_layer = False
+        if self in here.watched:
+            here.watched.discard(self)
+            if not in_backward():  # where checkpointing stops what it runs again as soon as it has what it needs
+                with self.monitor.lock:
+                    self.seen.inputs.take_back()
+
+    def follow(self, output: Tensor) -> None:
+        try:
             # On the tensor: a module's full backward hook forbids working in place. Not on a leaf, which may be a
             # parameter that was changed in place: the hook would stay, and see all its gradients.
-            output.register_hook(self.gradient)
+            with torch._C.DisableTorchFunction():
+                if output.grad_fn is not None:
+                    output.register_hook(self.gradient)
+        except Exception as error:
+            self.note(f"{type(error).__name__}: {_first_line(error)}", "gradient")
 
     @unserializable_hook
     def gradient(self, grad: Tensor) -> None:
         if self.monitor.is_open:  # a graph that the context leaves behind still has this hook
-            scale = self.monitor.scale_on(grad.device)
-            self.look_at(grad, "gradient", lambda tensor: self.seen.gradients.add(tensor, scale))
+            self.look_at(grad, "gradient", self.add_gradient)
 
-    def look_at_input(self, input: object) -> None:
-        def add(tensor: Tensor) -> None:
-            unit_dim: int | None = self.monitor.unit_dim
-            if tensor.dim() < 2:
-                tensor = tensor.reshape(1, -1)
-            if not -tensor.dim() <= self.monitor.unit_dim < tensor.dim():
-                self.note(f"unit_dim={unit_dim}: the input has {tensor.dim()} dimensions")
-                unit_dim = None
-            self.seen.inputs.add(tensor, self.bounds, unit_dim)
+    def add_input(self, input: Tensor) -> None:
+        assert self.bounds is not None
+        unit_dim: int | None = self.monitor.unit_dim
+        if input.dim() < 2:
+            input = input.reshape(1, -1)
+        if not -input.dim() <= self.monitor.unit_dim < input.dim():
+            self.note(f"unit_dim={unit_dim}: the input has {input.dim()} dimensions")
+            unit_dim = None
+        self.seen.inputs.add(input, self.bounds, unit_dim)
 
-        self.look_at(input, "input", add)
+    def add_gradient(self, grad: Tensor) -> None:
+        self.seen.gradients.add(grad, self.monitor.scale_on(grad.device))
 
-    def look_at(self, tensor: object, what: str, add: Callable[[Tensor], None]) -> None:
+    def look_at(self, tensor: object, what: str, look: Callable[[Tensor], None]) -> None:
         """A monitor must not stop the model: what cannot be looked at is noted, and an error is too."""
         try:
             if not isinstance(tensor, Tensor):
                 self.note(f"a {type(tensor).__name__}, not a tensor", what)
                 return
-            reason = _unseen(tensor)
-            if reason:
-                self.note(reason, what)
-                return
-            if tensor.numel() == 0:
-                return
-            with torch.no_grad():
-                if type(tensor) is not Tensor:
-                    with torch._C.DisableTorchFunctionSubclass():
-                        tensor = tensor.as_subclass(Tensor)
-                add(tensor)
+            # Modes that see functions, a monitor's too, do not see these.
+            with torch._C.DisableTorchFunction():
+                reason = _unseen(tensor)
+                if reason:
+                    self.note(reason, what)
+                    return
+                if tensor.numel() == 0:
+                    return
+                with torch.no_grad(), self.monitor.lock:
+                    look(tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor))
         except Exception as error:
-            self.note(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", what)
-
-    @property
-    def was_called(self) -> bool:
-        return bool(self.calls or self.calls_in_backward or self.in_graph)
+            self.note(f"{type(error).__name__}: {_first_line(error)}", what)
 
     def cut(self, step: int) -> None:
         """Begin anew, after a snapshot of this step."""
@@ -235,53 +330,12 @@ class Layer:
 
     def forget(self) -> None:
         """Begin anew, as when the monitor opened."""
-        self.seen, self.notes = Seen(self.monitor.histograms), {}
+        self.seen = Seen(self.monitor.histograms)
         self.calls = self.calls_in_backward = 0
 
-    def row(self, seen: SeenOnCpu, none_called: bool) -> Row:
-        notes = [": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in self.notes.items()]
-        if self.in_graph:
-            notes.append("calls in a compiled graph are not seen")
-        elif not self.was_called and self.compiled:
-            notes.append("no call seen: a graph compiled before the monitor opened does not show its calls")
-        elif none_called:
-            notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
-        outputs, gradients, awake = seen.outputs, seen.gradients, list(seen.awake.values())
-        looked, finite = outputs.tensors > 0, outputs.finite > 0
 
-        def of_finite(value: float) -> float | None:
-            return (value if finite else math.nan) if looked else None
-
-        # Of a layer that is called at several places, the units of all.
-        again = [units for units in seen.awake if units in seen.awake_before]
-        revived = [~seen.awake_before[units] & seen.awake[units] for units in again]
-        last = [seen.last_awake[units][~seen.awake[units]] for units in seen.awake if units in seen.last_awake]
-        since = int(torch.cat(last).sort().values[(sum(map(len, last)) - 1) // 2]) if sum(map(len, last)) else -1
-        return Row(
-            layer=self.name,
-            activation=self.label,
-            dead=1 - torch.cat(awake).double().mean().item() if awake else None,
-            saturated=seen.flat / seen.numel if seen.numel and self.saturates else None,
-            sparsity=outputs.zeros / outputs.numel if looked else None,
-            mean=of_finite(outputs.mean),
-            std=of_finite(math.sqrt(outputs.squares / max(outputs.finite, 1))),
-            grad_norm=_root_mean_square(gradients) if gradients.tensors else None,
-            min=of_finite(outputs.least),
-            max=of_finite(outputs.most),
-            nan=int(outputs.nan),
-            inf=int(outputs.inf),
-            grad_nan=int(gradients.nan),
-            grad_inf=int(gradients.inf),
-            first_bad=int(outputs.first_bad) if math.isfinite(outputs.first_bad) else None,
-            grad_first_bad=int(gradients.first_bad) if math.isfinite(gradients.first_bad) else None,
-            seen_per_unit=seen.numel / sum(map(len, awake)) if awake else None,
-            leaks=self.leaks,
-            dead_since=since if since >= 0 else None,
-            revived=torch.cat(revived).double().mean().item() if revived else None,
-            histogram=_shares(seen.histogram),
-            grad_histogram=_shares(seen.grad_histogram),
-            note="; ".join(notes),
-        )
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _root_mean_square(of: Summary) -> float:

@@ -111,20 +111,23 @@ class Flatness:
         counts = self.counts.get(device)
         if counts is None:
             counts = self.counts[device] = _new([0.0] * 4, device)
-        self.last = counts
         units = 0 if unit_dim is None else tensor.shape[unit_dim]
         awake = self.awake.get((units, device))
         if awake is None:
             awake = _new([False] * units, device)
-            if unit_dim is not None:
-                self.awake[units, device] = awake
+        self._count(tensor, bounds, unit_dim, counts, awake)
+        self.last = counts
+        if unit_dim is not None:  # only now: the count might have failed
+            self.awake[units, device] = awake
+
+    def _count(self, tensor: Tensor, bounds: Tensor, unit_dim: int | None, counts: Tensor, awake: Tensor) -> None:
         if has_kernel(tensor):
             _COUNT_FLAT(tensor, bounds, unit_dim, counts, awake)
             return
         if has_gpu_kernel(tensor):
-            there = self.bounds.get(device)
+            there = self.bounds.get(tensor.device)
             if there is None:  # not waiting for so few bytes, which the driver keeps until it copies them
-                there = self.bounds[device] = bounds.to(device, non_blocking=True)
+                there = self.bounds[tensor.device] = bounds.to(tensor.device, non_blocking=True)
             if _by_triton("count_flat_", tensor, there, unit_dim, counts, awake):
                 return
         _count_flat_by_torch(tensor, bounds, unit_dim, counts, awake)
@@ -132,18 +135,14 @@ class Flatness:
     def take_back(self) -> None:
         """The last tensor does not count: the call that it was for failed."""
         if self.last is not None:
-            self.last[:2] -= self.last[2:]
+            with torch.no_grad():
+                self.last[:2] -= self.last[2:]
             self.last = None
 
-    def total(self, without_last: bool = False) -> tuple[float, float]:
+    def total(self) -> tuple[float, float]:
         """How many elements there were, and how many flat ones."""
-        counts = [0.0, 0.0]
-        for each in self.counts.values():
-            numel, flat, last_numel, last_flat = each.tolist()
-            drop = without_last and each is self.last
-            counts[0] += numel - last_numel * drop
-            counts[1] += flat - last_flat * drop
-        return counts[0], counts[1]
+        counts = [each.tolist() for each in self.counts.values()]
+        return sum(each[0] for each in counts), sum(each[1] for each in counts)
 
     def units(self) -> dict[int, Tensor]:
         """Which were awake, by how many there are."""

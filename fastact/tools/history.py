@@ -79,6 +79,8 @@ def _figure(history: Sequence[Snapshot]) -> Figure:
     panels = [(panel, _numbers(history, panel)) for panel in _MAPS]
     panels = [(panel, numbers) for panel, numbers in panels if numbers.layers]
     histograms = _histograms(history)
+    if not panels and not histograms:
+        raise ValueError("there is nothing to draw: no activation was seen before the snapshots")
     heights = [0.6 + 0.22 * len(numbers.layers) for _, numbers in panels] + [1.3] * len(histograms)
     figure = Figure(figsize=(9, max(2.0, sum(heights) + 0.5 * len(heights))), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
