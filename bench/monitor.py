@@ -163,7 +163,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="for each network; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     settle_heap()
     where = environment("cpu")
     load = os.getloadavg()[0]
