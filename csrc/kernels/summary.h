@@ -6,69 +6,65 @@
 namespace fastact {
 namespace {
 
-// Adds n numbers to a summary, or returns false, without adding them, if they are not all finite.
+// Adds n numbers to a summary or, without `known_finite`, returns false and adds none if they are not all finite.
 template <class T>
-bool summarize_finite(const T* numbers, int64_t n, Summary& summary) {
+bool summarize_finite(const T* numbers, int64_t n, bool known_finite, Summary& summary) {
   using Numbers = RowVectors<T>;
   using Flags = RowVectors<Flag<T>>;
   using Vector = typename Numbers::Vector;
   using FlagVector = typename Flags::Vector;
   constexpr int64_t count = Numbers::count, lanes = Numbers::lanes;
-  constexpr T largest = sizeof(T) == 8 ? static_cast<T>(__DBL_MAX__) : static_cast<T>(__FLT_MAX__);
-
-  Flags zeros, finite;
-  Numbers least, most;
-  FASTACT_FOR_EACH_VECTOR(k) {
-    finite.vectors[k] = ~FlagVector{};
-    least.vectors[k] = most.vectors[k] = Vector{} + numbers[0];
-  }
-  const auto add = [&](const T* from, const Flags& present) __attribute__((always_inline)) {
-    FASTACT_FOR_EACH_VECTOR(k) {
-      Vector x;
-      __builtin_memcpy(&x, from + k * lanes, sizeof x);
-      finite.vectors[k] &= (x >= -largest) & (x <= largest);
-      zeros.vectors[k] -= ((FlagVector(x) << 1) == 0) & present.vectors[k];  // subnormal numbers are none
-      least.vectors[k] = x < least.vectors[k] ? x : least.vectors[k];
-      most.vectors[k] = x > most.vectors[k] ? x : most.vectors[k];
-    }
-  };
-  Flags all;
-  FASTACT_FOR_EACH_VECTOR(k) all.vectors[k] = ~FlagVector{};
-  const int64_t whole = n / kRowLanes * kRowLanes;
-  for (int64_t i = 0; i < whole; i += kRowLanes) add(numbers + i, all);
-  if (whole < n) {
-    alignas(64) T last[kRowLanes];
-    alignas(64) Flag<T> present[kRowLanes];
-    for (int64_t i = 0; i < kRowLanes; ++i) {
-      present[i] = whole + i < n ? -1 : 0;
-      last[i] = present[i] ? numbers[whole + i] : numbers[0];
-    }
-    add(last, Flags(present));
-  }
-  if (!finite.folded([](auto a, auto b) { return a & b; })) return false;
 
   const double shift = numbers[0];
   double sums[2] = {};
   add_moments<T>(numbers, n, shift, sums);
+  // One that is not finite shows in the sum, as do differences that double cannot hold.
+  if (!known_finite && !(sums[0] - sums[0] == 0)) {
+    for (int64_t i = 0; i < n; ++i)
+      if (!(numbers[i] - numbers[i] == 0)) return false;
+  }
+
+  Flags zeros;
+  Numbers least, most;
+  FASTACT_FOR_EACH_VECTOR(k) least.vectors[k] = most.vectors[k] = Vector{} + numbers[0];
+  const int64_t whole = n / kRowLanes * kRowLanes;
+  for (int64_t i = 0; i < whole; i += kRowLanes) {
+    FASTACT_FOR_EACH_VECTOR(k) {
+      Vector x;
+      __builtin_memcpy(&x, numbers + i + k * lanes, sizeof x);
+      zeros.vectors[k] -= (FlagVector(x) << 1) == 0;  // subnormal numbers are none
+      least.vectors[k] = x < least.vectors[k] ? x : least.vectors[k];
+      most.vectors[k] = x > most.vectors[k] ? x : most.vectors[k];
+    }
+  }
   Summary found;
+  found.zeros = static_cast<double>(zeros.sum());
+  T low = least.folded([](auto a, auto b) { return a < b ? a : b; });
+  T high = most.folded([](auto a, auto b) { return a > b ? a : b; });
+  for (int64_t i = whole; i < n; ++i) {
+    Flag<T> bits;
+    __builtin_memcpy(&bits, numbers + i, sizeof bits);
+    found.zeros += static_cast<Flag<T>>(static_cast<std::make_unsigned_t<Flag<T>>>(bits) << 1) == 0;
+    low = numbers[i] < low ? numbers[i] : low;
+    high = numbers[i] > high ? numbers[i] : high;
+  }
   found.count = static_cast<double>(n);
   found.mean = shift + sums[0] / found.count;
   const double squares = sums[1] - sums[0] * (sums[0] / found.count);
   found.squares = squares > 0 ? squares : 0;
-  found.least = least.folded([](auto a, auto b) { return a < b ? a : b; });
-  found.most = most.folded([](auto a, auto b) { return a > b ? a : b; });
-  found.zeros = static_cast<double>(zeros.sum());
+  found.least = low;
+  found.most = high;
   merge(summary, found);
   return true;
 }
 
-// Adds n numbers to a summary: blocks that stay in the L1 cache, once for extremes and once for moments.
+// Adds n numbers to a summary: blocks that stay in the L1 cache, once for moments and once for extremes.
 template <class T>
 void summarize(const void* numbers_, int64_t n, Summary& summary) {
   auto* numbers = static_cast<const T*>(numbers_);
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t some = n - begin < kBlock ? n - begin : kBlock;
-    if (summarize_finite(numbers + begin, some, summary)) continue;
+    if (summarize_finite(numbers + begin, some, false, summary)) continue;
     T finite[kBlock];
     int64_t kept = 0;
     for (int64_t i = begin; i < begin + some; ++i) {
@@ -78,24 +74,19 @@ void summarize(const void* numbers_, int64_t n, Summary& summary) {
       finite[kept] = numbers[i];
       kept += is_finite;
     }
-    if (kept > 0) summarize_finite(finite, kept, summary);
+    if (kept > 0) summarize_finite(finite, kept, true, summary);
   }
 }
 
 // Returns how many of n numbers, fewer than 2^31, are in one of the closed intervals, of which `bounds` holds both
-// ends. Unless `awake` is null, it has a flag for each number, of the number's size, which is set to -1 where the
-// number is in none.
-template <class T>
-int64_t count_flat(const void* numbers_, int64_t n, const double* bounds, int64_t intervals, void* awake_) {
-  auto* numbers = static_cast<const T*>(numbers_);
-  auto* awake = static_cast<Flag<T>*>(awake_);
+// ends. `intervals` is a number or, for a loop of its own, a constant. With `flags`, `awake` has a flag for each
+// number, of the number's size, which is set to -1 where the number is in none.
+template <bool flags, class T, class Intervals>
+inline int64_t count_flat(const T* numbers, int64_t n, const T* ends, Intervals intervals, Flag<T>* awake) {
   using Vector = typename RowVectors<T>::Vector;
   using Flags = RowVectors<Flag<T>>;
   using FlagVector = typename Flags::Vector;
   constexpr int64_t count = Flags::count, lanes = Flags::lanes;
-  T ends[2 * kMostIntervals] = {};
-  for (int64_t i = 0; i < 2 * intervals; ++i) ends[i] = static_cast<T>(bounds[i]);
-
   Flags flat;
   const int64_t whole = n / kRowLanes * kRowLanes;
   for (int64_t i = 0; i < whole; i += kRowLanes) {
@@ -105,11 +96,12 @@ int64_t count_flat(const void* numbers_, int64_t n, const double* bounds, int64_
       FlagVector inside = {};
       for (int64_t j = 0; j < intervals; ++j) inside |= (x >= ends[2 * j]) & (x <= ends[2 * j + 1]);
       flat.vectors[k] -= inside;
-      if (!awake) continue;
-      FlagVector flags;
-      __builtin_memcpy(&flags, awake + i + k * lanes, sizeof flags);
-      flags |= ~inside;
-      __builtin_memcpy(awake + i + k * lanes, &flags, sizeof flags);
+      if constexpr (flags) {
+        FlagVector each;
+        __builtin_memcpy(&each, awake + i + k * lanes, sizeof each);
+        each |= ~inside;
+        __builtin_memcpy(awake + i + k * lanes, &each, sizeof each);
+      }
     }
   }
   int64_t total = flat.sum();
@@ -117,9 +109,22 @@ int64_t count_flat(const void* numbers_, int64_t n, const double* bounds, int64_
     bool inside = false;
     for (int64_t j = 0; j < intervals; ++j) inside |= numbers[i] >= ends[2 * j] && numbers[i] <= ends[2 * j + 1];
     total += inside;
-    if (awake && !inside) awake[i] = -1;
+    if constexpr (flags) awake[i] |= inside ? 0 : -1;
   }
   return total;
+}
+
+template <class T>
+int64_t count_flat(const void* numbers_, int64_t n, const double* bounds, int64_t intervals, void* awake_) {
+  auto* numbers = static_cast<const T*>(numbers_);
+  auto* awake = static_cast<Flag<T>*>(awake_);
+  T ends[2 * kMostIntervals] = {};
+  for (int64_t i = 0; i < 2 * intervals; ++i) ends[i] = static_cast<T>(bounds[i]);
+  const auto run = [&](auto intervals) {
+    return awake ? count_flat<true>(numbers, n, ends, intervals, awake)
+                 : count_flat<false>(numbers, n, ends, intervals, awake);
+  };
+  return intervals == 1 ? run(std::integral_constant<int64_t, 1>()) : run(intervals);  // as of rectifiers
 }
 
 }  // namespace
