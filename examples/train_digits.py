@@ -393,7 +393,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Result], str]], ...] = (
     ("network MiB", "fastact", lambda r: _size(r.fastact.network_saved_bytes)),
     ("network MiB", "torch", lambda r: _size(r.torch.network_saved_bytes)),
     ("at the end", "dead", lambda r: _share(r.layers_mean("dead"))),
-    ("at the end", "satur.", lambda r: _share(r.layers_mean("saturated"))),
+    ("at the end", "flat", lambda r: _share(r.layers_mean("saturated"))),
     ("at the end", "zero", lambda r: _share(r.layers_mean("sparsity"))),
     ("at the end", "grad", lambda r: _number(r.gradient_kept)),
     ("loss", "differs", lambda r: f"{r.loss_difference:.1g}"),
@@ -446,7 +446,7 @@ def notes(results: list[Result], data: Data) -> list[str]:
         "MiB saved: what the activations keep of one step's forward for backward, even where a neighbour keeps the "
         "same tensor; network MiB: what all layers keep, each tensor counted once.",
         f"dead: share of fastact's units that stay on the activation's flat side for all of {seen:,} training images; "
-        f"satur.: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers, "
+        f"flat: share of elements where the derivative is below 5% of its maximum; both: mean of {layers} layers, "
         "'-' where the activation has no flat side; zero: share of outputs that are exactly zero; grad: the first "
         "activation's, root mean square, over the last one's, far below 1 where it vanishes on the way back.",
         "test right: the share of test images, with fastact's modules; loss differs: by how much at most, over all "
