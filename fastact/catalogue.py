@@ -71,6 +71,10 @@ class Activation:
     """Further arguments that the function needs to compute this."""
     namesakes: bool = False
     """Whether torch's module and function of these names are something else."""
+    flat_in_output: bool = False
+    """Whether an output is in an interval where the function is flat exactly where its input is."""
+    leaks: bool = False
+    """Whether some gradient passes where it is flat."""
 
     def weight_values(self, end: int) -> dict[str, float]:
         """One end, 0 or 1, of the learned tensors' ranges."""
@@ -164,6 +168,7 @@ ACTIVATIONS: dict[str, Activation] = {
             reference=F.relu,
             kinks=_zero,
             inplace=True,
+            flat_in_output=True,
         ),
         Activation(
             name="leaky_relu",
@@ -182,6 +187,7 @@ ACTIVATIONS: dict[str, Activation] = {
             samples=({"negative_slope": 0.01}, {"negative_slope": 0.3}, {"negative_slope": -0.5}),
             kinks=_zero,
             inplace=True,
+            leaks=True,
         ),
         Activation(
             name="prelu",
@@ -199,6 +205,7 @@ ACTIVATIONS: dict[str, Activation] = {
             kinks=_zero,
             kind="channelwise",
             weights={"weight": (-0.5, 1.5)},
+            leaks=True,
         ),
         Activation(
             name="rrelu",
@@ -219,6 +226,7 @@ ACTIVATIONS: dict[str, Activation] = {
             inplace=True,
             random=True,
             extras={"training": True},
+            leaks=True,
         ),
         Activation(
             name="threshold",

@@ -3,6 +3,7 @@
 // of LibTorch's stable ABI, so this library serves only the release of torch that it was compiled with; elsewhere
 // fastact/autograd.py takes its place.
 #include "autograd/l1.h"
+#include "autograd/monitor.h"
 #include "autograd/producers.h"
 
 namespace fastact {
@@ -49,6 +50,11 @@ TORCH_LIBRARY_FRAGMENT(fastact, library) {
   });
   // For fastact/l1.py.
   library.def("l1_of_output(Tensor output) -> Tensor?", &fastact::l1_of_output);
+  // For fastact/monitor/layers.py.
+  library.def(
+      "watch_(Tensor output, Tensor? flat_of, Tensor? bounds, int unit_dim, Tensor(a!)? counts, Tensor(b!)? awake, "
+      "Tensor(c!) outputs, Tensor(d!) gradients, Tensor control, Tensor(e!) unseen) -> bool",
+      &fastact::watch);
   // For fastact/recompute.py.
   library.def("producers() -> str[]", [] { return fastact::producers(); });
   library.def("open_registry(int least_bytes) -> ()", [](int64_t least_bytes) { fastact::open_registry(least_bytes); });

@@ -6,59 +6,106 @@
 namespace fastact {
 namespace {
 
-// Adds n numbers to a summary or, without `known_finite`, returns false and adds none if they are not all finite.
+// The sums of some numbers less a shift, and of their squares, and what else is told in the same pass.
 template <class T>
-bool summarize_finite(const T* numbers, int64_t n, bool known_finite, Summary& summary) {
+struct Pass {
+  double first = 0, second = 0, zeros;
+  T least, most;
+};
+
+// Of n numbers, fewer than 2^31. Sums are of compute type over `kTerms` terms and of double over those: the 2,048 of
+// float32 are 2^-24 kTerms off at most, of the sum of the terms' sizes.
+template <class T>
+inline Pass<T> pass_over(const T* numbers, int64_t n, T shift) {
   using Numbers = RowVectors<T>;
   using Flags = RowVectors<Flag<T>>;
   using Vector = typename Numbers::Vector;
   using FlagVector = typename Flags::Vector;
-  constexpr int64_t count = Numbers::count, lanes = Numbers::lanes;
+  constexpr int64_t count = Numbers::count, lanes = Numbers::lanes, kTerms = 32;
 
-  const double shift = numbers[0];
-  double sums[2] = {};
-  add_moments<T>(numbers, n, shift, sums);
-  // One that is not finite shows in the sum, as do differences that double cannot hold.
-  if (!known_finite && !(sums[0] - sums[0] == 0)) {
-    for (int64_t i = 0; i < n; ++i)
-      if (!(numbers[i] - numbers[i] == 0)) return false;
-  }
-
+  Pass<T> found;
   Flags zeros;
   Numbers least, most;
-  FASTACT_FOR_EACH_VECTOR(k) least.vectors[k] = most.vectors[k] = Vector{} + numbers[0];
+  FASTACT_FOR_EACH_VECTOR(k) least.vectors[k] = most.vectors[k] = Vector{} + shift;
+  Sums first, second;
   const int64_t whole = n / kRowLanes * kRowLanes;
-  for (int64_t i = 0; i < whole; i += kRowLanes) {
-    FASTACT_FOR_EACH_VECTOR(k) {
-      Vector x;
-      __builtin_memcpy(&x, numbers + i + k * lanes, sizeof x);
-      zeros.vectors[k] -= (FlagVector(x) << 1) == 0;  // subnormal numbers are none
-      least.vectors[k] = x < least.vectors[k] ? x : least.vectors[k];
-      most.vectors[k] = x > most.vectors[k] ? x : most.vectors[k];
+  for (int64_t begin = 0; begin < whole; begin += kTerms * kRowLanes) {
+    const int64_t end = begin + kTerms * kRowLanes < whole ? begin + kTerms * kRowLanes : whole;
+    Numbers some, squares;
+    for (int64_t i = begin; i < end; i += kRowLanes) {
+      FASTACT_FOR_EACH_VECTOR(k) {
+        Vector x;
+        __builtin_memcpy(&x, numbers + i + k * lanes, sizeof x);
+        const Vector less = x - shift;
+        some.vectors[k] += less;
+        squares.vectors[k] += less * less;
+        zeros.vectors[k] -= (FlagVector(x) << 1) == 0;  // subnormal numbers are none
+        least.vectors[k] = x < least.vectors[k] ? x : least.vectors[k];
+        most.vectors[k] = x > most.vectors[k] ? x : most.vectors[k];
+      }
     }
+    first += Sums(some);
+    second += Sums(squares);
   }
-  Summary found;
+  found.first = in_order(first);
+  found.second = in_order(second);
   found.zeros = static_cast<double>(zeros.sum());
-  T low = least.folded([](auto a, auto b) { return a < b ? a : b; });
-  T high = most.folded([](auto a, auto b) { return a > b ? a : b; });
+  found.least = least.folded([](auto a, auto b) { return a < b ? a : b; });
+  found.most = most.folded([](auto a, auto b) { return a > b ? a : b; });
   for (int64_t i = whole; i < n; ++i) {
+    const double less = static_cast<double>(numbers[i]) - static_cast<double>(shift);
+    found.first += less;
+    found.second += less * less;
     Flag<T> bits;
     __builtin_memcpy(&bits, numbers + i, sizeof bits);
     found.zeros += static_cast<Flag<T>>(static_cast<std::make_unsigned_t<Flag<T>>>(bits) << 1) == 0;
-    low = numbers[i] < low ? numbers[i] : low;
-    high = numbers[i] > high ? numbers[i] : high;
+    found.least = numbers[i] < found.least ? numbers[i] : found.least;
+    found.most = numbers[i] > found.most ? numbers[i] : found.most;
   }
+  return found;
+}
+
+template <class T>
+inline T median(T a, T b, T c) {
+  const T low = a < b ? a : b, high = a < b ? b : a;
+  return c < low ? low : (c > high ? high : c);
+}
+
+// Adds n numbers to a summary or, without `known_finite`, returns false and adds none if they are not all finite.
+template <class T>
+bool summarize_finite(const T* numbers, int64_t n, bool known_finite, Summary& summary) {
+  // Near the mean, so that the squares' sum loses little when the mean's is taken off: no outlier.
+  const T shift = median(numbers[0], numbers[n / 2], numbers[n - 1]);
+  Pass<T> pass = pass_over(numbers, n, shift);
+  // One that is not finite shows in the sum, as do differences that the type cannot hold.
+  if (!known_finite && !(pass.first - pass.first == 0)) {
+    for (int64_t i = 0; i < n; ++i)
+      if (!(numbers[i] - numbers[i] == 0)) return false;
+  }
+  if constexpr (sizeof(T) < sizeof(double)) {
+    const double range = static_cast<double>(pass.most) - static_cast<double>(pass.least);
+    if (range != 0 && !(range > 1e-12 && range < 1e15)) {  // squares that float32 cannot hold, or not to 2^-24
+      pass.first = pass.second = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const double less = static_cast<double>(numbers[i]) - static_cast<double>(shift);
+        pass.first += less;
+        pass.second += less * less;
+      }
+    }
+  }
+  Summary found;
+  found.zeros = pass.zeros;
   found.count = static_cast<double>(n);
-  found.mean = shift + sums[0] / found.count;
-  const double squares = sums[1] - sums[0] * (sums[0] / found.count);
+  found.mean = static_cast<double>(shift) + pass.first / found.count;
+  const double squares = pass.second - pass.first * (pass.first / found.count);
   found.squares = squares > 0 ? squares : 0;
-  found.least = low;
-  found.most = high;
+  found.least = pass.least;
+  found.most = pass.most;
   merge(summary, found);
   return true;
 }
 
-// Adds n numbers to a summary: blocks that stay in the L1 cache, once for moments and once for extremes.
+// Adds n numbers to a summary, block by block.
 template <class T>
 void summarize(const void* numbers_, int64_t n, Summary& summary) {
   auto* numbers = static_cast<const T*>(numbers_);
@@ -87,6 +134,11 @@ inline int64_t count_flat(const T* numbers, int64_t n, const T* ends, Intervals 
   using Flags = RowVectors<Flag<T>>;
   using FlagVector = typename Flags::Vector;
   constexpr int64_t count = Flags::count, lanes = Flags::lanes;
+  Vector lows[kMostIntervals], highs[kMostIntervals];
+  for (int64_t j = 0; j < intervals; ++j) {
+    lows[j] = Vector{} + ends[2 * j];
+    highs[j] = Vector{} + ends[2 * j + 1];
+  }
   Flags flat;
   const int64_t whole = n / kRowLanes * kRowLanes;
   for (int64_t i = 0; i < whole; i += kRowLanes) {
@@ -94,7 +146,7 @@ inline int64_t count_flat(const T* numbers, int64_t n, const T* ends, Intervals 
       Vector x;
       __builtin_memcpy(&x, numbers + i + k * lanes, sizeof x);
       FlagVector inside = {};
-      for (int64_t j = 0; j < intervals; ++j) inside |= (x >= ends[2 * j]) & (x <= ends[2 * j + 1]);
+      for (int64_t j = 0; j < intervals; ++j) inside |= (x >= lows[j]) & (x <= highs[j]);
       flat.vectors[k] -= inside;
       if constexpr (flags) {
         FlagVector each;

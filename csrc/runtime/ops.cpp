@@ -31,12 +31,16 @@
 // And how many elements a dense tensor has, and how many in one of the intervals (low, high] that `bounds` has in its
 // rows: added to the first two of `counts`, and written to the last two. It sets the flag of each index of dimension
 // `unit_dim` where any element is in none:
-//   count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()
+//   count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake, Tensor(c!)?
+//   state=None)
+//     -> ()
+// With a state, it adds the elements to that as `summarize_` does, in the same pass. Threads may call both at once.
 // For fastact.L1: the sum of a tensor's absolute values, in its compute type; and on the CPU, for each op of the table,
 // a backward of the gradients of the output and of that sum, l1 (of outputs where the mask is set, times their sign):
 //   l1_norm(Tensor input) -> Tensor
 //   l1_name_backward(Tensor grad, Tensor output, float l1, …) -> Tensor   (or mask, or all tiles)
 // autograd/nodes.cpp and fastact/autograd.py make them differentiable.
+#include <mutex>
 #include <string>
 
 #include "gpu/maxout.h"
@@ -583,12 +587,21 @@ double* float64(const Tensor& tensor, int64_t numel, const char* expected) {
   return static_cast<double*>(tensor.data_ptr());
 }
 
+// Held where a result is added to what is kept, not while it is computed.
+std::mutex& adding() {
+  static std::mutex mutex;
+  return mutex;
+}
+State* state_of(const Tensor& tensor) {
+  return reinterpret_cast<State*>(float64(tensor, sizeof(State) / sizeof(double), "a state"));
+}
+
 void summarize(StableIValue* stack, uint64_t, uint64_t) {
   const auto input = to<Tensor>(stack[0]);
   const auto scale = to<std::optional<Tensor>>(stack[1]);
   const auto state = to<Tensor>(stack[2]);
   check_seen(input, "summarize_");
-  auto* const kept = reinterpret_cast<State*>(float64(state, sizeof(State) / sizeof(double), "a state"));
+  State* const kept = state_of(state);
   Summary found = summary_of(input);
   if (scale) {
     const double by = *float64(*scale, 1, "a scale of one number");
@@ -597,6 +610,7 @@ void summarize(StableIValue* stack, uint64_t, uint64_t) {
     found.least /= by;
     found.most /= by;
   }
+  const std::lock_guard lock(adding());
   kept->add(found);
 }
 
@@ -604,6 +618,7 @@ void count_flat(StableIValue* stack, uint64_t, uint64_t) {
   const auto input = to<Tensor>(stack[0]), bounds = to<Tensor>(stack[1]);
   auto unit_dim = to<std::optional<int64_t>>(stack[2]);
   const auto counts = to<Tensor>(stack[3]), awake = to<Tensor>(stack[4]);
+  const auto state = to<std::optional<Tensor>>(stack[5]);
   check_seen(input, "count_flat_");
   const int64_t intervals = bounds.numel() / 2;
   STD_TORCH_CHECK(intervals <= kMostIntervals, "fastact::count_flat_: expected up to ", kMostIntervals, " intervals");
@@ -620,9 +635,14 @@ void count_flat(StableIValue* stack, uint64_t, uint64_t) {
         awake.is_cpu() && awake.scalar_type() == ScalarType::Bool && awake.numel() == count && awake.is_contiguous(),
         "fastact::count_flat_: expected a bool for each of ", count, " units");
   }
-  const int64_t flat = FlatRows(input, ends, intervals, units).count(static_cast<bool*>(awake.data_ptr()));
+  State* const kept = state ? state_of(*state) : nullptr;
+  const FlatRows::Found found = FlatRows(input, ends, intervals, units).count(kept);
+  auto* const flags = static_cast<bool*>(awake.data_ptr());
+  const std::lock_guard lock(adding());
   totals[0] += totals[2] = static_cast<double>(input.numel());
-  totals[1] += totals[3] = static_cast<double>(flat);
+  totals[1] += totals[3] = static_cast<double>(found.flat);
+  for (size_t i = 0; i < found.awake.size(); ++i) flags[i] |= found.awake[i] != 0;
+  if (kept) kept->add(found.summary);
 }
 
 void direct_calls(StableIValue* stack, uint64_t, uint64_t) {
@@ -676,7 +696,9 @@ void define(Library& library) {
   library.def("maxout_backward(Tensor grad, Tensor indices, int pieces, int dim) -> Tensor");
   library.def("moments(Tensor input) -> Tensor");
   library.def("summarize_(Tensor input, Tensor? scale, Tensor(a!) state) -> ()");
-  library.def("count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake) -> ()");
+  library.def(
+      "count_flat_(Tensor input, Tensor bounds, int? unit_dim, Tensor(a!) counts, Tensor(b!) awake, "
+      "Tensor(c!)? state=None) -> ()");
   library.def("l1_norm(Tensor input) -> Tensor");
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect

@@ -89,54 +89,67 @@ class FlatRows {
     rows_ = (numel_ + length_ - 1) / length_;
   }
 
-  // Returns how many elements are flat, and sets the flag of each unit of which any is not.
-  int64_t count(bool* awake) const {
+  struct Found {
+    int64_t flat = 0;
+    std::vector<char> awake;  // the units of which any element is not flat
+    Summary summary;
+  };
+  // Counts and, if asked to, summarizes all elements while a block of them is in the cache.
+  Found count(bool with_summary) const {
     const int64_t slices = std::min(summary_slices(numel_), rows_), units = units_ ? units_->count : 0;
     std::vector<int64_t> flat(slices);
     std::vector<char> flags(slices * units);
+    std::vector<Summary> parts(slices);
     parallel(slices, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         with_compute_type(memory_.type, [&](auto zero) {
-          flat[i] = slice<decltype(zero)>(rows_ * i / slices, rows_ * (i + 1) / slices, flags.data() + i * units);
+          flat[i] = slice<decltype(zero)>(rows_ * i / slices, rows_ * (i + 1) / slices, flags.data() + i * units,
+                                          with_summary ? &parts[i] : nullptr);
         });
     });
-    for (int64_t slice = 0; slice < slices; ++slice)
-      for (int64_t unit = 0; unit < units; ++unit) awake[unit] |= flags[slice * units + unit] != 0;
-    return std::accumulate(flat.begin(), flat.end(), int64_t{0});
+    Found found{std::accumulate(flat.begin(), flat.end(), int64_t{0}), std::vector<char>(units), {}};
+    for (int64_t slice = 0; slice < slices; ++slice) {
+      for (int64_t unit = 0; unit < units; ++unit) found.awake[unit] |= flags[slice * units + unit];
+      merge(found.summary, parts[slice]);
+    }
+    return found;
   }
 
  private:
+  // Rows number begin to end, by blocks of whole rows or, of longer ones, of parts.
   template <class T>
-  int64_t slice(int64_t begin, int64_t end, char* awake) const {
+  int64_t slice(int64_t begin, int64_t end, char* awake, Summary* summary) const {
     using Flag = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-    std::vector<Flag> flags(flag_each_ ? length_ : 0);
-    int64_t total = 0;
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t first = row * length_, n = std::min(length_, numel_ - first);
-      const int64_t flat = count_row<T>(first, n, flag_each_ ? flags.data() : nullptr);
-      if (units_ && !flag_each_ && flat < n) awake[row % units_->count] = 1;
-      total += flat;
-    }
-    if (!flag_each_) return total;
-    const int64_t units = units_->count, inner = units_->inner;
-    for (int64_t begin = 0; begin < std::min(length_, numel_); begin += units * inner)
-      for (int64_t unit = 0; unit < units; ++unit) {
-        Flag any = 0;
-        for (int64_t i = 0; i < inner; ++i) any |= flags[begin + unit * inner + i];
-        awake[unit] |= any != 0;
-      }
-    return total;
-  }
-
-  template <class T, class Flag>
-  int64_t count_row(int64_t first, int64_t n, Flag* flags) const {
     const auto count_flat = instruction_set().count_flat[sizeof(T) == 8];
+    const auto summarize = instruction_set().summarize[sizeof(T) == 8];
+    const int64_t together = std::max<int64_t>(1, kBlock / length_), stop = std::min(end * length_, numel_);
+    std::vector<Flag> flags(flag_each_ ? length_ : 0);
     alignas(64) T buffer[kBlock];
-    int64_t total = 0;
-    for (int64_t i = 0; i < n; i += kBlock) {
-      const int64_t some = std::min(kBlock, n - i);
-      total += count_flat(load_promoted(memory_, first + i, some, buffer), some, bounds_, intervals_,
-                          flags ? flags + i : nullptr);
+    int64_t total = 0, unit = units_ ? begin % units_->count : 0;
+    for (int64_t row = begin; row < end; row += together) {
+      const int64_t first = row * length_, n = std::min(together * length_, stop - first);
+      for (int64_t at = 0; at < n; at += kBlock) {
+        const int64_t some = std::min(kBlock, n - at);
+        auto* block = static_cast<const T*>(load_promoted(memory_, first + at, some, buffer));
+        if (summary) summarize(block, some, *summary);
+        for (int64_t of_row = 0; of_row < some; of_row += length_) {
+          const int64_t length = std::min(length_, some - of_row);
+          const int64_t flat =
+              count_flat(block + of_row, length, bounds_, intervals_, flag_each_ ? &flags[at] : nullptr);
+          total += flat;
+          if (flag_each_ || !units_) continue;
+          if (flat < length) awake[unit] = 1;
+          if (length_ <= kBlock && ++unit == units_->count) unit = 0;
+        }
+      }
+      if (length_ > kBlock && units_ && ++unit == units_->count) unit = 0;
+    }
+    if (flag_each_) {
+      const int64_t inner = units_->inner, period = units_->count * inner, flagged = std::min(length_, numel_);
+      for (int64_t at = period; at < flagged; at += period)
+        for (int64_t i = 0; i < period; ++i) flags[i] |= flags[at + i];
+      for (int64_t unit = 0; unit < units_->count; ++unit)
+        for (int64_t i = 0; i < inner; ++i) awake[unit] |= flags[unit * inner + i] != 0;
     }
     return total;
   }

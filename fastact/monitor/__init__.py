@@ -26,7 +26,7 @@ from torch.compiler import is_compiling
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
 from .calls import Calls, leave, site
-from .layers import Entered, Here, Hook, Layer, Seen, SeenOnCpu, in_backward
+from .layers import Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -104,6 +104,7 @@ class Monitor:
             raise ValueError(f"every must be at least 1, got {every}")
         self._model, self._every, self._functional = model, every, functional
         self.unit_dim, self.histograms = unit_dim, histograms
+        self.control = Numbers(0.0, math.nan)  # whether the context is open, and `grad_scale` if that is a number
         self.grad_scale = grad_scale
         self._begin()
 
@@ -111,11 +112,15 @@ class Monitor:
         self._layers: list[Layer] = []
         self._at: dict[tuple[object, ...], Layer] = {}
         self._handles: list[RemovableHandle] = []
-        self.is_open = False
-        """Whether the context is."""
+        self.control[0] = 0.0
         self._cuts: list[Snapshot | tuple[int, list[tuple[Layer, Seen]]]] = []
         self.here, self.lock = Here(), threading.RLock()
         self._forwards = self._forwards_in_backward = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the context is."""
+        return self.control[0] != 0
 
     @property
     def grad_scale(self) -> float | Tensor:
@@ -132,6 +137,8 @@ class Monitor:
         elif not float(value) > 0:
             raise ValueError(f"grad_scale must be above 0, got {value}")
         self._grad_scale = value
+        self.scale_is_number = not isinstance(value, Tensor)
+        self.control[1] = float(value) if self.scale_is_number else math.nan
 
     def scale_on(self, device: torch.device) -> Tensor | None:
         """The same for statistics; None where there is nothing to divide by."""
@@ -144,7 +151,7 @@ class Monitor:
         if self.is_open:
             raise RuntimeError("this monitor is open already")
         self._begin()
-        self.is_open = True
+        self.control[0] = 1.0
         compiled: list[str] = []
         for name, module in self._model.named_modules():
             if getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod"):
@@ -160,7 +167,7 @@ class Monitor:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.is_open = False
+        self.control[0] = 0.0
         while self._handles:
             self._handles.pop().remove()
         self._leave_down_to(0)
@@ -177,16 +184,16 @@ class Monitor:
 
     def _watch(self, layer: Layer, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            layer.before(args, kwargs)
+            layer.before(args, kwargs, getattr(module, "inplace", False))
 
-        def after(module: nn.Module, args: tuple, output: object) -> None:
+        def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> None:
             if output is None and not is_compiling():  # no activation returns that
                 layer.failed()
             else:
-                layer.after(output)
+                layer.after(args, kwargs, output)
 
         self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
-        self._handles.append(module.register_forward_hook(Hook(after), always_call=True))
+        self._handles.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
 
     @contextmanager
     def functions(self) -> Iterator[None]:

@@ -58,14 +58,19 @@ class Calls(TorchFunctionMode):
         if not self.monitor.is_open:  # closed within a call of the model
             return func(*args, **kwargs)
         layer = self.monitor.layer_at(*_called(rows, args, kwargs))
-        layer.before(args, kwargs)
+        layer.before(args, kwargs, _is_in_place(func, args, kwargs))
         try:
             output = func(*args, **kwargs)
         except BaseException:
             layer.failed()
             raise
-        layer.after(output)
+        layer.after(args, kwargs, output)
         return output
+
+
+def _is_in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    name = func.__name__.partition(".")[0]
+    return name.endswith("_") or "out" in kwargs or any(each is True for each in (*args, kwargs.get("inplace")))
 
 
 def leave(mode: TorchFunctionMode) -> None:

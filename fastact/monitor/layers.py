@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from torch.utils.hooks import unserializable_hook
 
 from ..catalogue import Activation
 from ..dispatch import DTYPES, makes_graph
+from ..ops import HAS_NODES, overload
 from .flat import flat_intervals
 from .report import Row
 from .statistics import Flatness, Statistics, Summary
@@ -25,7 +28,37 @@ if TYPE_CHECKING:
     from . import Monitor
 
 _CALLS = itertools.count()
-_LEAKY = frozenset(("leaky_relu", "prelu", "rrelu"))
+_CPU = torch.device("cpu")  # made once: modes for functions see it made
+
+_WATCH = overload("watch_")._op if HAS_NODES else None
+
+UNSEEN = (
+    "within a transform of torch.func",
+    "while a graph is traced",
+    "batched",
+    "not dense",
+    "divided by no number: grad_scale became a tensor after forward",
+    "in compiled autograd",
+)
+"""Why a hook in C++ could not look at a gradient, in the order of csrc/autograd/monitor.h."""
+
+
+class Numbers:
+    """Some float64 numbers that hooks in C++ read, or write, at any time: whatever modes are on here, setting one is no
+    op of torch's."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._memory = (ctypes.c_double * len(numbers))(*numbers)
+
+    def __getitem__(self, which: int) -> float:
+        return self._memory[which]
+
+    def __setitem__(self, which: int, value: float) -> None:
+        self._memory[which] = value
+
+    def tensor(self) -> Tensor:
+        """The same memory, which the tensor keeps."""
+        return torch.frombuffer(self._memory, dtype=torch.float64)
 
 
 class Here(threading.local):
@@ -33,7 +66,7 @@ class Here(threading.local):
 
     def __init__(self) -> None:
         self.in_layer = False
-        self.watched: set[Layer] = set()  # whose calls are running
+        self.early: set[Layer] = set()  # whose calls are running, with an input that has been looked at
         self.entered: list[Entered] = []  # one for each call of the model that is running
 
 
@@ -67,6 +100,8 @@ class Seen:
         for units, awake in begun.awake_before.items():
             last = self.last_awake.get(units, torch.full_like(awake, -1, dtype=torch.int64))
             begun.last_awake[units] = torch.where(awake, step, last.to(awake.device))
+        # Hooks in C++, of a step that is running, count in the same tensors.
+        begun.gradients, self.gradients = self.gradients, self.gradients.cut()
         return begun
 
 
@@ -97,7 +132,7 @@ class SeenOnCpu(NamedTuple):
 
     @classmethod
     def of(cls, layer: Layer, seen: Seen) -> SeenOnCpu:
-        notes = (": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.notes.items())
+        notes = (": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.all_notes().items())
         return cls(
             layer.key,
             layer.name,
@@ -214,7 +249,7 @@ class Layer:
         self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
         self.in_graph = self.compiled = False
         self.calls = self.calls_in_backward = 0
-        self.leaks = activation.name in _LEAKY
+        self.leaks, self.flat_in_output = activation.leaks, activation.flat_in_output
         self.bounds: Tensor | None = None
         self.saturates = False
         try:
@@ -222,6 +257,8 @@ class Layer:
         except Exception as error:
             self.note(f"where it is flat is not known: {_first_line(error)}")
         self.seen = Seen(monitor.histograms)
+        self.unseen = Numbers(*(0.0 for _ in UNSEEN))  # not 0 for the reasons that there were
+        self.tensors: tuple[Any, ...] | None = None  # further arguments of watch_
         self.first_call = math.inf  # among those of all layers
 
     def note(self, reason: str, about: str = "") -> None:
@@ -229,55 +266,103 @@ class Layer:
         if about and about not in whats:
             whats.append(about)
 
-    def before(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
-        # Ahead of the call, since an activation in place leaves no input to look at.
+    def all_notes(self) -> dict[str, list[str]]:
+        for which, reason in enumerate(UNSEEN):
+            if self.unseen[which]:
+                self.note(reason, "gradient")
+        return self.notes
+
+    def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: bool) -> None:
         if is_compiling():
             if not is_exporting():  # which warns of side effects, and does not run the model
                 self.in_graph = True
             return
-        here, again = self.monitor.here, in_backward()
+        here = self.monitor.here
         here.in_layer = True
-        # What runs again in backward counted already, but under reentrant checkpointing only its output has a gradient.
-        if (self.calls_in_backward if again else self.calls) % self.every:
-            return
-        here.watched.add(self)
-        if again or self.bounds is None:
-            return
-        first = args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
-        self.seen.inputs.last = None
-        self.look_at(first, "input", self.add_input)
+        # Afterwards there is no input left to look at.
+        if in_place and not self.flat_in_output and self.bounds is not None and not in_backward():
+            if self.calls % self.every == 0:
+                here.early.add(self)
+                self.seen.inputs.last = None
+                self.look_at(_input_of(args, kwargs), "input", self.add_input)
 
-    def after(self, output: object) -> None:
+    def after(self, args: tuple, kwargs: Mapping[str, Any], output: object) -> None:
         if is_compiling():
             return
-        here, again = self.monitor.here, in_backward()
+        monitor, again = self.monitor, in_backward()
+        here = monitor.here
         here.in_layer = False
-        with self.monitor.lock:
+        early = self in here.early
+        here.early.discard(self)
+        with monitor.lock:
+            # Only now: the call might have failed. What runs again in backward counted already, but under reentrant
+            # checkpointing only its output has a gradient.
             if again:
+                calls = self.calls_in_backward
                 self.calls_in_backward += 1
             else:
-                self.calls += 1  # only now: the call might have failed
+                calls = self.calls
+                self.calls += 1
             if self.first_call == math.inf:
                 self.first_call = next(_CALLS)
-        if self not in here.watched:
+        if calls % self.every:
             return
-        here.watched.discard(self)
-        if not again:
-            self.look_at(output, "output", lambda tensor: self.seen.outputs.add(tensor))
-        if isinstance(output, Tensor) and torch.is_grad_enabled():
+        if again:
             self.follow(output)
+            return
+        flat_of = None
+        if not early and self.bounds is not None:
+            flat_of = output if self.flat_in_output else _input_of(args, kwargs)
+        if self.tensors is not None and self.watch(flat_of, output):
+            return
+        if flat_of is not None:
+            self.look_at(flat_of, "input", self.add_input)
+        self.look_at(output, "output", self.add_output)
+        self.follow(output)
+        if self.tensors is None:
+            self.tensors = self.tensors_for_watch()
+
+    def watch(self, flat_of: object, output: object) -> bool:
+        """Look at a call's tensors in C++, and at the gradient when it comes. Returns False, having looked at nothing,
+        where that takes Python."""
+        assert _WATCH is not None
+        assert self.tensors is not None
+        if not isinstance(output, Tensor) or not isinstance(flat_of, (Tensor, NoneType)):
+            return False
+        if torch._C._len_torch_dispatch_stack() or not self.monitor.scale_is_number:
+            return False
+        try:
+            with torch._C.DisableTorchFunction():
+                return _WATCH(output, flat_of, *self.tensors)
+        except Exception as error:
+            self.note(f"{type(error).__name__}: {_first_line(error)}", "output")
+            return True
+
+    def tensors_for_watch(self) -> tuple[Any, ...] | None:
+        """What that counts in, once there is something of each on the CPU."""
+        if _WATCH is None or self.monitor.histograms or torch._C._len_torch_dispatch_stack():
+            return None
+        inputs, outputs = self.seen.inputs, self.seen.outputs
+        awake = next((each for (_, device), each in inputs.awake.items() if device == _CPU), None)
+        if _CPU not in outputs.states or (self.bounds is not None and awake is None):
+            return None
+        with torch._C.DisableTorchFunction():
+            tensors = self.monitor.control.tensor(), self.unseen.tensor()
+            states = outputs.state_on(_CPU), self.seen.gradients.state_on(_CPU)
+        return self.bounds, self.monitor.unit_dim, inputs.counts.get(_CPU), awake, *states, *tensors
 
     def failed(self) -> None:
         """The call that is running raises: its input does not count."""
         here = self.monitor.here
         here.in_layer = False
-        if self in here.watched:
-            here.watched.discard(self)
-            if not in_backward():  # where checkpointing stops what it runs again as soon as it has what it needs
-                with self.monitor.lock:
-                    self.seen.inputs.take_back()
+        if self in here.early:
+            here.early.discard(self)
+            with self.monitor.lock:
+                self.seen.inputs.take_back()
 
-    def follow(self, output: Tensor) -> None:
+    def follow(self, output: object) -> None:
+        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+            return
         try:
             # On the tensor: a module's full backward hook forbids working in place. Not on a leaf, which may be a
             # parameter that was changed in place: the hook would stay, and see all its gradients.
@@ -301,6 +386,9 @@ class Layer:
             self.note(f"unit_dim={unit_dim}: the input has {input.dim()} dimensions")
             unit_dim = None
         self.seen.inputs.add(input, self.bounds, unit_dim)
+
+    def add_output(self, output: Tensor) -> None:
+        self.seen.outputs.add(output)
 
     def add_gradient(self, grad: Tensor) -> None:
         self.seen.gradients.add(grad, self.monitor.scale_on(grad.device))
@@ -326,12 +414,16 @@ class Layer:
 
     def cut(self, step: int) -> None:
         """Begin anew, after a snapshot of this step."""
-        self.seen = self.seen.next(step, self.monitor.histograms)
+        self.seen, self.tensors = self.seen.next(step, self.monitor.histograms), None
 
     def forget(self) -> None:
         """Begin anew, as when the monitor opened."""
-        self.seen = Seen(self.monitor.histograms)
+        self.seen, self.tensors = Seen(self.monitor.histograms), None
         self.calls = self.calls_in_backward = 0
+
+
+def _input_of(args: tuple, kwargs: Mapping[str, Any]) -> object:
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
 
 
 def _first_line(error: Exception) -> str:

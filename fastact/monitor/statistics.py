@@ -66,11 +66,26 @@ class Statistics:
         self.states: dict[torch.device, Tensor] = {}
         self.histograms: dict[torch.device, Tensor] | None = {} if histograms else None
 
+    def state_on(self, device: torch.device) -> Tensor:
+        """A summary as a tensor, which is changed in place."""
+        state = self.states.get(device)
+        if state is None:
+            state = self.states[device] = _new(Summary(), device)
+        return state
+
+    def cut(self) -> Statistics:
+        """Begin anew, in the same tensors. Returns what was counted before."""
+        before = Statistics()
+        before.states = {device: state.clone() for device, state in self.states.items()}
+        for device, state in self.states.items():
+            state.copy_(_new(Summary(), device))
+        if self.histograms is not None:
+            before.histograms, self.histograms = self.histograms, {}
+        return before
+
     def add(self, tensor: Tensor, scale: Tensor | None = None) -> None:
         """Count a tensor's elements, divided by `scale`, a float64 of one element."""
-        state = self.states.get(tensor.device)
-        if state is None:
-            state = self.states[tensor.device] = _new(Summary(), tensor.device)
+        state = self.state_on(tensor.device)
         if has_kernel(tensor):
             _SUMMARIZE(tensor, scale, state)
         elif not (has_gpu_kernel(tensor) and _by_triton("summarize_", tensor, scale, state)):
