@@ -1378,6 +1378,30 @@ def test_threads() -> None:
     assert [row.seen_per_unit for row in rows] == [600, 600, 600, 600, 600, 1200, None]
 
 
+def test_threads_and_snapshots() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+
+    def run() -> None:
+        torch.manual_seed(0)
+        for _ in range(100):
+            net(torch.ones(3, 8, requires_grad=True)).sum().backward()
+
+    with Monitor(net) as monitor:
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        step = 0
+        while any(thread.is_alive() for thread in threads):
+            monitor.snapshot(step)
+            step += 1
+        for thread in threads:
+            thread.join()
+        monitor.snapshot(step)
+    for layer in range(2):
+        rows = [snapshot.report.rows[layer] for snapshot in monitor.history]
+        assert sum((row.seen_per_unit or 0) for row in rows) == 3 * 100 * 3
+
+
 def test_a_subclass_that_refuses_hooks() -> None:
     class Strict(Tensor):
         @classmethod

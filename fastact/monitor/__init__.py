@@ -297,12 +297,13 @@ class Monitor:
         step = index(step)
         if not 0 <= step < 1 << 63:
             raise ValueError(f"step must be from 0 to 2**63 - 1, got {step}")
-        if across_ranks:
-            self._cuts.append(Snapshot(step, self.report(across_ranks=across_ranks)))
-        else:
-            self._cuts.append((step, [(layer, layer.seen) for layer in self._layers]))
-        for layer in self._layers:
-            layer.cut(step)
+        with self.lock:  # between calls of other threads
+            if across_ranks:
+                self._cuts.append(Snapshot(step, self.report(across_ranks=across_ranks)))
+            else:
+                self._cuts.append((step, [(layer, layer.seen) for layer in self._layers]))
+            for layer in self._layers:
+                layer.cut(step)
 
     @property
     def history(self) -> list[Snapshot]:

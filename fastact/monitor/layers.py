@@ -313,7 +313,7 @@ class Layer:
         flat_of = None
         if not early and self.bounds is not None:
             flat_of = output if self.flat_in_output else _input_of(args, kwargs)
-        if self.tensors is not None and self.watch(flat_of, output):
+        if self.watch(flat_of, output):
             return
         if flat_of is not None:
             self.look_at(flat_of, "input", self.add_input)
@@ -325,15 +325,13 @@ class Layer:
     def watch(self, flat_of: object, output: object) -> bool:
         """Look at a call's tensors in C++, and at the gradient when it comes. Returns False, having looked at nothing,
         where that takes Python."""
-        assert _WATCH is not None
-        assert self.tensors is not None
-        if not isinstance(output, Tensor) or not isinstance(flat_of, (Tensor, NoneType)):
+        if _WATCH is None or not isinstance(output, Tensor) or not isinstance(flat_of, (Tensor, NoneType)):
             return False
         if torch._C._len_torch_dispatch_stack() or not self.monitor.scale_is_number:
             return False
         try:
-            with torch._C.DisableTorchFunction():
-                return _WATCH(output, flat_of, *self.tensors)
+            with self.monitor.lock, torch._C.DisableTorchFunction():
+                return self.tensors is not None and _WATCH(output, flat_of, *self.tensors)
         except Exception as error:
             self.note(f"{type(error).__name__}: {_first_line(error)}", "output")
             return True
