@@ -109,6 +109,7 @@ def test_a_picture(monitor: Monitor, tmp_path: Path, suffix: str) -> None:
         page.feed(written.decode())
         assert page.tags["script"]
         assert not page.linked
+        assert all(title in written.decode() for title in titles if title)
 
 
 def test_no_picture_without_a_snapshot() -> None:

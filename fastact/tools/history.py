@@ -95,7 +95,8 @@ def _figure(history: Sequence[Snapshot]) -> Figure:
         figure.colorbar(drawn, ax=ax, pad=0.01, format=None if panel.logarithm else _percent)
     for ax, (title, values) in zip(axes[len(panels) :], histograms, strict=True):
         drawn = ax.pcolormesh(edges, _exponent_edges(), _shown_shares(values), cmap="cividis", vmin=-3, vmax=0)
-        ax.set_yticks(*_exponent_ticks(), fontsize="small")
+        ticks = _exponent_ticks()
+        ax.set_yticks([*ticks], [f"${label}$" for label in ticks.values()], fontsize="small")
         ax.set_ylim(*_used(values))
         ax.set_title(title, loc="left", fontsize="medium")
         figure.colorbar(drawn, ax=ax, pad=0.01, ticks=[-3, -2, -1, 0], format=lambda power, _: f"{10.0**power:.1%}")
@@ -144,15 +145,23 @@ def _used(values: list[list[float]]) -> tuple[float, float]:
     return edges[min(used)] - 1, edges[max(used) + 1] + 1
 
 
-def _exponent_ticks() -> tuple[list[int], list[str]]:
-    """Some powers of two."""
-    ticks, labels = [0], ["0"]
+def _exponent_ticks() -> dict[int, str]:
+    """Some powers of two, by where they are, in TeX."""
+    ticks = {0: "0"}
     for exponent in EXPONENTS:
         if exponent % 8 == 0 and exponent > EXPONENTS[0]:
             at = exponent - EXPONENTS[0] + 1
-            ticks += [at, -at]
-            labels += [f"$2^{{{exponent}}}$", f"$-2^{{{exponent}}}$"]
-    return ticks, labels
+            ticks |= {at: f"2^{{{exponent}}}", -at: f"-2^{{{exponent}}}"}
+    return ticks
+
+
+def _magnitudes(bin: int) -> str:
+    """Between which numbers a bin is."""
+    which = bin - len(EXPONENTS)
+    if which == 0:
+        return f"0, or smaller than 2^{EXPONENTS[0] - 1}"
+    exponent, sign = abs(which) - 1 + EXPONENTS[0], "-" if which < 0 else ""
+    return f"{sign}2^{exponent - 1} to {sign}2^{exponent}"
 
 
 def _write_page(history: Sequence[Snapshot], file: Path) -> None:
@@ -160,7 +169,7 @@ def _write_page(history: Sequence[Snapshot], file: Path) -> None:
     try:
         from bokeh.embed import file_html
         from bokeh.layouts import column
-        from bokeh.models import BasicTicker, ColumnDataSource, FactorRange, LinearColorMapper, Range1d
+        from bokeh.models import BasicTicker, ColumnDataSource, FactorRange, FixedTicker, LinearColorMapper, Range1d
         from bokeh.models.annotations import ColorBar
         from bokeh.models.widgets import Div
         from bokeh.palettes import Cividis256
@@ -170,6 +179,21 @@ def _write_page(history: Sequence[Snapshot], file: Path) -> None:
         raise ImportError("an interactive page needs bokeh: pip install fastact[play]") from error
 
     edges = _edges([step for step, _ in history])
+
+    def over_time(title: str, y_range: Any, height: int, tooltips: list[tuple[str, str]]) -> Any:
+        drawn = figure(
+            title=title,
+            y_range=y_range,
+            height=height,
+            x_range=Range1d(start=edges[0], end=edges[-1]),
+            sizing_mode="stretch_width",
+            x_axis_label="step",
+            tools="xpan,xwheel_zoom,reset,save,hover",
+            tooltips=tooltips,
+        )
+        drawn.grid.visible = False
+        return drawn
+
     parts: list[Any] = [Div(text=_findings(history))]
     for panel in _MAPS:
         numbers = _numbers(history, panel)
@@ -186,23 +210,45 @@ def _write_page(history: Sequence[Snapshot], file: Path) -> None:
         low, high = (min(finite), max(finite)) if panel.logarithm else (0, 1)
         colours = LinearColorMapper(palette=Cividis256, low=low, high=high, nan_color="white")
         named = panel.title.removesuffix(", log10")
-        drawn = figure(
-            title=panel.title,
-            y_range=FactorRange(factors=numbers.layers[::-1]),
-            height=110 + 24 * len(numbers.layers),
-            x_range=Range1d(start=edges[0], end=edges[-1]),
-            sizing_mode="stretch_width",
-            x_axis_label="step",
-            tools="xpan,xwheel_zoom,reset,save,hover",
-            tooltips=[("layer", "@layer"), ("up to step", "@step"), (named, "@shown")],
+        drawn = over_time(
+            panel.title,
+            FactorRange(factors=numbers.layers[::-1]),
+            110 + 24 * len(numbers.layers),
+            [("layer", "@layer"), ("up to step", "@step"), (named, "@shown")],
         )
         source = ColumnDataSource(cells)
         drawn.hbar(
             left="left", right="right", y="layer", height=1, source=source, line_color=None,
             fill_color={"field": "value", "transform": colours},
         )  # fmt: skip
-        drawn.grid.visible = False
         drawn.add_layout(ColorBar(color_mapper=colours, ticker=BasicTicker(desired_num_ticks=4)), "right")
+        parts.append(drawn)
+    for title, by_bin in _histograms(history):
+        bins: dict[str, list[Any]] = {
+            key: [] for key in ("left", "right", "low", "high", "size", "step", "value", "shown")
+        }
+        limits = _exponent_edges()
+        for bin, shares in enumerate(by_bin):
+            for i, share in enumerate(shares):
+                if share > 0:
+                    of_bin = (limits[bin], limits[bin + 1], _magnitudes(bin))
+                    entries = (edges[i], edges[i + 1], *of_bin, history[i].step, math.log10(share), f"{share:.2%}")
+                    for key, entry in zip(bins, entries, strict=True):
+                        bins[key].append(entry)
+        least, most = _used(by_bin)
+        shown_as = [("numbers", "@size"), ("up to step", "@step"), ("share", "@shown")]
+        drawn = over_time(title, Range1d(start=least, end=most), 220, shown_as)
+        colours = LinearColorMapper(palette=Cividis256, low=-3, high=0)
+        drawn.quad(
+            left="left", right="right", bottom="low", top="high", source=ColumnDataSource(bins), line_color=None,
+            fill_color={"field": "value", "transform": colours},
+        )  # fmt: skip
+        ticks = _exponent_ticks()
+        drawn.yaxis.ticker = [*ticks]
+        drawn.yaxis.major_label_overrides = {at: label.replace("{", "").replace("}", "") for at, label in ticks.items()}
+        powers = {power: f"{10.0**power:.1%}" for power in (-3, -2, -1, 0)}
+        bar = ColorBar(color_mapper=colours, ticker=FixedTicker(ticks=[*powers]), major_label_overrides=powers)
+        drawn.add_layout(bar, "right")
         parts.append(drawn)
     page = column(*parts, sizing_mode="stretch_width")
     file.write_text(file_html(page, INLINE, "What happened inside"), encoding="utf-8")
