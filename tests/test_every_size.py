@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import CASES, DEFAULTS, DTYPES, Case
+from cases import CASES, DEFAULTS, DTYPES, LOOPS, Case
 from test_memory import saved_tensors
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -81,7 +81,7 @@ AROUND: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
 @pytest.mark.only("cpu", "cuda")
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
-@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+@pytest.mark.parametrize("case", LOOPS, ids=str)
 def test_checkpointing_runs_again_what_ran(case: Case, reentrant: bool, around: str, device: str, on: str) -> None:
     """Whatever was open around forward alone."""
     for n in (7, 4096, 6000, 70_000):
@@ -211,7 +211,7 @@ def test_always_kernels_within_a_compiled_function() -> None:
 
 
 @pytest.mark.only("cpu")
-@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.deterministic], ids=str)
+@pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
 def test_compiled_autograd_in_one_graph(case: Case, nodes: str, device: str) -> None:
     from torch._dynamo import compiled_autograd
 
