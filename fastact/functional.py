@@ -438,8 +438,8 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """Apply the SiLU whose sigmoid is made of three straight lines to each element.
 
     Examples:
-        >>> fastact.functional.hardswish(torch.tensor([-4.0, 1.0, 4.0]))
-        tensor([-0.0000,  0.6667,  4.0000])
+        >>> fastact.functional.hardswish(torch.tensor([-1.0, 1.0, 4.0]))
+        tensor([-0.3333,  0.6667,  4.0000])
     """
     if not is_scripting():
         if takes(input):

@@ -389,8 +389,8 @@ class Hardswish(nn.Hardswish):
     """SiLU whose sigmoid is of three straight lines: `fastact.functional.hardswish` as a module.
 
     Examples:
-        >>> fastact.Hardswish()(torch.tensor([-4.0, 1.0, 4.0]))
-        tensor([-0.0000,  0.6667,  4.0000])
+        >>> fastact.Hardswish()(torch.tensor([-1.0, 1.0, 4.0]))
+        tensor([-0.3333,  0.6667,  4.0000])
     """
 
     def forward(self, input: Tensor) -> Tensor:
