@@ -20,6 +20,10 @@ from .catalogue import ACTIVATIONS, Activation
 _ARGUMENTS = {
     "input": "the input.",
     "inplace": "whether to overwrite the input with the output.",
+    "gate": "the gate, where it is a tensor of its own. If its shape or dtype is not the input's, torch broadcasts or "
+    "refuses.",
+    "gate_first": "whether the first half of one tensor is the gate, as some models pack their weights; else it is the "
+    "value, as in GLU.",
     "device": "where the parameters are.",
     "dtype": "the dtype of the parameters.",
 }
@@ -66,6 +70,7 @@ class _Source:
     def __init__(self, text: str, behind: _Source | None = None) -> None:
         indent = text[text.rfind("\n") + 1 :]  # of the closing quotes; from Python 3.13 on the compiler removes it
         begin, *parts = _SECTION.split(text.replace(f"\n{indent}", "\n"))
+        self.summary: str
         self.summary, _, notes = begin.rstrip().partition("\n\n")
         sections = {title: body.rstrip() for title, body in zip(parts[::2], parts[1::2], strict=True)}
         arguments = dict(_ARGUMENT.findall(sections.pop("Args", "")))

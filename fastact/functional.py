@@ -669,11 +669,7 @@ def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first:
     Backward computes the function of the gate again, and writes the gradients of value and gate in one pass.
 
     Args:
-        gate: the gate, where it is a tensor of its own. If its shape or dtype is not the input's, torch broadcasts it
-            or refuses it.
         dim: the dimension along which one tensor is split. It means nothing for two.
-        gate_first: whether the first half is the gate, as some models pack their weights. By default it is the value,
-            as in GLU.
 
     Raises:
         RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.
@@ -700,10 +696,8 @@ def geglu(
     Where value and gate come from stands at `swiglu`. Backward writes the gradients of both in one pass.
 
     Args:
-        gate: the gate, where it is a tensor of its own.
         dim: the dimension along which one tensor is split. It means nothing for two.
         approximate: "none", or "tanh" for GELU's approximation by the hyperbolic tangent.
-        gate_first: whether the first half of one tensor is the gate.
 
     Raises:
         RuntimeError: if the size along `dim` of one tensor is odd, the shapes of two do not broadcast, or `approximate`
@@ -728,9 +722,7 @@ def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: 
     Where value and gate come from stands at `swiglu`. Backward writes the gradients of both in one pass.
 
     Args:
-        gate: the gate, where it is a tensor of its own.
         dim: the dimension along which one tensor is split. It means nothing for two.
-        gate_first: whether the first half of one tensor is the gate.
 
     Raises:
         RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.
@@ -753,9 +745,7 @@ def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_firs
     `swiglu`. Backward writes the gradients of both in one pass.
 
     Args:
-        gate: the gate, where it is a tensor of its own.
         dim: the dimension along which one tensor is split. It means nothing for two.
-        gate_first: whether the first half of one tensor is the gate.
 
     Raises:
         RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.

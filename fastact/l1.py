@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -123,6 +124,8 @@ class L1(nn.Module):
     References:
         Glorot, Bordes & Bengio 2011, Deep Sparse Rectifier Neural Networks
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, module: nn.Module, weight: float) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ differs. `fastact.docstrings` completes the docstrings by those of the functions
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,16 @@ __all__ = [
 ]
 
 
+class _Call(Protocol):
+    """What calling a module takes and returns, where `nn.Module` tells type checkers and editors nothing."""
+
+    def __call__(self, input: Tensor) -> Tensor: ...
+
+
+class _CallWithGate(Protocol):
+    def __call__(self, input: Tensor, gate: Tensor | None = None) -> Tensor: ...
+
+
 class ReLU(nn.ReLU):
     """Rectified linear unit: `fastact.functional.relu` as a module.
 
@@ -64,6 +75,8 @@ class ReLU(nn.ReLU):
         >>> fastact.ReLU()(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([0., 0., 2.])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu(input, self.inplace)
@@ -76,6 +89,8 @@ class LeakyReLU(nn.LeakyReLU):
         >>> fastact.LeakyReLU(negative_slope=0.1)(torch.tensor([-1.0, 2.0]))
         tensor([-0.1000,  2.0000])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.leaky_relu(input, self.negative_slope, self.inplace)
@@ -96,6 +111,8 @@ class PReLU(nn.PReLU):
         [[-0.5, 2.0]]
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.prelu(input, self.weight)
 
@@ -108,6 +125,8 @@ class RReLU(nn.RReLU):
         tensor([-0.2000,  2.0000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
 
@@ -119,6 +138,8 @@ class Threshold(nn.Threshold):
         >>> fastact.Threshold(threshold=1.0, value=-3.0)(torch.tensor([-1.0, 0.5, 2.0]))
         tensor([-3., -3.,  2.])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.threshold(input, self.threshold, self.value, self.inplace)
@@ -140,6 +161,8 @@ class Hardtanh(nn.Hardtanh):
         tensor([-1.0000,  0.5000,  2.0000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
 
@@ -152,6 +175,8 @@ class ReLU6(nn.ReLU6):
         tensor([0., 2., 6.])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.relu6(input, self.inplace)
 
@@ -163,6 +188,8 @@ class SquaredReLU(nn.Module):
         >>> fastact.SquaredReLU()(torch.tensor([-1.0, 3.0]))
         tensor([0., 9.])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.squared_relu(input)
@@ -179,6 +206,8 @@ class StarReLU(nn.Module):
         >>> fastact.StarReLU(scale_value=2.0, bias_value=-1.0)(torch.tensor([-1.0, 3.0])).tolist()
         [-1.0, 17.0]
     """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -203,6 +232,8 @@ class ELU(nn.ELU):
         tensor([-0.3161,  0.0000,  2.0000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.elu(input, self.alpha, self.inplace)
 
@@ -215,6 +246,8 @@ class SELU(nn.SELU):
         tensor([-1.1113,  0.0000,  2.1014])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.selu(input, self.inplace)
 
@@ -226,6 +259,8 @@ class CELU(nn.CELU):
         >>> fastact.CELU(alpha=2.0)(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([-0.7869,  0.0000,  2.0000])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.celu(input, self.alpha, self.inplace)
@@ -253,6 +288,8 @@ class XIELU(nn.Module):
         >>> fastact.XIELU()(torch.tensor([-1.0, 0.0, 2.0])).detach()
         tensor([-0.2057,  0.0000,  4.2000])
     """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -297,6 +334,8 @@ class Sigmoid(nn.Sigmoid):
         tensor([0.1192, 0.5000, 0.8808])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.sigmoid(input)
 
@@ -308,6 +347,8 @@ class Tanh(nn.Tanh):
         >>> fastact.Tanh()(torch.tensor([-1.0, 0.0, 1.0]))
         tensor([-0.7616,  0.0000,  0.7616])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanh(input)
@@ -321,6 +362,8 @@ class Softsign(nn.Softsign):
         tensor([-0.5000,  0.0000,  0.7500])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.softsign(input)
 
@@ -332,6 +375,8 @@ class Hardsigmoid(nn.Hardsigmoid):
         >>> fastact.Hardsigmoid()(torch.tensor([-3.0, 0.0, 1.5]))
         tensor([0.0000, 0.5000, 0.7500])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardsigmoid(input, self.inplace)
@@ -345,6 +390,8 @@ class SiLU(nn.SiLU):
         tensor([-0.2689,  0.0000,  1.7616])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.silu(input, self.inplace)
 
@@ -356,6 +403,8 @@ class QuickGELU(nn.Module):
         >>> fastact.QuickGELU()(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([-0.1542,  0.0000,  1.9357])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.quick_gelu(input)
@@ -369,6 +418,8 @@ class GELU(nn.GELU):
         tensor([-0.1588,  0.0000,  1.9546])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.gelu(input, self.approximate)
 
@@ -380,6 +431,8 @@ class Mish(nn.Mish):
         >>> fastact.Mish()(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([-0.3034,  0.0000,  1.9440])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.mish(input, self.inplace)
@@ -393,6 +446,8 @@ class Hardswish(nn.Hardswish):
         tensor([-0.3333,  0.6667,  4.0000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.hardswish(input, self.inplace)
 
@@ -404,6 +459,8 @@ class Hardshrink(nn.Hardshrink):
         >>> fastact.Hardshrink(lambd=0.5)(torch.tensor([-1.0, 0.3, 2.0]))
         tensor([-1.,  0.,  2.])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardshrink(input, self.lambd)
@@ -417,6 +474,8 @@ class Softshrink(nn.Softshrink):
         tensor([-0.5000,  0.0000,  1.5000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.softshrink(input, self.lambd)
 
@@ -428,6 +487,8 @@ class Tanhshrink(nn.Tanhshrink):
         >>> fastact.Tanhshrink()(torch.tensor([-1.0, 0.0, 2.0]))
         tensor([-0.2384,  0.0000,  1.0360])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanhshrink(input)
@@ -441,6 +502,8 @@ class Softplus(nn.Softplus):
         tensor([0.0635, 0.3466, 2.0091])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.softplus(input, self.beta, self.threshold)
 
@@ -452,6 +515,8 @@ class LogSigmoid(nn.LogSigmoid):
         >>> fastact.LogSigmoid()(torch.tensor([-2.0, 0.0, 2.0]))
         tensor([-2.1269, -0.6931, -0.1269])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.logsigmoid(input)
@@ -472,6 +537,8 @@ class Snake(nn.Module):
         >>> fastact.Snake(alpha=0.5)(torch.tensor([-1.0, 0.0, 2.0])).detach()
         tensor([-0.5403,  0.0000,  3.4161])
     """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -504,6 +571,8 @@ class Softmin(nn.Softmin):
         tensor([0.6652, 0.2447, 0.0900])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.softmin(input, self.dim, _stacklevel=4)
 
@@ -515,6 +584,8 @@ class Softmax(nn.Softmax):
         >>> fastact.Softmax(dim=0)(torch.tensor([0.0, 1.0, 2.0]))
         tensor([0.0900, 0.2447, 0.6652])
     """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softmax(input, self.dim, _stacklevel=4)
@@ -534,6 +605,8 @@ class Softmax2d(nn.Softmax2d):
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
             raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {input.dim()}D instead")
@@ -548,6 +621,8 @@ class LogSoftmax(nn.LogSoftmax):
         tensor([-2.4076, -1.4076, -0.4076])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.log_softmax(input, self.dim, _stacklevel=4)
 
@@ -560,12 +635,16 @@ class GLU(nn.GLU):
         tensor([0.5000, 1.0000])
     """
 
+    __call__: _Call
+
     def forward(self, input: Tensor) -> Tensor:
         return F.glu(input, self.dim)
 
 
 class _GatedUnit(nn.Module):
     """Value times f(gate): the halves of the input along `dim`, or two tensors."""
+
+    __call__: _CallWithGate
 
     def __init__(self, dim: int = -1, gate_first: bool = False) -> None:
         super().__init__()
@@ -652,6 +731,8 @@ class Maxout(nn.Module):
         tensor([ 3., -1.])
     """
 
+    __call__: _Call
+
     def __init__(self, pieces: int, dim: int = -1) -> None:
         super().__init__()
         self.pieces = pieces
@@ -698,6 +779,8 @@ class MaxoutLinear(nn.Module):
     References:
         Goodfellow et al. 2013, Maxout Networks
     """
+
+    __call__: _Call
 
     def __init__(
         self,

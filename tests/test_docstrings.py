@@ -1,8 +1,14 @@
-"""Every public docstring has an example that runs, and names exactly the arguments that there are."""
+"""Every public docstring has an example that runs, and names exactly the arguments that there are.
+
+What the pages call, in fragments of programs, there is too, with these arguments.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -15,6 +21,9 @@ from torch import nn
 
 import fastact
 import fastact.monitor  # has names that are not fastact's own
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -69,3 +78,22 @@ def test_what_the_catalogue_adds(name: str) -> None:
     thing = getattr(fastact, name, None) or getattr(fastact.functional, name)
     for title in ("Shape", "Dtypes", "Saved for backward", "Raises", "References"):
         assert f"\n{title}:\n    " in inspect.getdoc(thing), title
+
+
+def calls_in(page: Path) -> Iterator[tuple[str, list[ast.expr], list[str]]]:
+    """Which of fastact's names the page's blocks of Python call, and with what."""
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)).startswith("fastact."):
+                yield name, node.args, [each.arg for each in node.keywords if each.arg]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_call_what_there_is(page: Path) -> None:
+    for name, positional, keywords in calls_in(page):
+        called = functools.reduce(getattr, name.split(".")[1:], fastact)
+        inspect.signature(called).bind_partial(*positional, **dict.fromkeys(keywords))
+
+
+def test_pages_have_calls() -> None:
+    assert sum(len([*calls_in(page)]) for page in PAGES) > 10
