@@ -83,6 +83,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(RUN) -p tests/typing
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/gpu/*.h tests/gpu/*.cpp bench/exhaustive.cpp
 	$(RUN) tests/headers.py
 

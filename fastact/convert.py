@@ -115,7 +115,7 @@ def convert(model: M, only: Names = None, exclude: Names = None, *, recompute: b
         The same model.
 
     Raises:
-        ValueError: if no activation has a name.
+        ValueError: if a name is unknown.
         RuntimeError: with `recompute`, if the library of autograd nodes for this release of torch is missing.
 
     Examples:
@@ -179,7 +179,7 @@ def conversion(model: nn.Module, only: Names = None, exclude: Names = None) -> C
         For each, whether it is fastact's, whether `convert` would make it so with these arguments, and if not, why.
 
     Raises:
-        ValueError: if no activation has a name.
+        ValueError: if a name is unknown.
 
     Examples:
         >>> print(fastact.conversion(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), fastact.SiLU())))

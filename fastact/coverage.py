@@ -66,7 +66,7 @@ class Coverage:
 
     It sees the ops of torch's that `fastact.enable` replaces, enabled or not and whoever calls them, and fastact's own
     modules and functions, in all threads of this process. It counts backward where fastact's node or kernel runs it.
-    The program goes on as it would, each call some 40 us later: no mode is on, kernels are the same, no tensor is kept,
+    The program goes on as it would, each call a little later: no mode is on, kernels are the same, no tensor is kept,
     and what fails here is no error there.
 
     It does not see calls within graphs of `torch.compile`, which run code of their own, nor other processes, as a

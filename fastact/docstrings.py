@@ -69,10 +69,9 @@ class _Source:
 
     def __init__(self, text: str, behind: _Source | None = None) -> None:
         indent = text[text.rfind("\n") + 1 :]  # of the closing quotes; from Python 3.13 on the compiler removes it
-        begin, *parts = _SECTION.split(text.replace(f"\n{indent}", "\n"))
-        self.summary: str
-        self.summary, _, notes = begin.rstrip().partition("\n\n")
-        sections = {title: body.rstrip() for title, body in zip(parts[::2], parts[1::2], strict=True)}
+        parts: list[str] = _SECTION.split(text.replace(f"\n{indent}", "\n"))
+        self.summary, _, notes = parts[0].rstrip().partition("\n\n")
+        sections = {title: body.rstrip() for title, body in zip(parts[1::2], parts[2::2], strict=True)}
         arguments = dict(_ARGUMENT.findall(sections.pop("Args", "")))
         self.notes, self.arguments, self.sections = [notes], arguments, sections
         if behind is not None:

@@ -49,7 +49,7 @@ def enable(
     `fastact.convert` reaches the modules as a whole. `fastact.overrides()` lists what is replaced.
 
     With the activations comes "batch_norm". On the CPU, batch norm in training then takes the statistics of contiguous
-    float32 tensors in one pass of vectors, in double, where torch's loop in scalars takes up to four times as long. The
+    float32 tensors in one pass of vectors, in double, where torch loops over scalars. The
     node, what it saves and its backward stay torch's.
 
     A call replaces what an earlier call chose. It holds for the whole process, all its threads and those that it forks
@@ -66,7 +66,7 @@ def enable(
         A context manager, for use in a `with` statement. A statement by itself needs nothing of it.
 
     Raises:
-        ValueError: if no activation has a name, or `only` names one for which torch has no op.
+        ValueError: if a name is unknown, or `only` names one for which torch has no op.
         RuntimeError: if the library of autograd nodes for this release of torch is missing. `fastact.convert` and the
             modules and functions work without it.
 

@@ -55,7 +55,7 @@ def plot(
         matplotlib's figure.
 
     Raises:
-        ValueError: if no activation has a name, an activation refuses a value, or a module is no function of each
+        ValueError: if a name is unknown, an activation refuses a value, or a module is no function of each
             element.
         TypeError: if no activation takes a parameter.
         ImportError: if matplotlib is missing (`pip install fastact[plot]`).

@@ -83,8 +83,7 @@ class Monitor:
 
     Args:
         model: the module to watch.
-        every: looks at every so many calls of a module, and at functions in every so many calls of the model; at least
-            1.
+        every: k, at least 1, to look at each k-th call of a module, and at functions in each k-th call of the model.
         unit_dim: the input's dimension along which the units lie. 1 is torch's channels, or the features of a batch of
             vectors; -1 suits transformers.
         grad_scale: what gradients are divided by, a number above 0 or a tensor of one. As an attribute it may be set at
