@@ -87,6 +87,7 @@ docs: .venv/built
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(RUN) -p tests/typing
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/gpu/*.h tests/gpu/*.cpp bench/exhaustive.cpp
 	$(BIN)/mypy & $(RUN) tests/headers.py && wait $$!
 

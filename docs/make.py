@@ -27,7 +27,6 @@ EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dead_units.py", ROOT / "examples" 
 RECOMPUTE_EXAMPLE = ROOT / "examples" / "made_again.py"
 MONITOR, MONITOR_EXAMPLE = ROOT / "docs" / "monitor.md", ROOT / "examples" / "inside.py"
 PLOT, PLOT_EXAMPLE = ROOT / "docs" / "plot.md", ROOT / "examples" / "curves.py"
-_SAVES = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
 
@@ -79,7 +78,7 @@ def full_table(rows: Iterable[Activation]) -> str:
                 name_of(row),
                 row.formula,
                 row.derivative + _kinks(row),
-                f"{_SAVES[row.saved]}. {row.why_saved}",
+                row.saved_in_words,
                 row.use,
                 row.paper,
             )

@@ -6,6 +6,7 @@ tensor([-0.1000,  2.0000])
 """
 
 from . import autograd as _autograd  # noqa: F401 (registers nodes)
+from . import docstrings as _docstrings
 from . import functional, modules
 from .convert import Conversion, conversion, convert, revert
 from .coverage import Coverage
@@ -18,6 +19,8 @@ from .plot import plot
 from .recompute import recompute
 from .register import register_timm, register_transformers
 from .saved import saved
+
+_docstrings.complete()
 
 __version__ = "0.1.0"
 

@@ -86,6 +86,11 @@ class Activation:
         return self.public or self.name
 
     @property
+    def saved_in_words(self) -> str:
+        """What backward needs, and why."""
+        return f"{_SAVED[self.saved]}. {self.why_saved}"
+
+    @property
     def keywords(self) -> dict[str, Any]:
         """The arguments that function and reference need beside those of a sample."""
         return {**self.options, **self.extras}
@@ -131,6 +136,7 @@ class Activation:
         return {"gated": 2, "maxout": sample.get("pieces", 1)}.get(self.kind, 1)
 
 
+_SAVED = {"mask": "1 bit per element", "indices": "1 byte per element", "output": "The output", "input": "The input"}
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
 _BRIDLE = "Bridle 1990, Probabilistic Interpretation of Feedforward Classification Network Outputs"
@@ -145,6 +151,9 @@ def _zero(**parameters: Any) -> tuple[float, ...]:
     return (0.0,)
 
 
+_WHY_SELF_GATED_SAVES_INPUT = (
+    "Two inputs share an output left of the minimum, so that only the input tells the derivative."
+)
 _WHY_GATED_SAVES_INPUT = (
     "Both derivatives need both halves, and f(gate) is computed again; torch saves it too, as one more tensor."
 )
@@ -448,10 +457,10 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x / (1 + exp(-x))",
             derivative="s (1 + x (1 - s)), s = sigmoid(x)",
-            why_saved="Two inputs share an output left of -1.28, so that only the input tells the derivative.",
+            why_saved=_WHY_SELF_GATED_SAVES_INPUT,
             use="Convolutional networks of the EfficientNet kind, diffusion models; the gate of SwiGLU. In place of "
-            "ReLU it gained 0.9 points of ImageNet top-1 accuracy in Mobile NASNet-A and 0.6 in Inception- "
-            "ResNet-v2 (Ramachandran et al. 2017).",
+            "ReLU it gained 0.9 points of ImageNet top-1 accuracy in Mobile NASNet-A and 0.6 in "
+            "Inception-ResNet-v2 (Ramachandran et al. 2017).",
             paper="Elfwing et al. 2018; Ramachandran et al. 2017, Searching for Activation Functions",
             reference=F.silu,
             limits_at_infinity=True,
@@ -464,7 +473,7 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x / (1 + exp(-1.702 x))",
             derivative="s (1 + 1.702 x (1 - s)), s = sigmoid(1.702 x)",
-            why_saved="As SiLU; torch's ops save two tensors.",
+            why_saved=f"{_WHY_SELF_GATED_SAVES_INPUT} torch's ops save two tensors.",
             use="To run models trained with it, such as CLIP. For a new model take GELU, or SiLU, which is the same "
             "curve in another scale.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
@@ -478,7 +487,7 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x Phi(x), Phi the normal distribution function",
             derivative="Phi(x) + x phi(x), phi the normal density",
-            why_saved="As SiLU.",
+            why_saved=_WHY_SELF_GATED_SAVES_INPUT,
             use="The default of transformers without gates, as BERT and ViT. Smooth, and small negative inputs still "
             "pass gradient; costs an error function, and backward needs the whole input.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
@@ -492,7 +501,7 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x / (1 + exp(-v)), v = 2 sqrt(2 / pi) (x + 0.044715 x^3)",
             derivative="s (1 + x v' (1 - s)), s = sigmoid(v)",
-            why_saved="As SiLU.",
+            why_saved=_WHY_SELF_GATED_SAVES_INPUT,
             use="Where a model was trained with the approximation, as GPT-2: its weights expect it. For a new model "
             "take GELU itself.",
             paper="Hendrycks & Gimpel 2016, Gaussian Error Linear Units",
@@ -508,7 +517,7 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x tanh(log(1 + exp(x)))",
             derivative="t + x (1 - t^2) sigmoid(x), t = tanh(log(1 + exp(x)))",
-            why_saved="As SiLU.",
+            why_saved=_WHY_SELF_GATED_SAVES_INPUT,
             use="Detectors of the YOLOv4 kind, which use it. In shape close to SiLU, at the price of a further "
             "exponential: try SiLU first.",
             paper="Misra 2020, Mish: A Self Regularized Non-Monotonic Activation Function",
@@ -523,7 +532,7 @@ ACTIVATIONS: dict[str, Activation] = {
             saved="input",
             formula="x min(max(0, x + 3), 6) / 6",
             derivative="0 if x <= -3, 1 if x >= 3, else x / 3 + 1/2",
-            why_saved="As SiLU.",
+            why_saved=_WHY_SELF_GATED_SAVES_INPUT,
             use="SiLU for small devices: piecewise polynomial, and no worse in MobileNetV3 (Howard et al. 2019). "
             "Elsewhere take SiLU, which is smooth.",
             paper="Howard et al. 2019, Searching for MobileNetV3",

@@ -29,7 +29,13 @@ _KEPT_FORWARDS = ("forward", "_old_forward")
 
 @dataclass(frozen=True)
 class Layer:
-    """What `convert` makes, or has made, of one module."""
+    """What `convert` makes, or has made, of one module.
+
+    Examples:
+        >>> [layer] = fastact.conversion(nn.Sequential(nn.Linear(4, 4), nn.GELU(approximate="tanh")))
+        >>> layer.path, layer.stock, layer.activation, layer.is_converted
+        ('1', 'GELU', 'gelu_tanh', False)
+    """
 
     path: str
     """As in `model.named_modules()`."""
@@ -44,7 +50,7 @@ class Layer:
 
     @property
     def outcome(self) -> str:
-        """In words."""
+        """What comes of it: "fastact", "convertible", or "left" and why."""
         if self.is_converted:
             return "fastact"
         return "convertible" if self.why_left is None else f"left: {self.why_left}"
@@ -52,7 +58,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conversion:
-    """The activations of a model and what `convert` makes of each. As text, a table where like layers share a row."""
+    """The activations of a model and what `convert` makes of each. As text, a table in which like layers share a row.
+
+    Examples:
+        >>> found = fastact.conversion(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Softmax(dim=-1)), exclude="softmax")
+        >>> [layer.outcome for layer in found]
+        ['convertible', 'left: by `only` or `exclude`']
+    """
 
     layers: tuple[Layer, ...]
 
@@ -76,27 +88,40 @@ class Conversion:
 
 
 def convert(model: M, only: Names = None, exclude: Names = None, *, recompute: bool = False) -> M:
-    """Make the activations in `model` (itself included) fastact's, in place, and return the model.
+    """Make the activations in a model fastact's, in place, and return the model.
 
-    These are torch.nn's modules, those of transformers, timm and diffusers, and gated layers: an MLP that multiplies
-    one projection by an activation of another, in one of the forms that fastact knows, runs the fused unit, as
-    down(SwiGLU(up(x), gate(x))) in Llama. docs/models.md lists the classes and forms. Parameters, buffers, hooks,
-    `state_dict` and `repr` stay as they are; only classes change, to subclasses, which copy and pickle.
+    These are torch.nn's modules, those of transformers, timm and diffusers, and gated layers. A gated layer is an MLP
+    that multiplies one projection by an activation of another. In one of the forms that fastact knows it runs the fused
+    unit, as down(SwiGLU(up(x), gate(x))) in Llama. docs/models.md lists the classes and forms. Parameters, buffers,
+    hooks, `state_dict` and `repr` stay as they are. Only classes change, to subclasses, which copy and pickle.
 
-    `only` and `exclude` take names of activations, those of `fastact.functional` or the more exact ones of the
-    catalogue: "gelu" is GELU with and without its approximation, "gelu_tanh" with it alone. Any other name is a
-    `ValueError`.
+    It leaves alone what a model does by calling functions, subclasses of activations, and gated layers that differ in
+    anything from the known forms. `conversion` lists what was found, before and after.
 
-    With `recompute`, each call of the model opens a block of `fastact.recompute`, by hooks on the module. Converting
-    again without it leaves that as it was.
+    `revert` undoes it. Do that before torch.fx, TorchScript or quantisation take the model apart, which look for the
+    stock classes. ELU, SELU, CELU and LogSigmoid save their output (torch their input), so that a model which
+    overwrites it in place gets autograd's error for that.
 
-    What is left alone: functions that a model calls itself, subclasses of activations, gated layers that differ in
-    anything from the known forms. `conversion` lists what was found, before and after. `revert` undoes it: do that
-    before `torch.fx`, TorchScript or quantisation take the model apart, which look for the stock classes. ELU, SELU,
-    CELU and LogSigmoid save their output (torch their input), so a model that overwrites it in place gets autograd's
-    error for that.
+    Args:
+        model: the module to convert, itself included.
+        only: names of the activations to convert; by default all. A name is a function's in `fastact.functional` or a
+            more exact one of the catalogue: "gelu" is GELU with and without its approximation, "gelu_tanh" with it
+            alone.
+        exclude: names of activations to leave as they are.
+        recompute: whether each call of the model opens a block of `fastact.recompute`, by hooks on the module.
+            Converting again without it leaves that as it was.
 
-    >>> model = fastact.convert(AutoModelForCausalLM.from_pretrained(name), exclude="softmax")
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: if a name is unknown.
+        RuntimeError: with `recompute`, if the library of autograd nodes for this release of torch is missing.
+
+    Examples:
+        >>> model = fastact.convert(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Softmax(dim=-1)), exclude="softmax")
+        >>> [type(module).__module__ for module in model]
+        ['torch.nn.modules.linear', 'fastact.modules', 'torch.nn.modules.activation']
     """
     rows = chosen(only, exclude)
     for module in model.modules():
@@ -108,10 +133,20 @@ def convert(model: M, only: Names = None, exclude: Names = None, *, recompute: b
 
 
 def revert(model: M) -> M:
-    """Make every activation and gated layer in `model` that is fastact's the stock class again, in place, and undo
-    `recompute`.
+    """Make all that is fastact's in a model the stock class again, in place, and undo `recompute`.
 
-    Modules of fastact that no library has, as `fastact.SquaredReLU`, stay.
+    Modules of fastact that no library has stay, as `fastact.SquaredReLU`.
+
+    Args:
+        model: the module to revert, itself included.
+
+    Returns:
+        The same model.
+
+    Examples:
+        >>> model = fastact.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+        >>> type(fastact.revert(model)[1]) is nn.ReLU
+        True
     """
     for module in model.modules():
         _become(module, stock_of(type(module)))
@@ -133,12 +168,24 @@ def as_stock(model: nn.Module) -> Iterator[None]:
 
 
 def conversion(model: nn.Module, only: Names = None, exclude: Names = None) -> Conversion:
-    """List the activations and gated layers of `model`: which are fastact's, which `convert` would make so, with these
-    arguments, and which it leaves and why. Changes nothing.
+    """List the activations and gated layers of a model, and what `convert` makes of each. It changes nothing.
 
-    Raises `ValueError` for unknown names.
+    Args:
+        model: the module to look at, itself included.
+        only: names, as for `convert`.
+        exclude: names, as for `convert`.
 
-    >>> print(fastact.conversion(model))
+    Returns:
+        For each, whether it is fastact's, whether `convert` would make it so with these arguments, and if not, why.
+
+    Raises:
+        ValueError: if a name is unknown.
+
+    Examples:
+        >>> print(fastact.conversion(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), fastact.SiLU())))
+        module  count  class  activation  outcome
+        *       1      ReLU   relu        convertible
+        *       1      SiLU   silu        fastact
     """
     rows = chosen(only, exclude)
     layers = (_layer(path, module, rows) for path, module in model.named_modules())

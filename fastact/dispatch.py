@@ -41,6 +41,14 @@ def always_kernels() -> AbstractContextManager[None]:
 
     Until version 0.2 small tensors took torch's path, and this switched that off. So did the environment variable
     `FASTACT_ALWAYS_KERNELS`, which means nothing any more.
+
+    Returns:
+        A context manager.
+
+    Examples:
+        >>> with fastact.always_kernels():
+        ...     fastact.functional.relu(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
     """
     return nullcontext()
 

@@ -1,8 +1,4 @@
-"""fastact for every model: torch's own activation ops run fastact's kernels.
-
->>> fastact.enable()
->>> torch.nn.functional.gelu(x)  # fastact's kernel and node, here and in any model
-"""
+"""fastact for every model: torch's own activation ops run fastact's kernels."""
 
 from __future__ import annotations
 
@@ -38,41 +34,55 @@ def enable(
 ) -> Enabled:
     """Make torch's own activation ops run fastact's kernels, whoever calls them.
 
-    Functions, methods, in-place and `out` forms, modules, and calls from C++ all go through torch's dispatcher, where
-    the kernels of `aten::relu`, `aten::gelu` and so on are replaced: for float32, float64, float16 and bfloat16 on the
-    CPU and on GPUs. A plain tensor that needs a gradient gets fastact's node, which saves what `fastact.relu` and so on
-    save: never more than torch's but one bit per element. A call from below autograd, as for the local part of a
-    `DTensor`, or from a graph that `torch.compile`'s backends run op by op, gets the kernel alone.
+    Functions, methods, in-place and `out` forms, modules, and calls from C++ all go through torch's dispatcher. There
+    the kernels of `aten::relu`, `aten::gelu` and so on are replaced for float32, float64, float16 and bfloat16, on the
+    CPU and on GPUs. A plain tensor that needs a gradient gets fastact's node, which saves what
+    `fastact.functional.relu` and so on save: never more than torch's but one bit per element. A call from below
+    autograd, as for the local part of a `DTensor`, or from a graph that torch.compile's backends run op by op, gets the
+    kernel alone.
 
-    Under `torch.inference_mode`, unlike `torch.no_grad`, PReLU, LogSigmoid and RReLU are torch's.
+    torch's own kernel runs where a graph is made (`torch.compile`, `torch.export`, `make_fx`), under torch.func's
+    transforms, and for tensor subclasses, other dtypes, devices and layouts. So a compiled or exported graph is the
+    stock one. Under `torch.inference_mode`, unlike `torch.no_grad`, PReLU, LogSigmoid and RReLU are torch's.
 
-    Where a graph is made (`torch.compile`, `torch.export`, `make_fx`), under `torch.func`'s transforms, for tensor
-    subclasses, other dtypes, devices and layouts, torch's own kernel runs, and a compiled or exported graph is the
-    stock one. Softsign, Tanhshrink, Softmin and what models compose by themselves are no ops of torch's: there the
-    parts are replaced, and `fastact.convert` reaches modules as a whole. `fastact.overrides()` lists what is replaced.
+    Softsign, Tanhshrink, Softmin and what models compose by themselves are no ops of torch's. Their parts are replaced;
+    `fastact.convert` reaches the modules as a whole. `fastact.overrides()` lists what is replaced.
 
-    With the activations comes "batch_norm": on the CPU, batch norm in training takes the statistics of contiguous
-    float32 tensors in one pass of vectors, in double, where torch's loop in scalars takes up to four times as long. The
+    With the activations comes "batch_norm". On the CPU, batch norm in training then takes the statistics of contiguous
+    float32 tensors in one pass of vectors, in double, where torch loops over scalars. The
     node, what it saves and its backward stay torch's.
 
+    A call replaces what an earlier call chose. It holds for the whole process, all its threads and those that it forks
+    later, until `disable`. Used as a context manager, it holds until the block ends, which then brings back what was
+    before. A graph made before stays as it is, and goes on working. The first call in a process must not run while
+    another thread calls torch; all others may.
+
     Args:
-        only: the activations to enable, by the catalogue's names, and "batch_norm"; by default all.
-        exclude: those to leave to torch.
+        only: names of the activations to enable, and "batch_norm"; by default all. Names are as for `fastact.convert`.
+        exclude: names of those to leave to torch.
         recompute: whether to open a block of `fastact.recompute` around every outermost call of a module, too.
 
-    Replaces what an earlier call chose. Holds for the whole process, all its threads and those that it forks later,
-    until `disable`; used as a context manager, until the block ends, which then brings back what was before. A graph
-    made before stays as it is, and goes on working. The first call in a process must not run while another thread calls
-    torch; all others may.
+    Returns:
+        A context manager, for use in a `with` statement. A statement by itself needs nothing of it.
 
     Raises:
-        ValueError: if a name is unknown, or `only` names an activation for which torch has no op.
-        RuntimeError: if the library of autograd nodes for this release of torch is missing: `fastact.convert` and the
+        ValueError: if a name is unknown, or `only` names one for which torch has no op.
+        RuntimeError: if the library of autograd nodes for this release of torch is missing. `fastact.convert` and the
             modules and functions work without it.
 
-    >>> fastact.enable(exclude=["softmax", "log_softmax"])
-    >>> with fastact.enable(only="gelu"):
-    ...     loss = model(x).sum()
+    Examples:
+        >>> x = torch.randn(4, requires_grad=True)
+        >>> nn.functional.gelu(x).grad_fn.name()
+        'GeluBackward0'
+        >>> enabled = fastact.enable(exclude=["softmax", "log_softmax"])
+        >>> nn.functional.gelu(x).grad_fn.name()
+        'GELUBackward'
+        >>> fastact.disable()
+        >>> with fastact.enable(only="gelu"):
+        ...     fastact.is_enabled()
+        True
+        >>> fastact.is_enabled()
+        False
     """
     needs_nodes("fastact.enable")
     only, with_batch_norm = _without_batch_norm(only)
@@ -102,12 +112,28 @@ def _without_batch_norm(names: Iterable[str] | str | None) -> tuple[list[str] | 
 
 
 def disable() -> None:
-    """Make all of torch's ops run torch's kernels again."""
+    """Make all of torch's ops run torch's kernels again.
+
+    Examples:
+        >>> enabled = fastact.enable()
+        >>> fastact.disable()
+        >>> fastact.is_enabled()
+        False
+    """
     _set(_State(frozenset(), False))
 
 
 def is_enabled() -> bool:
-    """Whether any of torch's ops runs fastact's kernels."""
+    """Whether any of torch's ops runs fastact's kernels.
+
+    Returns:
+        True between `enable` and `disable`, and in a block of `enable`.
+
+    Examples:
+        >>> with fastact.enable(only="relu"):
+        ...     fastact.is_enabled()
+        True
+    """
     return bool(enabled())
 
 
@@ -145,8 +171,10 @@ def _overridden() -> Iterator[torch._ops.OpOverload]:
 
 
 class Enabled:
-    """What `enable` returns: as a context manager, it brings back at its end what was enabled before. It may be kept,
-    and used again: each block enables what the call of `enable` did."""
+    """What `enable` returns: a context manager that brings back at its end what was enabled before.
+
+    It may be kept, and used again: each block enables what the call of `enable` did.
+    """
 
     def __init__(self, before: _State, chosen_now: _State) -> None:
         self._chosen = chosen_now
@@ -185,7 +213,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Overrides:
-    """The list that `overrides` returns; printed, an aligned table."""
+    """The list that `overrides` returns. As text, an aligned table."""
 
     rows: list[Override]
 
@@ -200,9 +228,17 @@ class Overrides:
 
 
 def overrides() -> Overrides:
-    """Return which of torch's ops `enable` replaces, whether each is now, and what either node keeps for backward.
+    """List which of torch's ops `enable` replaces, whether each is now, and what either node keeps for backward.
 
     The bytes are counted as the nodes save them, in a call of 1,024 elements.
+
+    Returns:
+        A list whose text is a table.
+
+    Examples:
+        >>> [relu] = [row for row in fastact.overrides().rows if row.activation == "relu"]
+        >>> relu.torch_op, relu.enabled, relu.bytes, relu.torch_bytes
+        ('aten::relu', False, 0.125, 4.0)
     """
     rows, now = [], enabled()
     for name, op in TORCH_OPS.items():

@@ -1,14 +1,16 @@
 """The functions: torch.nn.functional's, with the same arguments, running fastact's kernels where they can.
 
-All take tensors of any shape. The kernels are for float32, float64, float16 and bfloat16 on the CPU or a GPU; 16-bit
-types compute in float32 and round once. Any other input, and any argument that torch refuses, goes to torch's function
-and gives its result or error (`fastact.dispatch` lists the cases).
+The kernels are for float32, float64, float16 and bfloat16 on the CPU and on GPUs, and for tensors of any shape and
+memory layout. Any other input, and any argument that torch refuses, goes to torch's function and gives its result or
+its error (`fastact.dispatch` lists the cases).
 
 Under autocast on a GPU dtypes are torch's, which widens some activations to float32. Under autocast on the CPU learned
 tensors stay in float32, and beside a 16-bit input the result has the input's dtype, as with torch's PReLU.
 
-TorchScript compiles torch's function alone: a branch under `not is_scripting()`, standing by itself, does not exist for
-it.
+TorchScript compiles torch's function alone: it drops a branch under `not is_scripting()` only if that condition stands
+by itself.
+
+`fastact.docstrings` completes the docstrings: formula, shapes, dtypes, what is saved for backward and the paper.
 """
 
 from __future__ import annotations
@@ -47,11 +49,13 @@ from .ops import BIASED, draw_seed, reference, run
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Rectified linear unit, :math:`\max(0, x)`, with derivative 1 for :math:`x > 0`, else 0.
+    """Apply the rectified linear unit to each element.
 
-    Saves one bit per element for backward. NaN stays NaN, and lets the gradient through, as in torch.
+    NaN stays NaN, and lets the gradient through, as in torch.
 
-    Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
+    Examples:
+        >>> fastact.functional.relu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0., 0., 2.])
     """
     if not is_scripting():
         if takes(input):
@@ -60,11 +64,16 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    r"""Leaky rectifier: :math:`x` for :math:`x > 0`, else ``negative_slope`` :math:`\cdot\, x`.
+    """Apply the leaky rectifier to each element.
 
-    Saves one bit per element for backward. In place, any slope has a right gradient (torch refuses negative ones).
+    In place, the gradient is right for any slope. (torch refuses negative slopes there.)
 
-    Maas, Hannun & Ng 2013, "Rectifier Nonlinearities Improve Neural Network Acoustic Models".
+    Args:
+        negative_slope: the slope for negative inputs, any number.
+
+    Examples:
+        >>> fastact.functional.leaky_relu(torch.tensor([-1.0, 2.0]), negative_slope=0.1)
+        tensor([-0.1000,  2.0000])
     """
     if not is_scripting():
         if takes(input) and accepts("leaky_relu", input, negative_slope):
@@ -73,12 +82,19 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    r"""Parametric rectifier: :math:`x` for :math:`x > 0`, else ``weight`` :math:`\cdot\, x`, ``weight`` learned.
+    """Apply the leaky rectifier with a learned slope to each element.
 
-    ``weight`` holds one slope, or one per channel (dimension 1 of ``input``). Saves the input and the weight for
-    backward, which computes both gradients in one pass and sums the weight's in float64 on the CPU.
+    Backward computes both gradients in one pass. On the CPU it sums the weight's gradient in float64.
 
-    He et al. 2015, "Delving Deep into Rectifiers".
+    Args:
+        weight: the slope for negative inputs, one or one per channel.
+
+    Raises:
+        RuntimeError: if the size of `weight` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.functional.prelu(torch.tensor([[-1.0, -1.0]]), weight=torch.tensor([0.25, 0.5]))
+        tensor([[-0.2500, -0.5000]])
     """
     if not is_scripting():
         if takes_all(input, weight):
@@ -93,14 +109,23 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 def rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Tensor:
-    r"""Randomised leaky rectifier: :math:`x` for :math:`x > 0`, else :math:`a x`.
+    """Apply the leaky rectifier with a random slope to each element.
 
-    In training, :math:`a` is drawn for each element, uniformly between ``lower`` and ``upper``; in evaluation it is
-    their mean. The slopes come from Philox with a seed from torch's generator for the input's device: repeatable under
-    ``torch.manual_seed``, though not the numbers that torch's own function draws. Saves one bit per element and the
-    seed for backward.
+    In training each element draws its own slope; in evaluation all have the mean of `lower` and `upper`. A seed from
+    torch's generator for the input's device decides the draws, so `torch.manual_seed` makes them repeatable. They are
+    not the numbers that torch's own function draws.
 
-    Xu et al. 2015, "Empirical Evaluation of Rectified Activations in Convolutional Network".
+    Args:
+        lower: the least slope for negative inputs.
+        upper: the largest slope, at least `lower`.
+        training: whether to draw slopes.
+
+    Raises:
+        RuntimeError: if `lower` is above `upper`.
+
+    Examples:
+        >>> fastact.functional.rrelu(torch.tensor([-1.0, 2.0]), lower=0.1, upper=0.3)
+        tensor([-0.2000,  2.0000])
     """
     if not is_scripting():
         if takes(input) and accepts("rrelu", input, lower, upper):
@@ -111,11 +136,15 @@ def rrelu(
 
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
-    r"""Threshold: :math:`x` for :math:`x >` ``threshold``, else ``value``; derivative 1 or 0.
+    """Replace each element that is not above a threshold by a fixed value.
 
-    Saves one bit per element for backward.
+    Args:
+        threshold: elements above it stay as they are.
+        value: what replaces the others.
 
-    Hinge of the rectifiers: Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
+    Examples:
+        >>> fastact.functional.threshold(torch.tensor([-1.0, 0.5, 2.0]), threshold=1.0, value=-3.0)
+        tensor([-3., -3.,  2.])
     """
     if not is_scripting():
         if takes(input) and accepts("threshold", input, threshold, value):
@@ -124,11 +153,18 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
-    r"""Hard tanh: :math:`x` clamped to [``min_val``, ``max_val``]; derivative 1 strictly between them, else 0.
+    """Clamp each element to an interval.
 
-    Saves one bit per element for backward.
+    Args:
+        min_val: the least output.
+        max_val: the largest output, at least `min_val`.
 
-    Collobert 2004, "Large Scale Machine Learning".
+    Raises:
+        ValueError: if `min_val` is above `max_val`.
+
+    Examples:
+        >>> fastact.functional.hardtanh(torch.tensor([-3.0, 0.5, 3.0]), min_val=-1.0, max_val=2.0)
+        tensor([-1.0000,  0.5000,  2.0000])
     """
     if not is_scripting():
         if takes(input) and accepts("hardtanh", input, min_val, max_val):
@@ -137,11 +173,11 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""ReLU capped at 6, :math:`\min(\max(0, x), 6)`; derivative 1 strictly between 0 and 6, else 0.
+    """Apply the rectified linear unit, capped at 6, to each element.
 
-    Saves one bit per element for backward.
-
-    Krizhevsky 2010, "Convolutional Deep Belief Networks on CIFAR-10"; Howard et al. 2017, "MobileNets".
+    Examples:
+        >>> fastact.functional.relu6(torch.tensor([-1.0, 2.0, 9.0]))
+        tensor([0., 2., 6.])
     """
     if not is_scripting():
         if takes(input):
@@ -150,11 +186,11 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def squared_relu(input: Tensor) -> Tensor:
-    r"""Squared ReLU, :math:`\max(0, x)^2`, with derivative :math:`2 \max(0, x)`.
+    """Apply the square of the rectified linear unit to each element.
 
-    Saves the input for backward.
-
-    So et al. 2021, "Primer: Searching for Efficient Transformers for Language Modeling".
+    Examples:
+        >>> fastact.functional.squared_relu(torch.tensor([-1.0, 3.0]))
+        tensor([0., 9.])
     """
     if not is_scripting():
         input = as_autocast("squared_relu", input)
@@ -164,13 +200,21 @@ def squared_relu(input: Tensor) -> Tensor:
 
 
 def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    r"""StarReLU, ``scale`` :math:`\cdot \max(0, x)^2 +` ``bias``, both learned.
+    """Apply the squared rectifier with a learned scale and bias to each element.
 
-    ``scale`` and ``bias`` hold one number each, or one per channel (dimension 1 of ``input``), in its dtype. 0.8944 and
-    -0.4472 keep mean 0 and variance 1 of normal inputs. Saves the input, ``scale`` and ``bias`` for backward, which
-    computes all three gradients in one pass.
+    Of normal inputs, a scale of 0.8944 and a bias of -0.4472 make outputs with mean 0 and variance 1. Backward computes
+    all three gradients in one pass.
 
-    Yu et al. 2024, "MetaFormer Baselines for Vision".
+    Args:
+        scale: the factor, one or one per channel, in the input's dtype.
+        bias: what is added, one or one per channel, in the input's dtype.
+
+    Raises:
+        RuntimeError: if the size of `scale` or `bias` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.functional.star_relu(torch.tensor([-1.0, 3.0]), torch.tensor([2.0]), torch.tensor([-1.0]))
+        tensor([-1., 17.])
     """
     if not is_scripting():
         input = as_autocast("star_relu", input)
@@ -182,14 +226,18 @@ def star_relu(input: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    r"""Exponential linear unit: :math:`x` for :math:`x > 0`, else ``alpha`` :math:`(e^x - 1)`.
+    """Apply the exponential linear unit to each element.
 
-    Saves the output for backward, from which the derivative follows (:math:`y + \alpha` where :math:`y \le 0`). The
-    next layer mostly keeps it too; torch saves the input. Two consequences: overwriting the output in place makes
-    backward raise, as with sigmoid and tanh; and the derivative's error is absolute, about the output's own rounding,
-    so that its far left tail has no digits. A negative ``alpha`` goes to torch.
+    torch saves the input where this saves the output. That has two consequences. A program that overwrites the output
+    in place gets autograd's error in backward, as it does behind sigmoid and tanh. And the derivative is as exact as
+    the output is, so that it has no digits left far in the left tail, where it is next to 0.
 
-    Clevert, Unterthiner & Hochreiter 2016, "Fast and Accurate Deep Network Learning by Exponential Linear Units".
+    Args:
+        alpha: minus the limit for large negative inputs. A negative one goes to torch.
+
+    Examples:
+        >>> fastact.functional.elu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.6321,  0.0000,  2.0000])
     """
     if not is_scripting():
         if takes(input) and accepts("elu", input, alpha):
@@ -198,12 +246,13 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Scaled exponential linear unit: :math:`s x` for :math:`x > 0`, else :math:`s \alpha (e^x - 1)`, with
-    :math:`\alpha` = 1.6733 and :math:`s` = 1.0507.
+    """Apply the scaled exponential linear unit to each element.
 
-    Saves the output for backward; what that means stands at `elu`.
+    What saving the output means for a program stands at `elu`.
 
-    Klambauer, Unterthiner, Mayr & Hochreiter 2017, "Self-Normalizing Neural Networks".
+    Examples:
+        >>> fastact.functional.selu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-1.1113,  0.0000,  2.1014])
     """
     if not is_scripting():
         if takes(input):
@@ -212,13 +261,19 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    r"""Continuously differentiable exponential linear unit: :math:`x` for :math:`x > 0`, else ``alpha``
-    :math:`(e^{x / \alpha} - 1)`.
+    """Apply the continuously differentiable exponential linear unit to each element.
 
-    Saves the output for backward; what that means stands at `elu`. An ``alpha`` that is not
-    positive, or below :math:`2^{-60}` or above :math:`2^{60}`, goes to torch.
+    What saving the output means for a program stands at `elu`.
 
-    Barron 2017, "Continuously Differentiable Exponential Linear Units".
+    Args:
+        alpha: minus the limit for large negative inputs, from 2^-60 to 2^60. Any other goes to torch.
+
+    Raises:
+        RuntimeError: if `alpha` is 0.
+
+    Examples:
+        >>> fastact.functional.celu(torch.tensor([-1.0, 0.0, 2.0]), alpha=2.0)
+        tensor([-0.7869,  0.0000,  2.0000])
     """
     if not is_scripting():
         if takes(input) and accepts("celu", input, alpha):
@@ -227,13 +282,22 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) -> Tensor:
-    r"""xIELU: :math:`\alpha_p x^2 + \beta x` for :math:`x > 0`, else :math:`\alpha_n (e^x - 1 - x) + \beta x`.
+    """Apply the expanded integral of the exponential linear unit, with learned coefficients, to each element.
 
-    ``alpha_p`` and ``alpha_n`` are learned, and hold one number each, or one per channel (dimension 1 of ``input``), in
-    its dtype. The paper keeps them above 0 and ``beta``, which `fastact.XIELU` does. Saves the input and both for
-    backward, which computes all three gradients in one pass.
+    Backward computes all three gradients in one pass.
 
-    Huang & Schlag 2024, "Deriving Activation Functions Using Integration".
+    Args:
+        alpha_p: the learned coefficient for positive inputs, one or one per channel, in the input's dtype. The paper
+            keeps it above 0, as `fastact.XIELU` does.
+        alpha_n: the learned coefficient for negative inputs, likewise. The paper keeps it above `beta`.
+        beta: the slope at 0.
+
+    Raises:
+        RuntimeError: if the size of `alpha_p` or `alpha_n` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.functional.xielu(torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.8]), torch.tensor([0.8]))
+        tensor([-0.2057,  0.0000,  4.2000])
     """
     if not is_scripting():
         input = as_autocast("xielu", input)
@@ -249,12 +313,13 @@ def xielu(input: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) ->
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    r"""Logistic sigmoid, :math:`1 / (1 + e^{-x})`, with derivative :math:`y (1 - y)`.
+    """Apply the logistic sigmoid to each element.
 
-    Saves the output for backward. The left tail keeps full precision down to the smallest numbers.
+    The left tail keeps its digits down to the smallest normal number.
 
-    Glorot & Bengio 2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks", on where it
-    saturates.
+    Examples:
+        >>> fastact.functional.sigmoid(torch.tensor([-2.0, 0.0, 2.0]))
+        tensor([0.1192, 0.5000, 0.8808])
     """
     if not is_scripting():
         if takes(input):
@@ -263,11 +328,11 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 def tanh(input: Tensor) -> Tensor:
-    r"""Hyperbolic tangent, with derivative :math:`1 - y^2`.
+    """Apply the hyperbolic tangent to each element.
 
-    Saves the output for backward.
-
-    LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp".
+    Examples:
+        >>> fastact.functional.tanh(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([-0.7616,  0.0000,  0.7616])
     """
     if not is_scripting():
         if takes(input):
@@ -276,11 +341,13 @@ def tanh(input: Tensor) -> Tensor:
 
 
 def softsign(input: Tensor) -> Tensor:
-    r"""Softsign, :math:`x / (1 + |x|)`, with derivative :math:`1 / (1 + |x|)^2`.
+    """Apply softsign to each element.
 
-    Saves the input for backward. Infinite inputs give NaN, as in torch.
+    An infinite input gives NaN, as in torch.
 
-    Glorot & Bengio 2010, "Understanding the Difficulty of Training Deep Feedforward Neural Networks".
+    Examples:
+        >>> fastact.functional.softsign(torch.tensor([-1.0, 0.0, 3.0]))
+        tensor([-0.5000,  0.0000,  0.7500])
     """
     if not is_scripting():
         if takes(input):
@@ -289,11 +356,11 @@ def softsign(input: Tensor) -> Tensor:
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Hard sigmoid, :math:`\min(\max(0, x + 3), 6) / 6`; derivative 1/6 strictly between -3 and 3, else 0.
+    """Apply the sigmoid made of three straight lines to each element.
 
-    Saves one bit per element for backward.
-
-    Howard et al. 2019, "Searching for MobileNetV3".
+    Examples:
+        >>> fastact.functional.hardsigmoid(torch.tensor([-3.0, 0.0, 1.5]))
+        tensor([0.0000, 0.5000, 0.7500])
     """
     if not is_scripting():
         if takes(input):
@@ -302,13 +369,13 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Sigmoid linear unit, also swish, :math:`x \sigma(x)`, with derivative
-    :math:`\sigma(x) (1 + x \sigma(-x))`.
+    """Apply the sigmoid linear unit, also known as swish, to each element.
 
-    Saves the input for backward. Its left tail and its derivative's keep their digits down to the smallest numbers.
+    The left tails of the function and of its derivative keep their digits down to the smallest normal number.
 
-    Elfwing, Uchibe & Doya 2018, "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in
-    Reinforcement Learning"; Ramachandran, Zoph & Le 2017, "Searching for Activation Functions".
+    Examples:
+        >>> fastact.functional.silu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.2689,  0.0000,  1.7616])
     """
     if not is_scripting():
         if takes(input):
@@ -317,11 +384,11 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def quick_gelu(input: Tensor) -> Tensor:
-    r"""GELU by a sigmoid, :math:`x \sigma(1.702 x)`, as CLIP uses it.
+    """Apply the approximation of GELU by a sigmoid, as CLIP uses it, to each element.
 
-    The derivative is :math:`\sigma(v) (1 + v \sigma(-v))` with :math:`v = 1.702 x`. Saves the input for backward.
-
-    Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    Examples:
+        >>> fastact.functional.quick_gelu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.1542,  0.0000,  1.9357])
     """
     if not is_scripting():
         if takes(input):
@@ -330,13 +397,19 @@ def quick_gelu(input: Tensor) -> Tensor:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    r"""Gaussian error linear unit, :math:`x \Phi(x)`, with derivative :math:`\Phi(x) + x \varphi(x)`.
+    """Apply the Gaussian error linear unit to each element.
 
-    :math:`\Phi` and :math:`\varphi` are the normal distribution's function and density; ``approximate="tanh"`` puts
-    :math:`(1 + \tanh(\sqrt{2 / \pi} (x + 0.044715 x^3))) / 2` in the place of :math:`\Phi(x)`. Saves the input for
-    backward. Both forms and their derivatives keep their digits in the left tail, where torch's lose all of them.
+    In both forms the left tails of the function and of its derivative keep their digits, all of which torch's lose.
 
-    Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    Args:
+        approximate: "none", or "tanh" for the approximation by the hyperbolic tangent.
+
+    Raises:
+        RuntimeError: if `approximate` is another string.
+
+    Examples:
+        >>> fastact.functional.gelu(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.1587,  0.0000,  1.9545])
     """
     if not is_scripting():
         if approximate == "none" and takes(input):
@@ -347,12 +420,13 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Mish, :math:`x \tanh(\log(1 + e^x))`.
+    """Apply mish to each element.
 
-    The derivative is :math:`t + x (1 - t^2) \sigma(x)` with :math:`t = \tanh(\log(1 + e^x))`; both are computed from
-    one exponential. Saves the input for backward.
+    The function and its derivative are computed from one exponential.
 
-    Misra 2020, "Mish: A Self Regularized Non-Monotonic Activation Function".
+    Examples:
+        >>> fastact.functional.mish(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.3034,  0.0000,  1.9440])
     """
     if not is_scripting():
         if takes(input):
@@ -361,12 +435,11 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
-    r"""Hard swish, :math:`x \min(\max(0, x + 3), 6) / 6`.
+    """Apply the SiLU whose sigmoid is made of three straight lines to each element.
 
-    The derivative is 0 for :math:`x \le -3`, 1 for :math:`x \ge 3` and :math:`x / 3 + 1/2` between. Saves the input for
-    backward.
-
-    Howard et al. 2019, "Searching for MobileNetV3".
+    Examples:
+        >>> fastact.functional.hardswish(torch.tensor([-1.0, 1.0, 4.0]))
+        tensor([-0.3333,  0.6667,  4.0000])
     """
     if not is_scripting():
         if takes(input):
@@ -375,12 +448,15 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
-    r"""Hard shrinkage: :math:`x` for :math:`|x| >` ``lambd``, else 0; derivative 1 or 0.
+    """Set each element near zero to zero, and leave the others as they are.
 
-    ``lambd`` is rounded to the input's dtype, as in torch. Saves one bit per element for backward. A negative ``lambd``
-    goes to torch.
+    Args:
+        lambd: elements up to this size become zero. It is rounded to the input's dtype, as in torch. A negative one
+            goes to torch.
 
-    Donoho & Johnstone 1994, "Ideal Spatial Adaptation by Wavelet Shrinkage".
+    Examples:
+        >>> fastact.functional.hardshrink(torch.tensor([-1.0, 0.3, 2.0]), lambd=0.5)
+        tensor([-1.,  0.,  2.])
     """
     if not is_scripting():
         if takes(input) and accepts("hardshrink", input, lambd):
@@ -389,13 +465,20 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
-    r"""Soft shrinkage: :math:`x -` ``lambd`` for :math:`x >` ``lambd``, :math:`x +` ``lambd`` for :math:`x < -`
-    ``lambd``, else 0; derivative 1 or 0.
+    """Move each element towards zero by a fixed amount, and those that are nearer to zero.
 
-    Saves one bit per element for backward. In 16 bits the derivative is that of the value, which is of ``lambd`` as it
-    is; torch's backward compares with ``lambd`` rounded to the dtype.
+    In 16 bits the derivative is that of the value, which takes `lambd` as it is. torch's backward compares with `lambd`
+    rounded to the dtype.
 
-    Donoho 1995, "De-noising by Soft-Thresholding".
+    Args:
+        lambd: the amount, at least 0.
+
+    Raises:
+        RuntimeError: if `lambd` is negative.
+
+    Examples:
+        >>> fastact.functional.softshrink(torch.tensor([-1.0, 0.25, 2.0]), lambd=0.5)
+        tensor([-0.5000,  0.0000,  1.5000])
     """
     if not is_scripting():
         if takes(input) and accepts("softshrink", input, lambd):
@@ -404,11 +487,13 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def tanhshrink(input: Tensor) -> Tensor:
-    r"""Tanh shrinkage, :math:`x - \tanh x`, with derivative :math:`\tanh^2 x`.
+    """Subtract its hyperbolic tangent from each element.
 
-    Saves the input for backward. Keeps its digits near zero, where it is :math:`x^3 / 3` and the difference has none.
+    Near zero the result keeps its digits. It is about x^3 / 3 there, of which the difference of the two has none.
 
-    LeCun, Bottou, Orr & Müller 1998, "Efficient BackProp", on tanh.
+    Examples:
+        >>> fastact.functional.tanhshrink(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.2384,  0.0000,  1.0360])
     """
     if not is_scripting():
         if takes(input):
@@ -417,12 +502,15 @@ def tanhshrink(input: Tensor) -> Tensor:
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    r"""Softplus, :math:`\log(1 + e^{\beta x}) / \beta`, and :math:`x` where :math:`\beta x >` ``threshold``.
+    """Apply softplus, a smooth rectifier, to each element.
 
-    The derivative is :math:`1 / (1 + e^{-\beta x})`, and 1 above the threshold. Saves the input for backward.
-    A ``beta`` whose size is below :math:`2^{-60}` or above :math:`2^{60}` goes to torch.
+    Args:
+        beta: how sharp the bend is. A `beta` whose size is not between 2^-60 and 2^60 goes to torch.
+        threshold: where `beta` times the input is above it, the output is the input.
 
-    Dugas et al. 2001, "Incorporating Second-Order Functional Knowledge for Better Option Pricing".
+    Examples:
+        >>> fastact.functional.softplus(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0.3133, 0.6931, 2.1269])
     """
     if not is_scripting():
         input = as_autocast("softplus", input)
@@ -432,11 +520,13 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
 
 def logsigmoid(input: Tensor) -> Tensor:
-    r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, with derivative :math:`1 - e^y`.
+    """Apply the logarithm of the sigmoid to each element.
 
-    Saves the output for backward, which costs the derivative no digits (torch saves the input, on the CPU two tensors).
+    Saving the output costs the derivative no digits.
 
-    Mnih & Kavukcuoglu 2013, "Learning Word Embeddings Efficiently with Noise-Contrastive Estimation", for its use.
+    Examples:
+        >>> fastact.functional.logsigmoid(torch.tensor([-2.0, 0.0, 2.0]))
+        tensor([-2.1269, -0.6931, -0.1269])
     """
     if not is_scripting():
         if takes(input):
@@ -445,14 +535,20 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 
 def snake(input: Tensor, alpha: Tensor) -> Tensor:
-    r"""Snake, :math:`x + \sin^2(\alpha x) / \alpha`, ``alpha`` learned.
+    """Add a learned periodic part to each element.
 
-    ``alpha`` holds one frequency, or one per channel (dimension 1 of ``input``), in its dtype, and must not be 0. The
-    derivative is :math:`1 + \sin(2 \alpha x)`. All digits up to :math:`|\alpha x| = 2^{15}` (float64: :math:`2^{20}`);
-    from 8 times that on the wave, by then less than :math:`2^{-18}` of :math:`x`, is left out. Saves the input and
-    ``alpha`` for backward, which computes both gradients in one pass.
+    Up to a size of alpha x of 2^15 (in float64: 2^20) the result has all its digits. From eight times that on, the
+    periodic part is left out: it is less than 2^-18 of the input by then. Backward computes both gradients in one pass.
 
-    Liu, Hartwig & Ueda 2020, "Neural Networks Fail to Learn Periodic Functions and How to Fix It".
+    Args:
+        alpha: the frequency, one or one per channel, in the input's dtype, and not 0.
+
+    Raises:
+        RuntimeError: if the size of `alpha` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.functional.snake(torch.tensor([-1.0, 0.0, 2.0]), alpha=torch.tensor([0.5]))
+        tensor([-0.5403,  0.0000,  3.4161])
     """
     if not is_scripting():
         input = as_autocast("snake", input)
@@ -464,12 +560,18 @@ def snake(input: Tensor, alpha: Tensor) -> Tensor:
 
 
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    r"""Softmax of the negative, :math:`e^{-x_i} / \sum_j e^{-x_j}` along ``dim``, with gradient
-    :math:`y_i (\sum_j g_j y_j - g_i)`.
+    """Apply softmax to the negative of the input along a dimension, in the same pass.
 
-    As `softmax`, in the same pass. See there for dimensions, dtypes and what is saved.
+    Args:
+        dim: the dimension. Without it, torch chooses one and warns.
+        dtype: converts the input to this dtype first, within the same pass from 16 bits to float32.
 
-    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    Raises:
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.softmin(torch.tensor([0.0, 1.0, 2.0]), dim=0)
+        tensor([0.6652, 0.2447, 0.0900])
     """
     if not is_scripting():
         if takes(input):
@@ -480,16 +582,23 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    r"""Softmax, :math:`e^{x_i} / \sum_j e^{x_j}` along ``dim``, with gradient :math:`y_i (g_i - \sum_j g_j y_j)`.
+    """Make probabilities of the elements along a dimension.
 
-    Any ``dim``; where it is not the last, nothing is transposed. ``dtype``, if given, is what the input is converted to
-    first: 16-bit inputs are widened to float32 as they are read. Without a ``dim``, torch chooses one and warns. Saves
-    the output for backward. Rows with an infinite maximum, or with NaN, become NaN, as in torch.
+    Nothing is transposed, whichever `dim` is. Rows with an infinite maximum, or with NaN, become NaN, as in torch.
 
-    Differences from the maximum are taken exactly and sums accumulated in more than the dtype's precision, so that a
-    float32 result keeps its digits however small it is and however long the row.
+    Differences from the maximum are exact, and sums have more than the dtype's precision. So a float32 result keeps its
+    digits however small it is and however long the row is.
 
-    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    Args:
+        dim: the dimension. Without it, torch chooses one and warns.
+        dtype: converts the input to this dtype first, within the same pass from 16 bits to float32.
+
+    Raises:
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.softmax(torch.tensor([0.0, 1.0, 2.0]), dim=0)
+        tensor([0.0900, 0.2447, 0.6652])
     """
     if not is_scripting():
         if takes(input):
@@ -502,13 +611,21 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
 ) -> Tensor:
-    r"""Logarithm of softmax, :math:`x_i - \log \sum_j e^{x_j}` along ``dim``, with gradient
-    :math:`g_i - e^{y_i} \sum_j g_j`.
+    """Make logarithms of probabilities of the elements along a dimension.
 
-    See `softmax` for dimensions, dtypes and what is saved. The maximum's own 1 is kept apart from the sum of the
-    others, whose logarithm therefore keeps its digits where one class is all but certain.
+    The maximum's own 1 is kept apart from the sum of the others. So the logarithm keeps its digits where one class is
+    all but certain.
 
-    Bridle 1990, "Probabilistic Interpretation of Feedforward Classification Network Outputs".
+    Args:
+        dim: the dimension. Without it, torch chooses one and warns.
+        dtype: converts the input to this dtype first, within the same pass from 16 bits to float32.
+
+    Raises:
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.log_softmax(torch.tensor([0.0, 1.0, 2.0]), dim=0)
+        tensor([-2.4076, -1.4076, -0.4076])
     """
     if not is_scripting():
         if takes(input):
@@ -519,11 +636,23 @@ def log_softmax(
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
-    r"""Gated linear unit, :math:`a \cdot \sigma(b)`, of the halves :math:`a` and :math:`b` of the input along ``dim``.
+    """Multiply the first half of the input by the sigmoid of the second.
 
-    Saves the input for backward, which writes the gradients of both halves in one pass.
+    Backward writes the gradients of both halves in one pass.
 
-    Dauphin, Fan, Auli & Grangier 2017, "Language Modeling with Gated Convolutional Networks".
+    Args:
+        dim: the dimension along which the input is split.
+
+    Shape:
+        The size along `dim` is even. The output has half of it.
+
+    Raises:
+        RuntimeError: if the size along `dim` is odd.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.glu(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+        tensor([0.5000, 1.0000])
     """
     if not is_scripting():
         if takes_gated(input, None, dim):
@@ -532,17 +661,26 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    r"""Linear unit gated by SiLU: value :math:`\cdot\, g\, \sigma(g)` for the gate :math:`g`.
+    """Multiply a value by the SiLU of a gate.
 
-    With one tensor, value and gate are its halves along ``dim``: the value first, as in GLU, or with ``gate_first`` the
-    gate, as some models pack their weights. A size of :math:`2d` becomes :math:`d`; an odd one is an error. With two
-    tensors of one shape, ``input`` is the value and ``gate`` the gate, ``swiglu(up_proj(x), gate_proj(x))`` in LLaMA,
-    and ``dim`` and ``gate_first`` say nothing. Shapes or dtypes that differ are torch's to broadcast or refuse.
+    With one tensor, value and gate are its halves along `dim`. With two, `input` is the value and `gate` the gate, as
+    in LLaMA's `swiglu(up_proj(x), gate_proj(x))`.
 
-    Saves its input, one tensor or two, for backward, which computes :math:`\sigma(g)` again and writes the gradients of
-    value and gate in one pass.
+    Backward computes the function of the gate again, and writes the gradients of value and gate in one pass.
 
-    Shazeer 2020, "GLU Variants Improve Transformer".
+    Args:
+        dim: the dimension along which one tensor is split. It means nothing for two.
+
+    Raises:
+        RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> value, gate = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])
+        >>> fastact.functional.swiglu(value, gate)
+        tensor([0.0000, 3.5232])
+        >>> fastact.functional.swiglu(torch.cat([value, gate]))
+        tensor([0.0000, 3.5232])
     """
     if not is_scripting():
         if takes_gated(input, gate, dim):
@@ -553,12 +691,22 @@ def swiglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first:
 def geglu(
     input: Tensor, gate: Tensor | None = None, dim: int = -1, approximate: str = "none", gate_first: bool = False
 ) -> Tensor:
-    r"""Linear unit gated by GELU: value :math:`\cdot\, g\, \Phi(g)` for the gate :math:`g`, otherwise as `swiglu`.
+    """Multiply a value by the GELU of a gate.
 
-    ``approximate="tanh"`` takes GELU's approximation by the hyperbolic tangent. Saves its input for backward, which
-    writes the gradients of value and gate in one pass.
+    Where value and gate come from stands at `swiglu`. Backward writes the gradients of both in one pass.
 
-    Shazeer 2020, "GLU Variants Improve Transformer".
+    Args:
+        dim: the dimension along which one tensor is split. It means nothing for two.
+        approximate: "none", or "tanh" for GELU's approximation by the hyperbolic tangent.
+
+    Raises:
+        RuntimeError: if the size along `dim` of one tensor is odd, the shapes of two do not broadcast, or `approximate`
+            is another string.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.geglu(torch.tensor([1.0, 2.0]), gate=torch.tensor([0.0, 2.0]))
+        tensor([0.0000, 3.9090])
     """
     if not is_scripting():
         if approximate == "none" and takes_gated(input, gate, dim):
@@ -569,11 +717,20 @@ def geglu(
 
 
 def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    r"""Linear unit gated by a rectifier: value :math:`\cdot \max(0, \text{gate})`, with the arguments of `swiglu`.
+    """Multiply a value by the ReLU of a gate.
 
-    Saves its input for backward, which writes the gradients of value and gate in one pass.
+    Where value and gate come from stands at `swiglu`. Backward writes the gradients of both in one pass.
 
-    Shazeer 2020, "GLU Variants Improve Transformer".
+    Args:
+        dim: the dimension along which one tensor is split. It means nothing for two.
+
+    Raises:
+        RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.reglu(torch.tensor([1.0, 2.0]), gate=torch.tensor([-1.0, 2.0]))
+        tensor([0., 4.])
     """
     if not is_scripting():
         if takes_gated(input, gate, dim):
@@ -582,12 +739,21 @@ def reglu(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: 
 
 
 def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_first: bool = False) -> Tensor:
-    r"""Bilinear gated unit: value :math:`\cdot` gate, with the arguments of `swiglu`.
+    """Multiply a value by a gate.
 
-    Saves its input for backward, which writes the gradients of value and gate in one pass. Not
-    ``torch.nn.functional.bilinear``, a layer with a weight.
+    This is not `torch.nn.functional.bilinear`, a layer with a weight. Where value and gate come from stands at
+    `swiglu`. Backward writes the gradients of both in one pass.
 
-    Shazeer 2020, "GLU Variants Improve Transformer", after Dauphin et al. 2017.
+    Args:
+        dim: the dimension along which one tensor is split. It means nothing for two.
+
+    Raises:
+        RuntimeError: if the size along `dim` of one tensor is odd, or the shapes of two do not broadcast.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.bilinear(torch.tensor([1.0, 2.0]), gate=torch.tensor([-1.0, 2.0]))
+        tensor([-1.,  4.])
     """
     if not is_scripting():
         if takes_gated(input, gate, dim):
@@ -596,13 +762,23 @@ def bilinear(input: Tensor, gate: Tensor | None = None, dim: int = -1, gate_firs
 
 
 def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
-    r"""The largest of each group of ``pieces`` neighbours along ``dim``: :math:`y_i = \max_j x_{i k + j}`.
+    """Take the largest of each group of neighbours along a dimension.
 
-    A size of :math:`k d` becomes :math:`d`, where :math:`k`, from 2 to 255, is ``pieces``. Saves one byte per output
-    element for backward: which piece won. The gradient is the winner's alone. Of equals the first wins, and the first
-    NaN, as in ``torch.max``.
+    Only the largest of a group gets gradient. Of equals it is the first, and where there is NaN the first NaN, as in
+    `torch.max`.
 
-    Goodfellow et al. 2013, "Maxout Networks".
+    Args:
+        pieces: the size of a group, from 2 to 255.
+        dim: the dimension along which the groups lie.
+
+    Raises:
+        ValueError: if `pieces` is not from 2 to 255.
+        RuntimeError: if the size along `dim` is not a multiple of `pieces`.
+        IndexError: if the input has no dimension `dim`.
+
+    Examples:
+        >>> fastact.functional.maxout(torch.tensor([1.0, 3.0, -2.0, -1.0]), pieces=2)
+        tensor([ 3., -1.])
     """
     if not is_scripting():
         if takes(input) and divides(input, dim, pieces) and pieces <= 255:
@@ -613,18 +789,40 @@ def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
 def bias_act(
     input: Tensor, bias: Tensor, residual: Tensor | None = None, activation: str = "gelu", **arguments: float
 ) -> Tensor:
-    r"""An activation between its neighbours in one pass: :math:`f(x + b) + r`, with a bias per channel and a residual.
+    """Apply an activation between its neighbours in one pass: f(input + bias) + residual.
 
-    ``bias`` holds one number, or one per channel (dimension 1 of ``input``). ``residual``, if given, has the input's
-    shape. ``activation`` is the name of any activation that works element by element, as the functions here have it
-    (or ``"gelu_tanh"``), and ``arguments`` are its scalars, by name. 16-bit types compute in float32 and round once.
+    Backward computes the gradients of input and bias in one pass.
 
-    Saves one bit per element for backward where the activation does, else ``input`` and ``bias``: never the sum, the
-    activation's output or ``residual``. Backward computes the gradients of input and bias in one pass.
+    Args:
+        input: any shape.
+        bias: what is added before the activation, one number or one per channel (dimension 1 of `input`).
+        residual: what is added behind it, of the input's shape; by default nothing.
+        activation: the name of an activation that works element by element, as the functions here have it, or
+            "gelu_tanh".
+        **arguments: the activation's numbers, such as `negative_slope`; by default the function's defaults.
 
-    Raises ``ValueError`` for an activation of another name.
+    Shape:
+        The output has the input's.
 
-    >>> y = fastact.functional.bias_act(x, bias, residual, "leaky_relu", negative_slope=0.1)
+    Dtypes:
+        float32, float64, float16 and bfloat16 run fastact's kernels, on the CPU and on GPUs. 16-bit types compute in
+        float32 and round once. Any other goes to torch's ops.
+
+    Saved for backward:
+        One bit per element where the activation itself saves no more, else `input` and `bias`. Never the sum, the
+        activation's output or `residual`.
+
+    Raises:
+        ValueError: if no such activation has the name.
+        TypeError: if the activation has no such argument.
+        RuntimeError: if the shapes do not fit.
+
+    Examples:
+        >>> input, bias, residual = torch.randn(8, 16, 4, 4), torch.randn(16), torch.randn(8, 16, 4, 4)
+        >>> output = fastact.functional.bias_act(input, bias, residual, "leaky_relu", negative_slope=0.1)
+        >>> expected = nn.functional.leaky_relu(input + bias.view(-1, 1, 1), 0.1) + residual
+        >>> torch.allclose(output, expected, atol=1e-6)
+        True
     """
     op = BIASED.get(activation)
     if op is None:

@@ -1,13 +1,9 @@
-"""An L1 penalty on the outputs of activations, whose gradient is made within the activation's own backward.
-
->>> model = nn.Sequential(nn.Linear(64, 256), fastact.L1(fastact.ReLU(), 1e-4), nn.Linear(256, 10))
->>> loss = criterion(model(x), target) + fastact.l1_penalty(model)
->>> loss.backward()
-"""
+"""An L1 penalty on the outputs of activations, whose gradient is made within the activation's own backward."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -29,28 +25,44 @@ if HAS_NODES:
 
 
 def l1_norm(output: Tensor) -> Tensor:
-    r"""The sum of :math:`|y|` over a tensor, as one number; of the output of an activation, at the least cost.
+    """Sum the absolute values of a tensor, of the output of an activation at the least cost.
 
-    The gradient is that of ``output.abs().sum()``: the sign of each element, 0 at zero and NaN. Where a node of
-    fastact's has made ``output``, it adds this to the gradient that comes from the next layer, before it multiplies by
-    the activation's derivative: on the CPU mostly within the same pass over memory, on a GPU in one pass more. It takes
-    the signs from what it saves anyway, so that nothing more is kept for backward: for ReLU one bit per element.
-    docs/l1.md lists the activations of which that is true. Hooks on ``output``, and gradients with respect to it, do
-    not see the penalty's part.
+    The gradient is that of `output.abs().sum()`: the sign of each element, 0 at zero and NaN. Where a node of fastact's
+    has made `output`, it adds this to the gradient that comes from the next layer, before it multiplies by the
+    activation's
+    derivative: on the CPU mostly within the same pass over memory, on a GPU in one pass more. docs/l1.md lists the
+    activations of which that is true. Hooks on `output`, and gradients with respect to it, do not see the penalty's
+    part.
 
-    Of any other tensor the result is ``output.abs().sum()``. 16-bit inputs are summed to float32; activations on the
-    CPU are summed in float64.
+    Of any other tensor the result is `output.abs().sum()`.
 
     Args:
-        output: a tensor of any shape. It may be changed in place afterwards wherever the activation allows that.
+        output: the tensor. It may be changed in place afterwards wherever the activation allows that.
+
+    Returns:
+        One number, as a tensor with a graph.
+
+    Shape:
+        Any. The result has none, `()`.
+
+    Dtypes:
+        Any that torch sums. 16-bit inputs are summed to float32. Outputs of activations on the CPU are summed in
+        float64.
+
+    Saved for backward:
+        Nothing more than the activation saves anyway, which has the signs: for ReLU one bit per element.
 
     Raises:
-        TypeError: if ``output`` is no tensor.
+        TypeError: if `output` is no tensor.
 
-    >>> y = fastact.functional.relu(x)
-    >>> loss = criterion(head(y), target) + 1e-4 * fastact.l1_norm(y)
+    Examples:
+        >>> hidden = fastact.functional.relu(torch.tensor([-1.0, 2.0, 3.0], requires_grad=True))
+        >>> loss = hidden.square().sum() + 0.1 * fastact.l1_norm(hidden)
+        >>> loss.item()
+        13.5
 
-    Glorot, Bordes & Bengio 2011, "Deep Sparse Rectifier Neural Networks".
+    References:
+        Glorot, Bordes & Bengio 2011, Deep Sparse Rectifier Neural Networks
     """
     if not isinstance(output, Tensor):
         raise TypeError(f"fastact.l1_norm: expected a tensor, got {type(output).__name__}")
@@ -73,32 +85,47 @@ class _Noted:
 
 
 class L1(nn.Module):
-    r"""A module, mostly an activation, with an L1 penalty :math:`w \sum |y|` on its output :math:`y`.
+    """Add an L1 penalty on the output of a module, mostly an activation, to the loss.
 
-    The output is that of ``module``, unchanged. Each call in training mode with gradients enabled notes its penalty,
-    and `l1_penalty` collects those of a model for the loss. Behind fastact's activations, and torch.nn's under
-    `fastact.enable`, the gradient is made within the activation's backward kernel and nothing more is kept: see
+    The module's output y is returned unchanged. Each call in training mode with gradients enabled notes the penalty,
+    `weight` times the sum of |y|, and `l1_penalty` collects those of a model for the loss. Behind fastact's
+    activations, and torch.nn's under `fastact.enable`, the activation's backward kernel makes the gradient, see
     `l1_norm`. Any other module has the penalty by torch's ops.
 
-    What checkpointing computes again is not counted again. With ``use_reentrant=True`` it runs forward without
-    gradients, so that there is no penalty, which a warning says.
+    What checkpointing computes again is not counted again. With `use_reentrant=True` it runs forward without gradients,
+    so that there is no penalty, which a warning says.
 
-    ``module`` takes its parameters into the ``state_dict`` under the prefix ``module.``. Penalties are no part of
-    copies, pickles and the ``state_dict``.
+    `module` takes its parameters into the `state_dict` under the prefix `module.`. Penalties are no part of copies,
+    pickles and the `state_dict`.
 
     Args:
         module: what is called. Its output must be one tensor.
-        weight: :math:`w`, at least 0. As an attribute it may be changed at any time.
+        weight: at least 0. As an attribute it may be changed at any time.
+
+    Shape:
+        The module's.
+
+    Dtypes:
+        The module's.
+
+    Saved for backward:
+        What the module saves, and nothing more behind an activation that keeps the signs, see `l1_norm`.
 
     Raises:
         TypeError: if `module` is no module or `weight` no number, and in training if the output is no tensor.
         ValueError: if `weight` is negative or not finite.
 
-    >>> model = nn.Sequential(nn.Linear(64, 256), fastact.L1(nn.ReLU(), 1e-4), nn.Linear(256, 10))
-    >>> loss = criterion(model(x), target) + fastact.l1_penalty(model)
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(64, 256), fastact.L1(fastact.ReLU(), 1e-4), nn.Linear(256, 10))
+        >>> output, target = model(torch.randn(8, 64)), torch.randint(10, (8,))
+        >>> loss = nn.functional.cross_entropy(output, target) + fastact.l1_penalty(model)
+        >>> loss.backward()
 
-    Glorot, Bordes & Bengio 2011, "Deep Sparse Rectifier Neural Networks".
+    References:
+        Glorot, Bordes & Bengio 2011, Deep Sparse Rectifier Neural Networks
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, module: nn.Module, weight: float) -> None:
         super().__init__()
@@ -146,15 +173,25 @@ class L1(nn.Module):
 
 
 def l1_penalty(model: nn.Module) -> Tensor:
-    """The sum of the penalties that the `L1` modules in `model` (itself included) have noted since they were last asked
-    for, as one number to add to the loss.
+    """Sum the penalties that the `L1` modules in a model have noted, and forget them.
 
-    They are forgotten by it. Where none has been noted, as in evaluation, the result is zero. On several devices
-    penalties add on that of the last one.
+    Args:
+        model: the module, itself included.
 
-    Raises ValueError if `model` has no `L1` module.
+    Returns:
+        One number to add to the loss, with a graph. It is zero where nothing has been noted since the last call, as in
+        evaluation. On several devices penalties add on that of the last one.
 
-    >>> loss = criterion(model(x), target) + fastact.l1_penalty(model)
+    Raises:
+        ValueError: if `model` has no `L1` module.
+
+    Examples:
+        >>> model = nn.Sequential(fastact.L1(fastact.ReLU(), weight=0.5))
+        >>> output = model(torch.tensor([-1.0, 2.0, 4.0], requires_grad=True))
+        >>> fastact.l1_penalty(model).item()
+        3.0
+        >>> fastact.l1_penalty(model).item()
+        0.0
     """
     layers = [module for module in model.modules() if isinstance(module, L1)]
     if not layers:

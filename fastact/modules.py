@@ -2,12 +2,13 @@
 
 So `isinstance(m, torch.nn.ReLU)` holds, and initialisers and other code that looks for torch's modules go on working
 (code that compares exact classes, as torch.fx and quantisation do, wants `fastact.revert` first). Only `forward`
-differs; formulas, saved tensors and papers stand in `fastact.functional`.
+differs. `fastact.docstrings` completes the docstrings by those of the functions.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,64 +58,156 @@ __all__ = [
 ]
 
 
+class _Call(Protocol):
+    """What calling a module takes and returns, where `nn.Module` tells type checkers and editors nothing."""
+
+    def __call__(self, input: Tensor) -> Tensor: ...
+
+
+class _CallWithGate(Protocol):
+    def __call__(self, input: Tensor, gate: Tensor | None = None) -> Tensor: ...
+
+
 class ReLU(nn.ReLU):
-    """See `fastact.functional.relu`."""
+    """Rectified linear unit: `fastact.functional.relu` as a module.
+
+    Examples:
+        >>> fastact.ReLU()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0., 0., 2.])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu(input, self.inplace)
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """See `fastact.functional.leaky_relu`."""
+    """Leaky rectified linear unit: `fastact.functional.leaky_relu` as a module.
+
+    Examples:
+        >>> fastact.LeakyReLU(negative_slope=0.1)(torch.tensor([-1.0, 2.0]))
+        tensor([-0.1000,  2.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.leaky_relu(input, self.negative_slope, self.inplace)
 
 
 class PReLU(nn.PReLU):
-    """See `fastact.functional.prelu`."""
+    """Parametric rectified linear unit: `fastact.functional.prelu` as a module that learns `weight`.
+
+    Args:
+        num_parameters: how many slopes to learn, 1 or the number of channels.
+        init: the slopes at the start.
+
+    Raises:
+        RuntimeError: in forward, if `num_parameters` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.PReLU(num_parameters=2, init=0.5)(torch.tensor([[-1.0, 2.0]])).tolist()
+        [[-0.5, 2.0]]
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.prelu(input, self.weight)
 
 
 class RReLU(nn.RReLU):
-    """See `fastact.functional.rrelu`."""
+    """Randomised leaky rectified linear unit: `fastact.functional.rrelu` as a module, random in training mode.
+
+    Examples:
+        >>> fastact.RReLU(lower=0.1, upper=0.3).eval()(torch.tensor([-1.0, 2.0]))
+        tensor([-0.2000,  2.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
 
 
 class Threshold(nn.Threshold):
-    """See `fastact.functional.threshold`."""
+    """Threshold: `fastact.functional.threshold` as a module.
+
+    Examples:
+        >>> fastact.Threshold(threshold=1.0, value=-3.0)(torch.tensor([-1.0, 0.5, 2.0]))
+        tensor([-3., -3.,  2.])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.threshold(input, self.threshold, self.value, self.inplace)
 
 
 class Hardtanh(nn.Hardtanh):
-    """See `fastact.functional.hardtanh`."""
+    """Hyperbolic tangent of three straight lines: `fastact.functional.hardtanh` as a module.
+
+    Args:
+        max_val: the largest output, above `min_val`.
+        min_value: torch's deprecated name of `min_val`.
+        max_value: torch's deprecated name of `max_val`.
+
+    Raises:
+        AssertionError: if `max_val` is not above `min_val`.
+
+    Examples:
+        >>> fastact.Hardtanh(min_val=-1.0, max_val=2.0)(torch.tensor([-3.0, 0.5, 3.0]))
+        tensor([-1.0000,  0.5000,  2.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
 
 
 class ReLU6(nn.ReLU6):
-    """See `fastact.functional.relu6`."""
+    """Rectified linear unit capped at 6: `fastact.functional.relu6` as a module.
+
+    Examples:
+        >>> fastact.ReLU6()(torch.tensor([-1.0, 2.0, 9.0]))
+        tensor([0., 2., 6.])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu6(input, self.inplace)
 
 
 class SquaredReLU(nn.Module):
-    """See `fastact.functional.squared_relu`."""
+    """Square of the rectified linear unit: `fastact.functional.squared_relu` as a module.
+
+    Examples:
+        >>> fastact.SquaredReLU()(torch.tensor([-1.0, 3.0]))
+        tensor([0., 9.])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.squared_relu(input)
 
 
 class StarReLU(nn.Module):
-    """See `fastact.functional.star_relu`. `scale` and `bias`, one number each, start at the values given."""
+    """Squared rectifier, scaled and shifted: `fastact.functional.star_relu` as a module that learns `scale` and `bias`.
+
+    Args:
+        scale_value: the scale, one number, at the start.
+        bias_value: the bias, one number, at the start.
+
+    Examples:
+        >>> fastact.StarReLU(scale_value=2.0, bias_value=-1.0)(torch.tensor([-1.0, 3.0])).tolist()
+        [-1.0, 17.0]
+    """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -132,21 +225,42 @@ class StarReLU(nn.Module):
 
 
 class ELU(nn.ELU):
-    """See `fastact.functional.elu`."""
+    """Exponential linear unit: `fastact.functional.elu` as a module.
+
+    Examples:
+        >>> fastact.ELU(alpha=0.5)(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.3161,  0.0000,  2.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.elu(input, self.alpha, self.inplace)
 
 
 class SELU(nn.SELU):
-    """See `fastact.functional.selu`."""
+    """Scaled exponential linear unit: `fastact.functional.selu` as a module.
+
+    Examples:
+        >>> fastact.SELU()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-1.1113,  0.0000,  2.1014])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.selu(input, self.inplace)
 
 
 class CELU(nn.CELU):
-    """See `fastact.functional.celu`."""
+    """Continuously differentiable exponential linear unit: `fastact.functional.celu` as a module.
+
+    Examples:
+        >>> fastact.CELU(alpha=2.0)(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.7869,  0.0000,  2.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.celu(input, self.alpha, self.inplace)
@@ -158,8 +272,24 @@ def _inverse_softplus(y: float) -> float:
 
 
 class XIELU(nn.Module):
-    """See `fastact.functional.xielu`. What is learned are `raw_alpha_p` and `raw_alpha_n`, one number each, such that
-    `alpha_p` = softplus(`raw_alpha_p`) > 0 and `alpha_n` = `beta` + softplus(`raw_alpha_n`) > `beta`."""
+    """Expanded integral of the exponential linear unit: `fastact.functional.xielu` as a module that learns.
+
+    It learns `raw_alpha_p` and `raw_alpha_n`, one number each. From these follow `alpha_p` = softplus(`raw_alpha_p`),
+    which is above 0, and `alpha_n` = `beta` + softplus(`raw_alpha_n`), which is above `beta`.
+
+    Args:
+        alpha_p_init: `alpha_p` at the start, above 0.
+        alpha_n_init: `alpha_n` at the start, above `beta`.
+
+    Raises:
+        ValueError: if `alpha_p_init` or `alpha_n_init` is too small or not finite.
+
+    Examples:
+        >>> fastact.XIELU()(torch.tensor([-1.0, 0.0, 2.0])).detach()
+        tensor([-0.2057,  0.0000,  4.2000])
+    """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -181,10 +311,12 @@ class XIELU(nn.Module):
 
     @property
     def alpha_p(self) -> Tensor:
+        """The coefficient for positive inputs."""
         return torch.nn.functional.softplus(self.raw_alpha_p)
 
     @property
     def alpha_n(self) -> Tensor:
+        """The coefficient for negative inputs."""
         return self.beta + torch.nn.functional.softplus(self.raw_alpha_n)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -195,105 +327,218 @@ class XIELU(nn.Module):
 
 
 class Sigmoid(nn.Sigmoid):
-    """See `fastact.functional.sigmoid`."""
+    """Logistic sigmoid: `fastact.functional.sigmoid` as a module.
+
+    Examples:
+        >>> fastact.Sigmoid()(torch.tensor([-2.0, 0.0, 2.0]))
+        tensor([0.1192, 0.5000, 0.8808])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.sigmoid(input)
 
 
 class Tanh(nn.Tanh):
-    """See `fastact.functional.tanh`."""
+    """Hyperbolic tangent: `fastact.functional.tanh` as a module.
+
+    Examples:
+        >>> fastact.Tanh()(torch.tensor([-1.0, 0.0, 1.0]))
+        tensor([-0.7616,  0.0000,  0.7616])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanh(input)
 
 
 class Softsign(nn.Softsign):
-    """See `fastact.functional.softsign`."""
+    """Softsign: `fastact.functional.softsign` as a module.
+
+    Examples:
+        >>> fastact.Softsign()(torch.tensor([-1.0, 0.0, 3.0]))
+        tensor([-0.5000,  0.0000,  0.7500])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softsign(input)
 
 
 class Hardsigmoid(nn.Hardsigmoid):
-    """See `fastact.functional.hardsigmoid`."""
+    """Sigmoid of three straight lines: `fastact.functional.hardsigmoid` as a module.
+
+    Examples:
+        >>> fastact.Hardsigmoid()(torch.tensor([-3.0, 0.0, 1.5]))
+        tensor([0.0000, 0.5000, 0.7500])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardsigmoid(input, self.inplace)
 
 
 class SiLU(nn.SiLU):
-    """See `fastact.functional.silu`."""
+    """Sigmoid linear unit, also known as swish: `fastact.functional.silu` as a module.
+
+    Examples:
+        >>> fastact.SiLU()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.2689,  0.0000,  1.7616])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.silu(input, self.inplace)
 
 
 class QuickGELU(nn.Module):
-    """See `fastact.functional.quick_gelu`."""
+    """Approximation of GELU by a sigmoid: `fastact.functional.quick_gelu` as a module.
+
+    Examples:
+        >>> fastact.QuickGELU()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.1542,  0.0000,  1.9357])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.quick_gelu(input)
 
 
 class GELU(nn.GELU):
-    """See `fastact.functional.gelu`."""
+    """Gaussian error linear unit: `fastact.functional.gelu` as a module.
+
+    Examples:
+        >>> fastact.GELU(approximate="tanh")(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.1588,  0.0000,  1.9546])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.gelu(input, self.approximate)
 
 
 class Mish(nn.Mish):
-    """See `fastact.functional.mish`."""
+    """Mish: `fastact.functional.mish` as a module.
+
+    Examples:
+        >>> fastact.Mish()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.3034,  0.0000,  1.9440])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.mish(input, self.inplace)
 
 
 class Hardswish(nn.Hardswish):
-    """See `fastact.functional.hardswish`."""
+    """SiLU whose sigmoid is of three straight lines: `fastact.functional.hardswish` as a module.
+
+    Examples:
+        >>> fastact.Hardswish()(torch.tensor([-1.0, 1.0, 4.0]))
+        tensor([-0.3333,  0.6667,  4.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardswish(input, self.inplace)
 
 
 class Hardshrink(nn.Hardshrink):
-    """See `fastact.functional.hardshrink`."""
+    """Hard shrinkage: `fastact.functional.hardshrink` as a module.
+
+    Examples:
+        >>> fastact.Hardshrink(lambd=0.5)(torch.tensor([-1.0, 0.3, 2.0]))
+        tensor([-1.,  0.,  2.])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardshrink(input, self.lambd)
 
 
 class Softshrink(nn.Softshrink):
-    """See `fastact.functional.softshrink`."""
+    """Soft shrinkage: `fastact.functional.softshrink` as a module.
+
+    Examples:
+        >>> fastact.Softshrink(lambd=0.5)(torch.tensor([-1.0, 0.25, 2.0]))
+        tensor([-0.5000,  0.0000,  1.5000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softshrink(input, self.lambd)
 
 
 class Tanhshrink(nn.Tanhshrink):
-    """See `fastact.functional.tanhshrink`."""
+    """Shrinkage by the hyperbolic tangent: `fastact.functional.tanhshrink` as a module.
+
+    Examples:
+        >>> fastact.Tanhshrink()(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.2384,  0.0000,  1.0360])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanhshrink(input)
 
 
 class Softplus(nn.Softplus):
-    """See `fastact.functional.softplus`."""
+    """Softplus, a smooth rectifier: `fastact.functional.softplus` as a module.
+
+    Examples:
+        >>> fastact.Softplus(beta=2.0)(torch.tensor([-1.0, 0.0, 2.0]))
+        tensor([0.0635, 0.3466, 2.0091])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softplus(input, self.beta, self.threshold)
 
 
 class LogSigmoid(nn.LogSigmoid):
-    """See `fastact.functional.logsigmoid`."""
+    """Logarithm of the sigmoid: `fastact.functional.logsigmoid` as a module.
+
+    Examples:
+        >>> fastact.LogSigmoid()(torch.tensor([-2.0, 0.0, 2.0]))
+        tensor([-2.1269, -0.6931, -0.1269])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.logsigmoid(input)
 
 
 class Snake(nn.Module):
-    """See `fastact.functional.snake`. `alpha` holds `num_parameters` frequencies, 1 or the number of channels."""
+    """Identity with a periodic part: `fastact.functional.snake` as a module that learns `alpha`.
+
+    Args:
+        num_parameters: how many frequencies to learn, 1 or the number of channels.
+        alpha: the frequencies at the start, not 0.
+
+    Raises:
+        ValueError: if `alpha` is 0.
+        RuntimeError: in forward, if `num_parameters` is neither 1 nor the number of channels.
+
+    Examples:
+        >>> fastact.Snake(alpha=0.5)(torch.tensor([-1.0, 0.0, 2.0])).detach()
+        tensor([-0.5403,  0.0000,  3.4161])
+    """
+
+    __call__: _Call
 
     def __init__(
         self,
@@ -319,21 +564,48 @@ class Snake(nn.Module):
 
 
 class Softmin(nn.Softmin):
-    """See `fastact.functional.softmin`."""
+    """Softmax of the negative: `fastact.functional.softmin` as a module.
+
+    Examples:
+        >>> fastact.Softmin(dim=0)(torch.tensor([0.0, 1.0, 2.0]))
+        tensor([0.6652, 0.2447, 0.0900])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softmin(input, self.dim, _stacklevel=4)
 
 
 class Softmax(nn.Softmax):
-    """See `fastact.functional.softmax`."""
+    """Softmax: `fastact.functional.softmax` as a module.
+
+    Examples:
+        >>> fastact.Softmax(dim=0)(torch.tensor([0.0, 1.0, 2.0]))
+        tensor([0.0900, 0.2447, 0.6652])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softmax(input, self.dim, _stacklevel=4)
 
 
 class Softmax2d(nn.Softmax2d):
-    """Over the channels, dimension -3, of images. See `fastact.functional.softmax`."""
+    """Softmax over the channels of images, dimension -3: `fastact.functional.softmax` as a module.
+
+    Shape:
+        `(N, C, H, W)` or `(C, H, W)`, which is the output's too.
+
+    Raises:
+        ValueError: if the input has neither three nor four dimensions.
+
+    Examples:
+        >>> fastact.Softmax2d()(torch.zeros(4, 2, 2))[:, 0, 0]
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
@@ -342,14 +614,28 @@ class Softmax2d(nn.Softmax2d):
 
 
 class LogSoftmax(nn.LogSoftmax):
-    """See `fastact.functional.log_softmax`."""
+    """Logarithm of softmax: `fastact.functional.log_softmax` as a module.
+
+    Examples:
+        >>> fastact.LogSoftmax(dim=0)(torch.tensor([0.0, 1.0, 2.0]))
+        tensor([-2.4076, -1.4076, -0.4076])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.log_softmax(input, self.dim, _stacklevel=4)
 
 
 class GLU(nn.GLU):
-    """See `fastact.functional.glu`."""
+    """Gated linear unit: `fastact.functional.glu` as a module.
+
+    Examples:
+        >>> fastact.GLU()(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+        tensor([0.5000, 1.0000])
+    """
+
+    __call__: _Call
 
     def forward(self, input: Tensor) -> Tensor:
         return F.glu(input, self.dim)
@@ -357,6 +643,8 @@ class GLU(nn.GLU):
 
 class _GatedUnit(nn.Module):
     """Value times f(gate): the halves of the input along `dim`, or two tensors."""
+
+    __call__: _CallWithGate
 
     def __init__(self, dim: int = -1, gate_first: bool = False) -> None:
         super().__init__()
@@ -368,14 +656,31 @@ class _GatedUnit(nn.Module):
 
 
 class SwiGLU(_GatedUnit):
-    """See `fastact.functional.swiglu`."""
+    """Linear unit gated by SiLU: `fastact.functional.swiglu` as a module.
+
+    It takes one tensor or two, `unit(input)` or `unit(value, gate)`.
+
+    Examples:
+        >>> unit, value, gate = fastact.SwiGLU(), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])
+        >>> unit(value, gate)
+        tensor([0.0000, 3.5232])
+        >>> unit(torch.cat([value, gate]))
+        tensor([0.0000, 3.5232])
+    """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
         return F.swiglu(input, gate, self.dim, self.gate_first)
 
 
 class GEGLU(_GatedUnit):
-    """See `fastact.functional.geglu`."""
+    """Linear unit gated by GELU: `fastact.functional.geglu` as a module.
+
+    It takes one tensor or two, `unit(input)` or `unit(value, gate)`.
+
+    Examples:
+        >>> fastact.GEGLU()(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0]))
+        tensor([0.0000, 3.9090])
+    """
 
     def __init__(self, dim: int = -1, approximate: str = "none", gate_first: bool = False) -> None:
         super().__init__(dim, gate_first)
@@ -389,21 +694,44 @@ class GEGLU(_GatedUnit):
 
 
 class ReGLU(_GatedUnit):
-    """See `fastact.functional.reglu`."""
+    """Linear unit gated by ReLU: `fastact.functional.reglu` as a module.
+
+    It takes one tensor or two, `unit(input)` or `unit(value, gate)`.
+
+    Examples:
+        >>> fastact.ReGLU()(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 2.0]))
+        tensor([0., 4.])
+    """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
         return F.reglu(input, gate, self.dim, self.gate_first)
 
 
 class Bilinear(_GatedUnit):
-    """See `fastact.functional.bilinear`."""
+    """Bilinear gated unit: `fastact.functional.bilinear` as a module.
+
+    This is not `torch.nn.Bilinear`, a layer with a weight.
+
+    It takes one tensor or two, `unit(input)` or `unit(value, gate)`.
+
+    Examples:
+        >>> fastact.Bilinear()(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 2.0]))
+        tensor([-1.,  4.])
+    """
 
     def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
         return F.bilinear(input, gate, self.dim, self.gate_first)
 
 
 class Maxout(nn.Module):
-    """See `fastact.functional.maxout`."""
+    """Largest of each group of neighbours: `fastact.functional.maxout` as a module.
+
+    Examples:
+        >>> fastact.Maxout(pieces=2)(torch.tensor([1.0, 3.0, -2.0, -1.0]))
+        tensor([ 3., -1.])
+    """
+
+    __call__: _Call
 
     def __init__(self, pieces: int, dim: int = -1) -> None:
         super().__init__()
@@ -418,10 +746,41 @@ class Maxout(nn.Module):
 
 
 class MaxoutLinear(nn.Module):
-    """A layer of Maxout units: each of the `out_features` is the largest of `pieces` linear functions of the input.
+    """Layer of Maxout units: each output is the largest of several linear functions of the input.
 
-    Goodfellow et al. 2013, "Maxout Networks". Row `i * pieces + j` of the weight of `linear` is piece j of output i.
+    It is a `torch.nn.Linear`, `linear`, with a `fastact.Maxout` behind it. Row `i * pieces + j` of the linear layer's
+    weight is piece j of output i.
+
+    Args:
+        in_features: the size of an input.
+        out_features: the size of an output.
+        pieces: of how many linear functions each output is the largest, from 2 to 255.
+        bias: whether the linear functions have constant terms.
+        device: where the parameters are.
+        dtype: of the parameters.
+
+    Shape:
+        `(*, in_features)` becomes `(*, out_features)`.
+
+    Dtypes:
+        As `fastact.Maxout`.
+
+    Saved for backward:
+        The input and the weight, and one byte per element of the output for the number of the winner.
+
+    Raises:
+        ValueError: in forward, if `pieces` is not from 2 to 255.
+
+    Examples:
+        >>> layer = fastact.MaxoutLinear(64, 32, pieces=4)
+        >>> layer(torch.randn(8, 64)).shape
+        torch.Size([8, 32])
+
+    References:
+        Goodfellow et al. 2013, Maxout Networks
     """
+
+    __call__: _Call
 
     def __init__(
         self,

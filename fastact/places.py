@@ -14,7 +14,14 @@ from torch import nn
 
 
 class Place(NamedTuple):
-    """Where a call comes from."""
+    """Where a call comes from.
+
+    Examples:
+        >>> with fastact.Coverage() as seen:
+        ...     output = nn.Sequential(nn.ReLU())(torch.randn(8))
+        >>> seen.rows[0].place.module
+        '0'
+    """
 
     file: str
     """Of the innermost Python frame outside torch and fastact; "" in a thread without one."""

@@ -29,27 +29,40 @@ def plot(
     overlay: bool | None = None,
     **parameters: Any,
 ) -> Figure:
-    """Draw activations with their derivatives, and return matplotlib's `Figure`. Needs matplotlib (`fastact[plot]`).
+    """Draw activations with their derivatives.
 
-    An activation is a name of the catalogue ("gelu_tanh") or a module, fastact's, torch's or your own, that computes
-    each output element from one input element. Further arguments are those of the named ones' modules:
-    `negative_slope=0.2` goes to each that takes it. A gated unit is drawn with x as the gate and a value of 1, softmax
-    and Maxout of x and zeros, RReLU in evaluation (in a panel of its own with random numbers of training as dots).
+    An activation is a name of the catalogue or a module. A gated unit is drawn with x as the gate and a value of 1,
+    softmax and Maxout of x and zeros, RReLU in evaluation (in a panel of its own with random numbers of training as
+    dots).
 
-    All is computed in float64, by fastact's kernels where there are any, and derivatives by autograd: up to the second,
-    as `derivatives` (0, 1 or 2) says. Lines break where a function or its derivative jumps; in modules that the
-    catalogue does not have, at 0 alone. Where a curve is flat (the derivative is below 5% of its maximum, or of 1 where
-    that is larger, as for `fastact.Monitor`), the panel is shaded, or has a strip of the curve's colour at the bottom.
+    All is computed in float64, by fastact's kernels where there are any, and derivatives by autograd. Lines break where
+    a function or its derivative jumps; in modules that the catalogue does not have, at 0 alone. Where a curve is flat,
+    the panel is shaded, or has a strip of the curve's colour at the bottom. Flat is as for `fastact.Monitor`: the
+    derivative is below 5% of its maximum, or of 1 where that is larger.
 
-    Two to four activations share their panels, one for each derivative; else each has a panel. `overlay` decides it
-    otherwise. With `file` the picture is written too: PNG, SVG, PDF or what else matplotlib writes, or HTML, one page
-    that shows values under the pointer and works offline.
+    Args:
+        *activations: names ("gelu_tanh"), and modules of fastact's, torch's or your own that compute each output
+            element from one input element.
+        derivatives: up to which derivative, 0, 1 or 2.
+        range: the least and the largest x.
+        file: writes the picture too. The ending decides the format: PNG, SVG, PDF or what else matplotlib writes, or
+            HTML, one page that shows values under the pointer and works offline.
+        overlay: whether the activations share their panels, one for each derivative. By default two to four do, and of
+            more each has a panel.
+        **parameters: arguments of the named activations' modules. `negative_slope=0.2` goes to each that takes it.
 
-    Raises `ValueError` for unknown names, for values that an activation refuses and for modules that are no function of
-    each element, `TypeError` for parameters that no activation takes, `ImportError` without matplotlib.
+    Returns:
+        matplotlib's figure.
 
-    >>> fastact.plot("relu", "gelu", "leaky_relu", negative_slope=0.2, derivatives=2, range=(-6, 6), file="curves.svg")
-    >>> fastact.plot(fastact.ELU(alpha=0.5), torch.nn.Softplus(beta=3), file="curves.html")
+    Raises:
+        ValueError: if a name is unknown, an activation refuses a value, or a module is no function of each
+            element.
+        TypeError: if no activation takes a parameter.
+        ImportError: if matplotlib is missing (`pip install fastact[plot]`).
+
+    Examples:
+        >>> figure = fastact.plot("relu", "gelu", "leaky_relu", negative_slope=0.2, derivatives=2, file="curves.svg")
+        >>> figure = fastact.plot(fastact.ELU(alpha=0.5), nn.Softplus(beta=3), range=(-6, 6))
     """
     if not activations:
         raise TypeError("plot() takes at least one activation")

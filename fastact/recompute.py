@@ -1,10 +1,4 @@
-"""Nothing kept twice: what one cheap op makes is made again in backward instead of being kept for it.
-
->>> fastact.enable()
->>> with fastact.recompute():
-...     loss = model(x).sum()
->>> loss.backward()
-"""
+"""Nothing kept twice: what one cheap op makes is made again in backward instead of being kept for it."""
 
 from __future__ import annotations
 
@@ -33,8 +27,9 @@ _graph = torch._C._autograd
 
 
 class recompute(_DecoratorContextManager):
-    """Make the outputs of cheap ops again in backward instead of keeping them: a context manager or decorator around
-    forward.
+    """Make the outputs of cheap ops again in backward instead of keeping them.
+
+    It is a context manager or a decorator around forward.
 
     A linear layer behind an activation keeps the activation's output, although the activation keeps its own input, from
     which one pass makes that output again. Inside this block the linear layer keeps a recipe instead. So does every
@@ -52,12 +47,12 @@ class recompute(_DecoratorContextManager):
     tensor is kept as it is where its recipe would read what nobody keeps, where it has been written to since, and where
     it is small. Where a later layer keeps the output of ReLU, ReLU6, Hardtanh or LeakyReLU, their own bit mask goes.
 
-    Backward then reads what forward has read, so this must be as it was: to write to it in place, be it a parameter, is
-    an error in backward, and by `.data` or NumPy, which torch does not see, spoils gradients. That holds even for what
-    is kept by a node that takes no part in backward.
+    Backward then reads what forward has read, so this must be as it was. Writing to it in place, be it a parameter, is
+    an error in backward. Writing by `.data` or NumPy, which torch does not see, spoils gradients. That holds even for
+    what is kept by a node that takes no part in backward.
 
-    No effect without gradients, in graphs that `torch.compile` makes (its partitioner does the like), and inside a
-    transform of `torch.func`; a transform inside a block is torch's error, as with any hooks on saved tensors. Inside
+    It has no effect without gradients, in graphs that `torch.compile` makes (its partitioner does the like), and inside
+    a transform of torch.func; a transform inside a block is torch's error, as with any hooks on saved tensors. Inside
     `torch.utils.checkpoint` and other such hooks, as `torch.autograd.graph.save_on_cpu`, those decide, and a block that
     is opened there does nothing. A block is of the thread that opens it. docs/recompute.md says more.
 
@@ -70,11 +65,18 @@ class recompute(_DecoratorContextManager):
         RuntimeError: if the library of autograd nodes for this release of torch is missing; and in backward, as from
             torch itself, if a tensor that is needed was changed in place.
 
-    >>> @fastact.recompute()
-    ... def forward(x):
-    ...     return model(x)
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(64, 256), fastact.GELU(), nn.Linear(256, 64))
+        >>> with fastact.recompute():
+        ...     loss = model(torch.randn(128, 64)).sum()
+        >>> loss.backward()
+        >>> @fastact.recompute()
+        ... def forward(x):
+        ...     return model(x)
+        >>> forward(torch.randn(128, 64)).sum().backward()
 
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, for computing again; here op by op.
+    References:
+        Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, for computing again; here op by op
     """
 
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:

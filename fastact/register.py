@@ -17,7 +17,7 @@ _MISSING = object()
 
 
 class Registration:
-    """Names that were added to a library's tables. `remove` puts the tables back; leaving a `with` block does too."""
+    """Names that were added to a library's tables. Leaving a `with` block puts the tables back, as `remove` does."""
 
     def __init__(self) -> None:
         self._undo: list[tuple[dict[str, Any], str, Any]] = []
@@ -46,14 +46,26 @@ class Registration:
 def register_transformers(replace: bool = False) -> Registration:
     """Let transformers' configs name any activation of fastact: `hidden_act="star_relu"`, "squared_relu", "elu".
 
-    Adds to `transformers.activations.ACT2FN` the names of the catalogue's pointwise activations that are missing there.
-    With `replace`, the names that are there make fastact's modules too, where fastact computes the same ("gelu_new",
-    "silu", "relu2"; not "laplace"). Models that exist are `convert`'s.
+    It adds to `transformers.activations.ACT2FN` the names of the catalogue's pointwise activations that are missing
+    there. Models that exist are `convert`'s.
 
-    Raises `RuntimeError` if transformers has not been imported.
+    Args:
+        replace: whether the names that are there make fastact's modules too, where fastact computes the same:
+            "gelu_new", "silu", "relu2", but not "laplace".
 
-    >>> with fastact.register_transformers():
-    ...     model = LlamaForCausalLM(LlamaConfig(hidden_act="squared_relu"))
+    Returns:
+        A context manager that takes the names back, and so does its `remove()`.
+
+    Raises:
+        RuntimeError: if transformers has not been imported.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+        >>> with fastact.register_transformers():
+        ...     model = LlamaModel(LlamaConfig(hidden_act="squared_relu", num_hidden_layers=1, **sizes))
+        >>> model.layers[0].mlp.act_fn
+        SquaredReLU()
     """
     table = _imported("transformers", "transformers.activations").ACT2FN
     registration = Registration()
@@ -69,12 +81,26 @@ def register_transformers(replace: bool = False) -> Registration:
 
 
 def register_timm(replace: bool = False) -> Registration:
-    """The same for timm's `create_act_layer` and `get_act_fn`: `timm.create_model(name, act_layer="star_relu")`.
+    """Let timm's models name any activation of fastact: `timm.create_model(name, act_layer="star_relu")`.
 
-    With `replace`, also "relu", "silu", "gelu" and so on are fastact's. All take `inplace`, as timm's do, which those
-    that cannot work in place do not mind. What learns something is no function.
+    It adds to what `create_act_layer` and `get_act_fn` look in the names of the catalogue's pointwise activations that
+    are missing there. All take `inplace`, as timm's do; those that cannot work in place ignore it. What learns
+    something is no function.
 
-    Raises `RuntimeError` if timm has not been imported.
+    Args:
+        replace: whether the names that are there, "relu", "silu", "gelu" and so on, are fastact's too.
+
+    Returns:
+        A context manager that takes the names back, and so does its `remove()`.
+
+    Raises:
+        RuntimeError: if timm has not been imported.
+
+    Examples:
+        >>> from timm.layers import create_act_layer
+        >>> with fastact.register_timm():
+        ...     create_act_layer("star_relu")
+        StarReLU()
     """
     create_act = _imported("timm", "timm.layers.create_act")
     registration = Registration()

@@ -1,7 +1,4 @@
-"""What a forward pass keeps for backward: a table, layer by layer.
-
->>> print(fastact.saved(model, x))
-"""
+"""What a forward pass keeps for backward: a table, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,7 +29,14 @@ __all__ = ["Kept", "Layer", "Saved", "saved"]
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that a node keeps for backward."""
+    """A tensor that a node keeps for backward.
+
+    Examples:
+        >>> seen = fastact.saved(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), torch.randn(2, 4))
+        >>> kept = seen.rows[-1]
+        >>> kept.layer, kept.node, kept.shape, kept.dtype, kept.made_by, kept.bytes
+        ('1', 'TanhBackward0', (2, 8), 'float32', 'its output', 64)
+    """
 
     layer: str
     """The innermost module that was running, named as in `model.named_modules()`; "" for the model itself."""
@@ -59,7 +63,13 @@ class Kept:
 
 
 class Layer(NamedTuple):
-    """What the rows of a layer have together."""
+    """What the rows of a layer have together.
+
+    Examples:
+        >>> seen = fastact.saved(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), torch.randn(2, 4))
+        >>> [(layer.name, layer.bytes) for layer in seen.layers]
+        [('0', 32), ('1', 64)]
+    """
 
     name: str
     bytes: int
@@ -68,7 +78,13 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Saved:
-    """What `saved` returns; printed, a table in which like layers share a row."""
+    """What `saved` returns. As text, a table in which like layers share a row.
+
+    Examples:
+        >>> seen = fastact.saved(nn.Sequential(nn.Linear(4, 8), fastact.ReLU()), torch.randn(2, 4))
+        >>> seen.bytes, seen.torch_bytes, seen.parameter_bytes
+        (34, 96, 0)
+    """
 
     rows: tuple[Kept, ...]
     """In the order of the forward pass."""
@@ -83,9 +99,12 @@ class Saved:
 
     @property
     def layers(self) -> list[Layer]:
-        """In the order of the forward pass.
+        """What each layer keeps, in the order of the forward pass.
 
-        >>> sorted(seen.layers, key=lambda layer: -layer.bytes)[:10]  # those that keep most
+        Examples:
+            >>> seen = fastact.saved(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), torch.randn(2, 4))
+            >>> max(seen.layers, key=lambda layer: layer.bytes).name
+            '1'
         """
         rows: dict[str, list[Kept]] = defaultdict(list)
         for row in self.rows:
@@ -93,11 +112,18 @@ class Saved:
         return [Layer(name, *_sums(each)) for name, each in rows.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all of it as dictionaries and lists, for JSON."""
         return asdict(self)
 
     def plot(self, path: str | Path) -> None:
-        """Draw what each layer keeps, and what of it recompute makes again. Needs matplotlib (`fastact[plot]`)."""
+        """Draw what each layer keeps, and what of it recompute makes again.
+
+        Args:
+            path: the file to write. The ending decides the format.
+
+        Raises:
+            ImportError: if matplotlib is missing (`pip install fastact[plot]`).
+        """
         from .tools import plot
 
         plot.kept(path, self)
@@ -164,9 +190,10 @@ def _sizes(rows: list[Kept]) -> list[str]:
 
 
 def saved(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Saved:
-    """Run a forward pass of the model, and return what it keeps for backward: which tensors, for which node of which
-    layer, how large, shared with whom, made by what; under `fastact.recompute()` made again by what; and what torch
-    alone would keep.
+    """Run a forward pass of a model, and tell what it keeps for backward.
+
+    It tells which tensors are kept, for which node of which layer, how large they are, with whom they are shared and
+    what made them; what makes them again under `fastact.recompute()`; and what torch alone would keep.
 
     The model runs once for each of the three, with a graph, in training or evaluation as it is. Buffers, torch's random
     state and inputs that it writes over are afterwards what they were; what else a forward changes is not undone. No
@@ -175,17 +202,28 @@ def saved(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Saved:
     A tensor counts with its whole storage, once, at the first node that keeps it, if it is still kept when the forward
     pass ends. Parameters and buffers have a number of their own. Functions count for the module that calls them.
 
-    Not seen is what a custom `autograd.Function` keeps on its `ctx` without `save_for_backward`, what other hooks on
-    saved tensors pack that the model itself opens (of `torch.utils.checkpoint` its inputs are seen, of `save_on_cpu`
-    nothing), and what other threads keep, as `nn.DataParallel`'s.
+    Three things are not seen: what a custom `autograd.Function` keeps on its `ctx` without `save_for_backward`; what
+    other hooks on saved tensors pack that the model itself opens (of `torch.utils.checkpoint` its inputs are seen, of
+    `save_on_cpu` nothing); and what other threads keep, as `nn.DataParallel`'s.
 
     Args:
-        model: the module; what is enabled and converted counts as it is.
-        inputs, kwargs: what to call it with.
+        model: the module. What is enabled and converted counts as it is.
+        *inputs: what to call it with.
+        **kwargs: what to call it with, by name.
 
-    >>> seen = fastact.saved(model, x)
-    >>> print(seen)
-    >>> seen.plot("saved.png")
+    Returns:
+        The tensors and their sums. As text, a table.
+
+    Raises:
+        TypeError: if `model` is no module.
+        RuntimeError: within a block of `fastact.recompute()`.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(64, 256), fastact.ReLU(), nn.Linear(256, 10))
+        >>> seen = fastact.saved(model, torch.randn(128, 64))
+        >>> [(row.node, row.shape) for row in seen.rows]
+        [('AddmmBackward0', (128, 64)), ('ReLUBackward', (4096,)), ('AddmmBackward0', (128, 256))]
+        >>> seen.plot("saved.png")
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"fastact.saved: model must be a torch.nn.Module, got {type(model).__name__}")

@@ -14,14 +14,30 @@ __all__ = ["MonitorCallback"]
 
 
 class MonitorCallback(Callback):
-    """Watch the module's activations while it trains, and write them to the trainer's loggers.
+    """Watch a module's activations while Lightning's Trainer trains it, and write them to the trainer's loggers.
 
-    Every `log_every` optimizer steps it takes a snapshot, of all processes together. `options` are `fastact.Monitor`'s,
-    and `callback.monitor` is the monitor, which keeps its history after training.
+    Every so many optimizer steps it takes a snapshot, of all processes together. `callback.monitor` is the
+    `fastact.Monitor`, which keeps its history after training.
 
-    >>> callback = MonitorCallback(log_every=100, every=10)
-    >>> Trainer(callbacks=[callback]).fit(module)
-    >>> print(*callback.monitor.history[-1].report.findings, sep="\\n")
+    Args:
+        log_every: how many optimizer steps lie between two snapshots.
+        **options: the monitor's, such as `every` and `unit_dim`.
+
+    Raises:
+        TypeError: when training starts, if an option is not the monitor's.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from fastact.integrations.lightning import MonitorCallback
+        >>> model = BoringModel()
+        >>> model.layer = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 2))
+        >>> callback = MonitorCallback(log_every=10, every=5)
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        >>> quiet |= {"enable_model_summary": False}
+        >>> Trainer(max_steps=20, callbacks=[callback], accelerator="cpu", **quiet).fit(model)
+        >>> [step for step, report in callback.monitor.history]
+        [10, 20]
     """
 
     def __init__(self, log_every: int = 50, **options: Any) -> None:

@@ -14,15 +14,33 @@ __all__ = ["MonitorCallback"]
 
 
 class MonitorCallback(TrainerCallback):
-    """Watch the model's activations while it trains.
+    """Watch a model's activations while transformers' Trainer trains it.
 
-    Every `log_every` optimizer steps it takes a snapshot, of all processes together, and writes it to `writer`, if
-    there is one (see `fastact.Monitor.log_to`): the trainer's own reporters have run by then. `options` are
-    `fastact.Monitor`'s, and `callback.monitor` is the monitor, which keeps its history after training.
+    Every so many optimizer steps it takes a snapshot, of all processes together, and writes it to `writer`, if there is
+    one: the trainer's own reporters have run by then. `callback.monitor` is the `fastact.Monitor`, which keeps its
+    history after training.
 
-    >>> callback = MonitorCallback(SummaryWriter(), unit_dim=-1, every=10)
-    >>> Trainer(model, callbacks=[callback], train_dataset=dataset).train()
-    >>> print(*callback.monitor.history[-1].report.findings, sep="\\n")
+    Args:
+        writer: what the snapshots are written to, see `fastact.Monitor.log_to`; by default nothing.
+        log_every: how many optimizer steps lie between two snapshots.
+        **options: the monitor's, such as `every` and `unit_dim`.
+
+    Raises:
+        TypeError: when training starts, if an option is not the monitor's.
+
+    Examples:
+        >>> from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+        >>> from fastact.integrations.transformers import MonitorCallback
+        >>> sizes = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+        >>> model = BertForSequenceClassification(BertConfig(num_hidden_layers=2, **sizes))
+        >>> data = [{"input_ids": torch.randint(50, (6,)), "labels": i % 2} for i in range(16)]
+        >>> quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "use_cpu": True}
+        >>> arguments = TrainingArguments("output", max_steps=4, dataloader_pin_memory=False, **quiet)
+        >>> callback = MonitorCallback(log_every=2, unit_dim=-1)
+        >>> output = Trainer(model, arguments, callbacks=[callback], train_dataset=data).train()
+        {'train_runtime': ...
+        >>> [step for step, report in callback.monitor.history]
+        [2, 4]
     """
 
     def __init__(self, writer: Any = None, log_every: int = 50, **options: Any) -> None:

@@ -1,9 +1,4 @@
-"""Watch a model's activations while it trains: the loss alone says little.
-
->>> with Monitor(model) as monitor:
-...     train(model)
->>> print(monitor.report())
-"""
+"""Watch a model's activations while it trains: the loss alone says little."""
 
 from __future__ import annotations
 
@@ -56,36 +51,58 @@ _MOST_VARIANTS = 8
 
 
 class Snapshot(NamedTuple):
-    """What was seen up to a step, since the snapshot before."""
+    """What was seen up to a step, since the snapshot before.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        >>> with fastact.Monitor(model) as monitor:
+        ...     output = model(torch.randn(2, 4))
+        ...     monitor.snapshot(step=1)
+        >>> [snapshot] = monitor.history
+        >>> snapshot.step, len(snapshot.report.rows)
+        (1, 1)
+    """
 
     step: int
     report: Report
 
 
 class Monitor:
-    """Follow the activations of `model` while the context is open: modules, torch.nn's and fastact's, and calls of
-    functions within the model's forward, `F.gelu(x)`, `torch.relu(x)`, `x.sigmoid_()`, by the line they come from.
+    """Follow the activations of a model while the context is open.
 
-    Units are the input's dimension `unit_dim`, by default 1: torch's channels, or the features of a batch of vectors
-    (-1 suits transformers). `every=k` looks at every k-th call of a module, and at functions in every k-th call of
-    the model. `functional=False` leaves functions alone. With `histograms`, outputs and gradients are counted by
-    magnitude too, of up to 4,096 elements of each call. Results of the model do not change, no tensor is kept, and
-    nothing waits for the GPU before it is read. The same holds under `fastact.enable()`.
-
-    Gradients are divided by `grad_scale`, a number or a tensor of one, which may be set at any time. Under a
-    `torch.amp.GradScaler`, set it after each update, or all gradients seem as large as the scaler makes them:
-
-    >>> monitor.grad_scale = scaler.get_scale()
+    It sees modules, torch.nn's and fastact's, and calls of functions within the model's forward, `F.gelu(x)`,
+    `torch.relu(x)`, `x.sigmoid_()`, by the line they come from. Results of the model do not change, no tensor is kept,
+    and nothing waits for the GPU before it is read. The same holds under `fastact.enable()`.
 
     What checkpointing computes again counts once. What has no numbers to look at runs as without a monitor, and the
     layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
     calls in compiled and exported graphs and within torch.func's transforms. Functions are not seen in models of which
     a part is compiled, nor within functions of torch such as `F.multi_head_attention_forward`.
-    torch.nn.TransformerEncoderLayer in evaluation leaves its fast path, as under any hooks on modules, and rounds
+    `torch.nn.TransformerEncoderLayer` in evaluation leaves its fast path, as under any hooks on modules, and rounds
     otherwise there.
 
-    Raises TypeError if `every` is not an int or `grad_scale` neither a number nor a tensor of one; ValueError if
-    `every` is below 1 or `grad_scale` a number that is not above 0; RuntimeError where the context is opened twice.
+    Args:
+        model: the module to watch.
+        every: k, at least 1, to look at each k-th call of a module, and at functions in each k-th call of the model.
+        unit_dim: the input's dimension along which the units lie. 1 is torch's channels, or the features of a batch of
+            vectors; -1 suits transformers.
+        grad_scale: what gradients are divided by, a number above 0 or a tensor of one. As an attribute it may be set at
+            any time. Under a `torch.amp.GradScaler` set it to `scaler.get_scale()` after each update, or all gradients
+            seem as large as the scaler makes them.
+        functional: whether to look at functions.
+        histograms: whether to count outputs and gradients by magnitude too, of up to 4,096 elements of each call.
+
+    Raises:
+        TypeError: if `every` is not an int, or `grad_scale` neither a number nor a tensor of one.
+        ValueError: if `every` is below 1, or `grad_scale` a number that is not above 0.
+        RuntimeError: if the context is opened twice.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        >>> with fastact.Monitor(model) as monitor:
+        ...     model(torch.randn(128, 64)).square().mean().backward()
+        >>> [(row.layer, row.activation, row.dead) for row in monitor.report().rows]
+        [('1', 'ReLU', 0.0)]
     """
 
     def __init__(
@@ -141,7 +158,11 @@ class Monitor:
         self.control[1] = float(value) if self.scale_is_number else math.nan
 
     def scale_on(self, device: torch.device) -> Tensor | None:
-        """The same for statistics; None where there is nothing to divide by."""
+        """The same for statistics; None where there is nothing to divide by.
+
+        Args:
+            device: where the statistics are.
+        """
         scale = self._grad_scale
         if not isinstance(scale, Tensor):
             return None if scale == 1 else torch.tensor(scale, dtype=wide(device), device=device)
@@ -197,10 +218,22 @@ class Monitor:
 
     @contextmanager
     def functions(self) -> Iterator[None]:
-        """Look at functions that are called in this block, as in a call of the model: for training steps that call
-        parts of the model one by one.
+        """Look at functions that are called in this block, as in a call of the model.
 
-        Raises RuntimeError if the context is not open.
+        It is for training steps that call parts of the model one by one.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            RuntimeError: if the monitor is not open.
+
+        Examples:
+            >>> model = nn.Linear(4, 4)
+            >>> with fastact.Monitor(model) as monitor, monitor.functions():
+            ...     output = torch.tanh(model(torch.randn(2, 4)))
+            >>> [row.activation for row in monitor.report().rows]
+            ['tanh']
         """
         if not self.is_open:
             raise RuntimeError("the monitor is not open")
@@ -250,7 +283,12 @@ class Monitor:
                 leave(calls)
 
     def layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
-        """What is seen of a function where it is being called."""
+        """What is seen of a function where it is being called.
+
+        Args:
+            row: the function's.
+            scalars: its arguments that are numbers.
+        """
         where = site()
         numbers = tuple(each if isinstance(each, Real) else type(each).__name__ for each in scalars.values())
         key: tuple[object, ...] = (where, row.name, *numbers)
@@ -280,19 +318,49 @@ class Monitor:
             return layer
 
     def report(self, *, across_ranks: bool | dist.ProcessGroup = False) -> Report:
-        """What has been seen since the last snapshot or, if there is none, since the context opened; also while it
-        is open. With `across_ranks`, by all processes of the default group or of one: each of them must call."""
+        """Tell what has been seen since the last snapshot or, if there is none, since the context opened.
+
+        It may be asked while the context is still open.
+
+        Args:
+            across_ranks: whether to merge what all processes have seen, True of the default group or a group. Each of
+                them must call.
+
+        Returns:
+            One row per layer, and findings. As text, a table.
+
+        Examples:
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.Hardtanh())
+            >>> with fastact.Monitor(model) as monitor:
+            ...     output = model(torch.full((500, 4), 1e4))
+            >>> monitor.report().rows[0].saturated
+            1.0
+        """
         seen = [SeenOnCpu.of(layer, layer.seen) for layer in self._layers]
         return _report(_of_all_ranks(seen, across_ranks) if across_ranks else seen)
 
     def snapshot(self, step: int, *, across_ranks: bool | dist.ProcessGroup = False) -> None:
-        """Add what was seen since the last snapshot to the history, and begin anew. Waits for no GPU, unless it is
-        merged `across_ranks`, see `report`.
+        """Add what was seen since the last snapshot to the history, and begin anew.
 
-        Raises TypeError if `step` is no integer, and ValueError if it is negative or does not fit 63 bits.
+        It waits for no GPU, unless it merges across ranks.
 
-        >>> if step % 100 == 0:
-        ...     monitor.snapshot(step)
+        Args:
+            step: the number of the training step, from 0 to 2^63 - 1.
+            across_ranks: as for `report`.
+
+        Raises:
+            TypeError: if `step` is no integer.
+            ValueError: if `step` is negative or too large.
+
+        Examples:
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+            >>> with fastact.Monitor(model) as monitor:
+            ...     for step in range(201):
+            ...         output = model(torch.randn(2, 4))
+            ...         if step % 100 == 0:
+            ...             monitor.snapshot(step)
+            >>> [step for step, report in monitor.history]
+            [0, 100, 200]
         """
         step = index(step)
         if not 0 <= step < 1 << 63:
@@ -325,14 +393,34 @@ class Monitor:
             layer.forget()
 
     def save(self, file: str | Path) -> None:
-        """Write the history as JSON, which `python -m fastact play --load` shows."""
+        """Write the history as JSON, which `python -m fastact play --load` shows.
+
+        Args:
+            file: the file to write.
+        """
         Path(file).write_text(json.dumps([{"step": step, **report.to_dict()} for step, report in self.history]))
 
     def log_to(self, writer: Any, step: int, *, across_ranks: bool | dist.ProcessGroup = False) -> None:
-        """Take a snapshot and write it, as `<layer>/dead` and so on, to TensorBoard's `SummaryWriter`, or with a
-        `log(values, step=step)` as wandb, trackio and their runs have. Across ranks, None where there is no writer.
+        """Take a snapshot, and write it to the tool that follows the training run, as `<layer>/dead` and so on.
 
-        Raises TypeError for other writers.
+        Args:
+            writer: TensorBoard's `SummaryWriter`, or what has a `log(values, step=step)`, as wandb, trackio and their
+                runs. Across ranks, None in processes that have no writer.
+            step: the number of the training step.
+            across_ranks: as for `report`.
+
+        Raises:
+            TypeError: if `writer` is another kind of writer.
+
+        Examples:
+            >>> class Printer:
+            ...     def log(self, values, step):
+            ...         print(step, values["1/dead"])
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+            >>> with fastact.Monitor(model) as monitor:
+            ...     output = model(torch.ones(2, 4))
+            ...     monitor.log_to(Printer(), step=1)
+            1 ...
         """
         if not (writer is None or hasattr(writer, "add_scalar") or hasattr(writer, "log")):
             raise TypeError(f"a writer has add_scalar, as TensorBoard's, or log, as wandb; got {writer!r}")
@@ -341,13 +429,20 @@ class Monitor:
             log(writer, *self.history[-1])
 
     def plot(self, file: str | Path | None = None) -> Figure:
-        """Draw the history, and return matplotlib's `Figure`: dead units, saturation and the gradient's norm, over
-        time and layers, and with `histograms` the outputs' and gradients' too. Needs matplotlib (`fastact[plot]`).
+        """Draw the history over time and layers: dead units, saturation and the gradient's norm.
 
-        With `file` the picture is written too: PNG, SVG or what else matplotlib writes, or HTML, one page that shows
-        values under the pointer and works offline (which needs `fastact[play]`).
+        With `histograms` it draws outputs and gradients by their magnitudes too.
 
-        Raises ValueError before the first snapshot, ImportError without the library.
+        Args:
+            file: writes the picture too. The ending decides the format: PNG, SVG or what else matplotlib writes, or
+                HTML, one page that shows values under the pointer and works offline (which needs `fastact[play]`).
+
+        Returns:
+            matplotlib's figure.
+
+        Raises:
+            ValueError: if there is no snapshot yet.
+            ImportError: if a library is missing (`pip install fastact[plot]`).
         """
         if not self._cuts:
             raise ValueError("there is no snapshot to draw: call monitor.snapshot(step) while the model trains")

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen of one layer; None where nothing was."""
+    """What was seen of one layer; None where nothing was.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        >>> with fastact.Monitor(model) as monitor:
+        ...     output = model(torch.full((500, 4), float("nan")))
+        >>> [row] = monitor.report().rows
+        >>> row.layer, row.activation, row.nan, row.first_bad
+        ('1', 'ReLU', 4000, 0)
+    """
 
     layer: str
     """As in `model.named_modules()`; of a function, the module that runs it and the line: "block (net.py:12)"."""
@@ -67,7 +76,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, in words; printed, one line."""
+    """Something that is wrong, in words. As text, one line.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        >>> with fastact.Monitor(model) as monitor:
+        ...     output = model(torch.full((500, 4), float("nan")))
+        >>> print(*monitor.report().findings)
+        1: 4000 outputs were NaN and 0 infinite, here first: look at its input and at the loss scale, ...
+    """
 
     rule: str
     """"not-finite", "gradient-not-finite", "dead-units", "saturation", "exploding-gradient" or "vanishing-gradient"."""
@@ -87,7 +104,16 @@ _IF_ANY = ("nan", "inf", "grad_nan", "grad_inf", "note")
 
 @dataclass(frozen=True)
 class Report:
-    """One row per layer, in the order of their first calls; printed, an aligned table."""
+    """One row per layer, in the order of their first calls. As text, an aligned table.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Sigmoid())
+        >>> with fastact.Monitor(model) as monitor:
+        ...     output = model(torch.randn(500, 4))
+        >>> report = monitor.report()
+        >>> [row.activation for row in report.rows], report.findings
+        (['ReLU', 'Sigmoid'], [])
+    """
 
     rows: list[Row]
 
@@ -101,18 +127,19 @@ class Report:
         - "saturation": more than half of the elements were flat, those not counted that gave zero.
         - "exploding-gradient", "vanishing-gradient": the first layer's gradient is 1,000 times the last one's, or a
           100,000th.
-
-        >>> print(*monitor.report().findings, sep="\\n")
-        layer4.relu: 41% of the units are dead: lower the learning rate, or take a LeakyReLU
         """
         return [finding for rule in _RULES for finding in rule(self.rows)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Rows and findings as dictionaries of numbers and text, for JSON. A mean of nothing finite is NaN."""
+        """Return rows and findings as dictionaries of numbers and text, for JSON. A mean of nothing finite is NaN."""
         return {"rows": [asdict(row) for row in self.rows], "findings": [asdict(each) for each in self.findings]}
 
     def to_pandas(self) -> DataFrame:
-        """The rows as a table, indexed by layer. Needs pandas."""
+        """Return the rows as a table, indexed by layer.
+
+        Raises:
+            ImportError: if pandas is missing.
+        """
         try:
             import pandas
         except ImportError as error:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding-an-activation.md"
 NEW = "cubed_relu or mishglu or frelu or CubedReLU or MishGLU or FReLU"
 CONTRACTS = (
-    "values gradients gated memory accuracy dispatch ops every_size modules autocast subnormals bias_act kernels"
+    "values gradients gated memory accuracy dispatch ops every_size modules autocast subnormals bias_act kernels "
+    "docstrings"
 )
 
 
@@ -58,4 +59,4 @@ def test_the_edits_are_few() -> None:
         files = re.findall(r"^\+\+\+ b/(.*)$", diff, re.MULTILINE)
         lines = re.findall(r"^\+(?!\+\+)", diff, re.MULTILINE)
         assert len(files) <= 9
-        assert len(lines) <= 75
+        assert len(lines) <= 90
