@@ -181,7 +181,8 @@ def saved(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Saved:
 
     Args:
         model: the module; what is enabled and converted counts as it is.
-        inputs, kwargs: what to call it with.
+        inputs: what to call it with.
+        kwargs: the same, by name.
 
     >>> seen = fastact.saved(model, x)
     >>> print(seen)
