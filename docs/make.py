@@ -71,23 +71,17 @@ def memory_table() -> str:
     )
 
 
-def full_table(rows: Iterable[Activation]) -> str:
-    """All that the catalogue says in words."""
-    header = ("activation", "formula", "derivative", "saved for backward, and why", "use", "paper")
-    return table(
-        header,
-        (
-            (
-                name_of(row),
-                row.formula,
-                row.derivative + _kinks(row),
-                f"{_SAVES[row.saved]}. {row.why_saved}",
-                row.use,
-                row.paper,
-            )
-            for row in rows
-        ),
-    )
+def described(row: Activation) -> str:
+    """A picture, and all that the catalogue says in words."""
+    words = {
+        "formula": row.formula,
+        "derivative": row.derivative + _kinks(row),
+        "saved for backward": f"{_SAVES[row.saved]}. {row.why_saved}",
+        "use": row.use,
+        "paper": row.paper,
+    }
+    picture = f"![{row.label} with its derivative](gallery/{row.name}.svg)"
+    return f"### {row.label}\n\n{picture}\n\n{table((name_of(row), ''), words.items()).rstrip()}"
 
 
 def _kinks(row: Activation) -> str:
@@ -100,11 +94,11 @@ def page() -> str:
     parts = [
         "# The activations",
         "`make docs` writes this page from `fastact/catalogue.py`, and measures the table of memory. x is the input, y "
-        f"the output; arguments have torch's names. [Which one to take]({GUIDE.name}) is a page of its own.",
-        f"![Each activation with its derivative]({PAGE.stem}.png)",
+        f"the output; arguments have torch's names. [The gallery]({GALLERY.name}) says what the pictures show. [Which "
+        f"one to take]({GUIDE.name}) is a page of its own.",
     ]
     for family, rows in families().items():
-        parts += [f"## {family}", full_table(rows).rstrip()]
+        parts += [f"## {family}", *map(described, rows)]
     parts += [
         "## Memory",
         "Bytes that one forward keeps for backward, per element of the output, as torch's saved-tensor hooks see them: "
@@ -134,7 +128,9 @@ def gallery() -> str:
     ]
     for family, rows in families().items():
         cards = [
-            f"-   ![{row.label}](gallery/{row.name}.svg)\n\n    {name_of(row)}<br>\n    {row.formula}" for row in rows
+            f"-   ![{row.label}](gallery/{row.name}.svg)\n\n    [{name_of(row)}]({PAGE.name}#{row.label.lower()})<br>\n"
+            f"    {row.formula}"
+            for row in rows
         ]
         parts += [f"## {family}", '<div class="grid cards" markdown="1">', *cards, "</div>"]
     return "\n\n".join(parts) + "\n"
@@ -348,9 +344,6 @@ def page_faults() -> str:
 
 def main() -> None:
     import chains
-    from train_digits import CHOICES, DEFAULT
-
-    from fastact.tools import plot
 
     README.write_text(readme())
     BENCHMARKS.write_text(benchmarks())
@@ -370,8 +363,6 @@ def main() -> None:
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
     MONITOR.write_text(monitor_page(MONITOR.with_suffix(".png")))
     PLOT.write_text(plot_page(PLOT.with_suffix(".png")))
-    plot.curves(PAGE.with_suffix(".png"))
-    plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
 
 
 if __name__ == "__main__":
