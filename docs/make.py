@@ -155,11 +155,11 @@ def draw_gallery(folder: Path) -> None:
 def logo() -> str:
     """GELU, as SVG."""
     x = torch.linspace(-3, 1.9, 50, dtype=torch.float64)
-    places = zip(28 + 8 * x, 44 - 13 * fastact.functional.gelu(x), strict=True)
+    places = zip(28 + 8 * x, 36 - 13 * fastact.functional.gelu(x), strict=True)
     points = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 64">\n'
-        '  <rect y="8" width="48" height="48" rx="10" fill="#00507d"/>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48">\n'
+        '  <rect width="48" height="48" rx="10" fill="#0072b2"/>\n'
         f'  <polyline points="{points}" fill="none" stroke="#fff" stroke-width="5" stroke-linecap="round"/>\n'
         "</svg>\n"
     )
