@@ -169,7 +169,7 @@ def commands() -> str:
     """What `python -m fastact` says of each command."""
 
     def help_of(*names: str) -> str:
-        with patch.dict(os.environ, COLUMNS="100"), redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
+        with patch.dict(os.environ, COLUMNS="84"), redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
             command_line([*names, "--help"])
         return said.getvalue()
 

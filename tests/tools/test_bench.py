@@ -603,6 +603,17 @@ def test_memory_tables_say_what_is_lost(measured_memory: dict[str, Any], tmp_pat
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
+def test_the_readmes_table_has_every_third_model(measured_memory: dict[str, Any]) -> None:
+    rows = []
+    for kept in (40, 60, 20, 80):
+        row = copy.deepcopy(measured_memory["rows"][0]) | {"model": f"keeps {kept}"}
+        row["kept_bytes"] |= {"torch eager": 100, "fastact": 101, "fastact, recompute": kept}
+        rows.append(row)
+    _, _, *lines = memory.short_table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| keeps 80", "| keeps 20"]
+    assert all(" | **1.01** / " in line for line in lines)
+
+
 def test_committed_tables_are_those_of_the_committed_memory() -> None:
     for result in memory.committed():
         folder = environment.RESULTS / environment.folder_of(result["environment"])
