@@ -1,5 +1,5 @@
-# make demo | experiments | test | test-browser | bench | models | memory | exhaustive | validate | docs | lint | coverage
-# | mutants | sanitize | aarch64 | wheel-check | test-matrix | clean.
+# make demo | experiments | test | test-browser | bench | models | memory | exhaustive | validate | docs | site | lint
+# | coverage | mutants | sanitize | aarch64 | wheel-check | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -11,7 +11,7 @@ RUN := $(BIN)/python
 CACHED := PATH="$(CURDIR)/.venv/ccache:$$PATH" CCACHE_DIR="$(CURDIR)/build/ccache"
 
 # `docs` is a folder too.
-.PHONY: docs demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
+.PHONY: docs site demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
   memory sass exhaustive validate lint coverage mutants sanitize aarch64 wheel-check test-matrix clean
 
 demo: .venv/built
@@ -60,13 +60,13 @@ exhaustive: .venv/built
 
 bench: .venv/built
 	$(RUN) bench/run.py $(ARGS)
-	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/summary.json)) --readme README.md
+	$(RUN) bench/report.py $(dir $(wildcard bench/results/*/summary.json)) --table docs/op-benchmark.md
 	$(RUN) bench/tails.py
 
 # Training steps of whole models.
 models: .venv/built
 	$(RUN) bench/models.py $(ARGS)
-	$(RUN) bench/models.py --tables README.md docs/model-benchmark.md
+	$(RUN) bench/models.py --tables docs/model-benchmark.md
 
 # What training steps keep for backward, beside torch's own ways. torch_remat takes part where it is installed.
 memory: .venv/built
@@ -83,6 +83,10 @@ validate: .venv/built
 # What the documentation takes from the catalogue and from measurements: tables, pages, pictures.
 docs: .venv/built
 	$(RUN) docs/make.py
+
+# The documentation as a site in build/site, where a warning is an error; `python -m http.server -d build/site` shows it.
+site: .venv/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -156,6 +160,10 @@ test-matrix: .venv/ready
 	$(RUN) -m pip install -q --disable-pip-version-check --no-compile -r requirements-dev.txt
 	mkdir -p .venv/ccache
 	for each in c++ g++ clang++; do ! command -v $$each >/dev/null || ln -sf ../bin/ccache .venv/ccache/$$each; done
+	@touch $@
+
+.venv/site: .venv/built requirements-docs.txt
+	$(RUN) -m pip install -q --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
 .venv/built: .venv/ready $(SOURCES)

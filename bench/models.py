@@ -2,7 +2,7 @@
 
     python bench/models.py [--models NAME …] [--modes MODE …] [--size tiny|real] [--steps N] [--device cpu|cuda]
                            [--out DIR]
-    python bench/models.py --tables README.md docs/model-benchmark.md
+    python bench/models.py --tables docs/model-benchmark.md
 
 The models are those of zoo.py, each as it is ("stock"), within `fastact.enable()` ("enabled"), after
 `fastact.convert()` ("converted") and, stock, by torch.compile ("compiled"). Writes models.json and models.md to
@@ -319,12 +319,12 @@ EXPLAINED = (
 
 
 def short_block(result: dict[str, Any]) -> str:
-    """For the README."""
+    """For the docs, first."""
     return f"{measured_on(result, LIBRARIES)} {EXPLAINED}\n\n{short_table(result['rows'])}"
 
 
 def long_block(result: dict[str, Any]) -> str:
-    """For the docs."""
+    """For the docs, below."""
     head = f"{measured_on(result, LIBRARIES)} Medians of {result['steps']} steps in each mode."
     parts = [head, long_table(result["rows"])]
     not_measured = [(f"{row['model']}, {mode}", why) for row in result["rows"] for mode, why in row["failed"].items()]
@@ -359,7 +359,7 @@ def with_tables(
         if f"<!-- {name}:begin -->" in text:
             first, *others = [block(result) for result in latest_first] or ["Not measured yet."]
             folded = (
-                f"<details><summary>{name_of(result['environment'])}</summary>\n\n{each}\n\n</details>"
+                f'<details markdown="1"><summary>{name_of(result["environment"])}</summary>\n\n{each}\n\n</details>'
                 for result, each in zip(latest_first[1:], others, strict=True)
             )
             text = replace_block(text, "\n\n".join([first, *folded]), name)

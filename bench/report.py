@@ -1,6 +1,6 @@
-"""From rows.jsonl to a summary; from summary.json to report.md, roofline.png and the README's table.
+"""From rows.jsonl to a summary; from summary.json to report.md, roofline.png and the table in the docs.
 
-python bench/report.py bench/results/HARDWARE…  [--readme README.md]
+python bench/report.py bench/results/HARDWARE…  [--table docs/op-benchmark.md]
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def short_table(summary: dict[str, Any]) -> str:
     return table(headings, [["*geometric mean*", *means, ""], *lines])
 
 
-def readme_block(summary: dict[str, Any]) -> str:
+def short_block(summary: dict[str, Any]) -> str:
     environment = summary["environment"]
     versions = environment["versions"]
     return "\n\n".join(
@@ -228,7 +228,7 @@ def readme_block(summary: dict[str, Any]) -> str:
 def _folded(summary: dict[str, Any]) -> str:
     environment = summary["environment"]
     title = f"{name_of(environment)}, {environment['date'][:10]}, commit {(environment['commit'] or 'unknown')[:7]}"
-    return f"<details><summary>{title}</summary>\n\n{readme_block(summary)}\n\n</details>"
+    return f'<details markdown="1"><summary>{title}</summary>\n\n{short_block(summary)}\n\n</details>'
 
 
 def _means(rows: list[Row]) -> str:
@@ -312,7 +312,7 @@ def report(summary: dict[str, Any]) -> str:
         f"## Where fastact loses\n\n{len(lost)} of {len(rows)} rows; in {noise} of them the quartiles of the ratio "
         "reach 1, so that the run does not decide.",
         _full_table(lost) if lost else "Nowhere.",
-        f"## By activation\n\n{BEGIN}\n{readme_block(summary)}\n{END}",
+        f"## By activation\n\n{BEGIN}\n{short_block(summary)}\n{END}",
         f"## Over all activations\n\n{_means(rows)}",
         *(
             [f"## Threads\n\nTimes as fast as on one thread, forward + backward, 2²⁰ elements:\n\n{threads}"]
@@ -453,10 +453,10 @@ def load(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def readme_tables(summaries: Iterable[dict[str, Any]]) -> str:
+def tables(summaries: Iterable[dict[str, Any]]) -> str:
     """The latest in full view, the others folded."""
     latest, *others = sorted(summaries, key=lambda each: each["environment"]["date"], reverse=True)
-    return "\n\n".join([readme_block(latest), *map(_folded, others)])
+    return "\n\n".join([short_block(latest), *map(_folded, others)])
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -471,12 +471,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="folders with a summary.json or rows.jsonl")
     parser.add_argument(
-        "--readme", type=Path, help="a file between whose markers the tables go, the latest in full view"
+        "--table", type=Path, help="a file between whose markers the tables go, the latest in full view"
     )
     options = parser.parse_args()
     summaries = [write(folder) for folder in options.folders]
-    if options.readme:
-        options.readme.write_text(replace_block(options.readme.read_text(), readme_tables(summaries)))
+    if options.table:
+        options.table.write_text(replace_block(options.table.read_text(), tables(summaries)))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""Write what the documentation takes from the catalogue and from measurements: tables, pictures, a Monitor's report."""
+"""Write what the documentation takes from the catalogue, the command line and measurements: tables, pages, pictures."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 import fastact
+from fastact.__main__ import main as command_line
 from fastact.catalogue import ACTIVATIONS, Activation
 from fastact.forms import FORMS
 from fastact.twins import CLASSES
@@ -26,6 +31,9 @@ SAVED, RECOMPUTE = ROOT / "docs" / "saved.md", ROOT / "docs" / "recompute.md"
 EXAMPLE, SAVED_EXAMPLE = ROOT / "examples" / "dead_units.py", ROOT / "examples" / "kept_for_backward.py"
 RECOMPUTE_EXAMPLE = ROOT / "examples" / "made_again.py"
 MONITOR, MONITOR_EXAMPLE = ROOT / "docs" / "monitor.md", ROOT / "examples" / "inside.py"
+DISTRIBUTED, DISTRIBUTED_EXAMPLE = ROOT / "docs" / "distributed.md", ROOT / "examples" / "distributed.py"
+GALLERY, COMMANDS, BENCHMARKS = ROOT / "docs" / "gallery.md", ROOT / "docs/api/cli.md", ROOT / "docs" / "benchmarks.md"
+LOGO = ROOT / "docs" / "assets" / "logo.svg"
 PLOT, PLOT_EXAMPLE = ROOT / "docs" / "plot.md", ROOT / "examples" / "curves.py"
 _NUMEL = 1 << 20  # so large that a seed or a learned number beside it does not show
 
@@ -53,12 +61,6 @@ def saved(row: Activation, dtype: torch.dtype) -> tuple[str, str]:
     return f"{ours:.3g}", f"{torchs:.3g}"
 
 
-def short_table() -> str:
-    """For the README."""
-    rows = ((name_of(row), row.formula, " / ".join(saved(row, torch.float32))) for row in ACTIVATIONS.values())
-    return table(("activation", "formula", "bytes saved per element, fastact / torch"), rows)
-
-
 def memory_table() -> str:
     """In both sizes of numbers."""
     header = ("activation", "float32: fastact", "torch", "bfloat16: fastact", "torch")
@@ -68,23 +70,17 @@ def memory_table() -> str:
     )
 
 
-def full_table(rows: Iterable[Activation]) -> str:
-    """All that the catalogue says in words."""
-    header = ("activation", "formula", "derivative", "saved for backward, and why", "use", "paper")
-    return table(
-        header,
-        (
-            (
-                name_of(row),
-                row.formula,
-                row.derivative + _kinks(row),
-                row.saved_in_words,
-                row.use,
-                row.paper,
-            )
-            for row in rows
-        ),
-    )
+def described(row: Activation) -> str:
+    """A picture, and all that the catalogue says in words."""
+    words = {
+        "formula": row.formula,
+        "derivative": row.derivative + _kinks(row),
+        "saved for backward": row.saved_in_words,
+        "use": row.use,
+        "paper": row.paper,
+    }
+    picture = f"![{row.label} with its derivative](gallery/{row.name}.svg)"
+    return f"### {row.label}\n\n{picture}\n\n{table((name_of(row), ''), words.items()).rstrip()}"
 
 
 def _kinks(row: Activation) -> str:
@@ -94,17 +90,14 @@ def _kinks(row: Activation) -> str:
 
 def page() -> str:
     """docs/activations.md."""
-    families: dict[str, list[Activation]] = {}
-    for row in ACTIVATIONS.values():
-        families.setdefault(row.family, []).append(row)
     parts = [
         "# The activations",
         "`make docs` writes this page from `fastact/catalogue.py`, and measures the table of memory. x is the input, y "
-        f"the output; arguments have torch's names. [Which one to take]({GUIDE.name}) is a page of its own.",
-        f"![Each activation with its derivative]({PAGE.stem}.png)",
+        f"the output; arguments have torch's names. [The gallery]({GALLERY.name}) says what the pictures show. [Which "
+        f"one to take]({GUIDE.name}) is a page of its own.",
     ]
-    for family, rows in families.items():
-        parts += [f"## {family.replace('_', '-').capitalize()}", full_table(rows).rstrip()]
+    for family, rows in families().items():
+        parts += [f"## {family}", *map(described, rows)]
     parts += [
         "## Memory",
         "Bytes that one forward keeps for backward, per element of the output, as torch's saved-tensor hooks see them: "
@@ -114,6 +107,73 @@ def page() -> str:
         memory_table().rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def families() -> dict[str, list[Activation]]:
+    """By their headings."""
+    found: dict[str, list[Activation]] = {}
+    for row in ACTIVATIONS.values():
+        found.setdefault(row.family.replace("_", "-").capitalize(), []).append(row)
+    return found
+
+
+def gallery() -> str:
+    """docs/gallery.md."""
+    parts = [
+        "# Gallery",
+        "Each activation (blue) over its input from -5 to 5, its derivative (dashed), its kinks (dots), and where it "
+        "is flat (grey). [`fastact.plot`](plot.md) draws them, from what fastact's kernels compute; `make docs` makes "
+        f"them again. [Derivatives, papers and what is saved]({PAGE.name}); [which one to take]({GUIDE.name}).",
+    ]
+    for family, rows in families().items():
+        cards = [
+            f"-   ![{row.label}](gallery/{row.name}.svg)\n\n    [{name_of(row)}]({PAGE.name}#{row.label.lower()})<br>\n"
+            f"    {row.formula}"
+            for row in rows
+        ]
+        parts += [f"## {family}", '<div class="grid cards" markdown="1">', *cards, "</div>"]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw_gallery(folder: Path) -> None:
+    """A small picture for each activation."""
+    from matplotlib import rc_context
+
+    folder.mkdir(exist_ok=True)
+    for row in ACTIVATIONS.values():
+        figure = fastact.plot(row.name)
+        figure.legends[0].remove()  # the page says it once
+        figure.supxlabel("")
+        figure.supylabel("")
+        figure.set_size_inches(3, 2.2)
+        with rc_context({"svg.hashsalt": row.name}):  # else each run has other names in the file
+            unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(folder / f"{row.name}.svg", metadata=unsaid)
+
+
+def logo() -> str:
+    """GELU, as SVG."""
+    x = torch.linspace(-3, 1.9, 50, dtype=torch.float64)
+    places = zip(28 + 8 * x, 36 - 13 * fastact.functional.gelu(x), strict=True)
+    points = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48">\n'
+        '  <rect width="48" height="48" rx="10" fill="#0072b2"/>\n'
+        f'  <polyline points="{points}" fill="none" stroke="#fff" stroke-width="5" stroke-linecap="round"/>\n'
+        "</svg>\n"
+    )
+
+
+def commands() -> str:
+    """What `python -m fastact` says of each command."""
+
+    def help_of(*names: str) -> str:
+        with patch.dict(os.environ, COLUMNS="84"), redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
+            command_line([*names, "--help"])
+        return said.getvalue()
+
+    names = re.search(r"{(.+?)}", help_of())[1].split(",")
+    return "\n\n".join(f"## {name}\n\n```\n{help_of(name).rstrip()}\n```" for name in names) + "\n"
 
 
 def classes_table() -> str:
@@ -146,14 +206,10 @@ def overrides_table() -> str:
     return table(("activation", "torch's op", "bytes kept per element, fastact / torch"), rows)
 
 
-def latest_results(name: str) -> list[Path]:
-    """Of a benchmark, on any machine, the latest first."""
-    results = ROOT.glob(f"bench/results/*/{name}.json")
-    return sorted(results, key=lambda path: json.loads(path.read_text())["environment"]["date"], reverse=True)
-
-
 def measured(name: str) -> str:
     """What a script in bench/ wrote last, below its heading, one level down."""
+    from losses import latest_results
+
     latest = latest_results(name)[0]
     return latest.with_suffix(".md").read_text().partition("\n\n")[2].replace("\n## ", "\n### ")
 
@@ -193,10 +249,12 @@ def saved_page(*pictures: Path) -> str:
 
 def measured_memory() -> str:
     """What bench/memory.py measured last; nothing before it has."""
+    import memory
+    from losses import latest_results
+
     results = latest_results("memory")
     if not results:
         return ""
-    import memory
 
     result = json.loads(results[0].read_text())
     picture = results[0].with_suffix(".png").relative_to(ROOT)
@@ -236,6 +294,48 @@ def monitor_page(*pictures: Path) -> str:
     return with_block(text, "monitor-cost", measured("monitor"))
 
 
+def distributed_page(*, run: bool) -> str:
+    """docs/distributed.md, with its example renewed and, if it runs, what it prints on this processor."""
+    text = with_block(DISTRIBUTED.read_text(), "distributed-example", example(DISTRIBUTED_EXAMPLE))
+    return with_block(text, "distributed-output", output_of(DISTRIBUTED_EXAMPLE)) if run else text
+
+
+def losses(folder: str = "") -> str:
+    """Of all benchmarks, for a page from which the docs lie in that folder."""
+    from losses import as_list
+
+    return as_list(folder)
+
+
+def results_table() -> str:
+    """All reports, by machine or kind."""
+    folders = sorted(path for path in (ROOT / "bench/results").iterdir())
+    rows = (
+        (
+            f"`{folder.name}`",
+            ", ".join(f"[{path.stem}](../{path.relative_to(ROOT)})" for path in sorted(folder.glob("*.md"))),
+        )
+        for folder in folders
+    )
+    return table(("folder of bench/results", "results"), rows)
+
+
+def benchmarks() -> str:
+    """docs/benchmarks.md, with its losses and its list of results renewed."""
+    text = with_block(BENCHMARKS.read_text(), "losses", losses())
+    return with_block(text, "results", results_table())
+
+
+def commands_page() -> str:
+    """docs/api/cli.md, with what the command line says of itself renewed."""
+    return with_block(COMMANDS.read_text(), "commands", commands())
+
+
+def readme() -> str:
+    """README.md, with its losses renewed."""
+    return with_block(README.read_text(), "losses", losses("docs/"))
+
+
 def page_faults() -> str:
     """What bench/page_faults.py wrote, below its heading."""
     return PAGE_FAULTS.read_text().partition("\n\n")[2]
@@ -243,11 +343,14 @@ def page_faults() -> str:
 
 def main() -> None:
     import chains
-    from train_digits import CHOICES, DEFAULT
 
-    from fastact.tools import plot
-
-    README.write_text(with_block(README.read_text(), "activations", short_table()))
+    README.write_text(readme())
+    BENCHMARKS.write_text(benchmarks())
+    GALLERY.write_text(gallery())
+    draw_gallery(GALLERY.with_suffix(""))
+    LOGO.write_text(logo())
+    COMMANDS.write_text(commands_page())
+    DISTRIBUTED.write_text(distributed_page(run=True))
     PAGE.write_text(page())
     MODELS.write_text(models())
     ENABLE.write_text(enable())
@@ -259,8 +362,6 @@ def main() -> None:
     SPEED.write_text(with_block(SPEED.read_text(), "page-faults", page_faults()))
     MONITOR.write_text(monitor_page(MONITOR.with_suffix(".png")))
     PLOT.write_text(plot_page(PLOT.with_suffix(".png")))
-    plot.curves(PAGE.with_suffix(".png"))
-    plot.curves(PAGE.with_name("curves.png"), [CHOICES[name] for name in DEFAULT if name in CHOICES])
 
 
 if __name__ == "__main__":

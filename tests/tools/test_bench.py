@@ -252,13 +252,13 @@ def test_instructions_are_counted_in_the_inner_loop() -> None:
     assert instructions.per_element(list(enumerate(looked_up))) == 4 / 16  # beyond the table takes longer
 
 
-def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_docs_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment.write_result(tmp_path, "summary", report.summarise(raw))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nformer figures\n{report.END}\nafter\n")
-    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--readme", str(readme)])
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nformer figures\n{report.END}\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "--table", str(page)])
     report.main()
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\n")
     assert text.endswith(f"{report.END}\nafter\n")
     assert "former" not in text
@@ -270,9 +270,9 @@ def test_readme_block_is_replaced(raw: dict[str, Any], tmp_path: Path, monkeypat
     older.mkdir()
     info = raw["environment"] | {"date": "2001-01-01 00:00 UTC"}
     environment.write_result(older, "summary", report.summarise(raw | {"environment": info}))
-    monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--readme", str(readme)])
+    monkeypatch.setattr(sys, "argv", ["report.py", str(older), str(tmp_path), "--table", str(page)])
     report.main()
-    latest, _, folded = readme.read_text().partition("<details>")
+    latest, _, folded = page.read_text().partition("<details")
     assert report.short_table(report.summarise(raw)) in latest
     assert "2001-01-01" in folded
     assert "2001-01-01" not in latest
@@ -283,8 +283,8 @@ def test_committed_tables_are_those_of_the_committed_summaries() -> None:
     summaries = {folder: report.load(folder) for folder in folders}
     for folder, summary in summaries.items():
         assert (folder / "report.md").read_text() == report.report(summary), "run bench/report.py"
-    readme = (ROOT / "README.md").read_text()
-    assert report.replace_block(readme, report.readme_tables(summaries.values())) == readme, "run bench/report.py"
+    page = (ROOT / "docs" / "op-benchmark.md").read_text()
+    assert report.replace_block(page, report.tables(summaries.values())) == page, "run bench/report.py"
 
 
 @pytest.mark.parametrize("count", range(1, 7))
@@ -494,7 +494,7 @@ def test_tables_of_models(measured_models: dict[str, Any]) -> None:
     short, full = (" outdated ".join(report.markers(name)) for name in ("models", "models-in-full"))
     page = f"a\n{short}\nb\n{full}\n"
     filled = models.with_tables(page, [older, result])
-    latest, _, folded = filled.partition("<details>")
+    latest, _, folded = filled.partition("<details")
     assert filled.startswith("a\n<!-- models:begin -->\nMeasured on ")
     assert "outdated" not in filled
     assert models.short_block(result) in latest
@@ -507,9 +507,9 @@ def test_committed_tables_are_those_of_the_committed_models() -> None:
     for result in models.committed():
         folder = environment.RESULTS / environment.folder_of(result["environment"])
         assert (folder / "models.md").read_text() == models.report(result), "run bench/models.py"
-    for page in (ROOT / "README.md", ROOT / "docs" / "model-benchmark.md"):
-        text = page.read_text()
-        assert models.with_tables(text, models.committed()) == text, f"run bench/models.py --tables {page.name}"
+    page = ROOT / "docs" / "model-benchmark.md"
+    text = page.read_text()
+    assert models.with_tables(text, models.committed()) == text, f"run bench/models.py --tables {page.name}"
 
 
 TOKENS, WIDTH, HIDDEN = 128, 32, 96
@@ -601,6 +601,17 @@ def test_memory_tables_say_what_is_lost(measured_memory: dict[str, Any], tmp_pat
     with pytest.raises(SystemExit, match="measured otherwise"):
         memory.earlier_rows(memory.surroundings(), "real", 4, tmp_path)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_the_readmes_table_has_every_third_model(measured_memory: dict[str, Any]) -> None:
+    rows = []
+    for kept in (40, 60, 20, 80):
+        row = copy.deepcopy(measured_memory["rows"][0]) | {"model": f"keeps {kept}"}
+        row["kept_bytes"] |= {"torch eager": 100, "fastact": 101, "fastact, recompute": kept}
+        rows.append(row)
+    _, _, *lines = memory.short_table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| keeps 80", "| keeps 20"]
+    assert all(" | **1.01** / " in line for line in lines)
 
 
 def test_committed_tables_are_those_of_the_committed_memory() -> None:

@@ -2,22 +2,120 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import chains
+import losses
 import make
 import pytest
 import torch
 
+import fastact
 from fastact import ops
+from fastact.catalogue import ACTIVATIONS
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readmes_table() -> None:
-    text = make.README.read_text()
-    assert make.with_block(text, "activations", make.short_table()) == text, "run `make docs`"
+def test_the_readmes_losses() -> None:
+    assert make.README.read_text() == make.readme(), "run `make docs`"
+
+
+def test_losses_are_counted_as_far_as_the_digits_shown() -> None:
+    ratios = {"a": 0.9951, "b": 0.9949, "c": 0.5, "d": 1.2}
+    assert losses.slower(ratios) == "2 of 4 (c 0.50, b 0.99)"
+    assert losses.larger(ratios) == "1 of 4 (d 1.20)"
+    assert losses.larger({"a": 1.004}) == "0 of 1"
+    assert losses.slower(dict.fromkeys("abcd", 0.5)).endswith("(a 0.50, b 0.50, c 0.50, …)")
+
+
+def test_the_page_of_benchmarks() -> None:
+    assert make.BENCHMARKS.read_text() == make.benchmarks(), "run `make docs`"
+
+
+def test_the_page_of_commands() -> None:
+    assert make.COMMANDS.read_text() == make.commands_page(), "run `make docs`"
+
+
+class TestTheGallery:
+    def test_is_renewed(self) -> None:
+        assert make.GALLERY.read_text() == make.gallery(), "run `make docs`"
+
+    def test_has_a_picture_for_each_activation(self) -> None:
+        pictures = list(make.GALLERY.with_suffix("").iterdir())
+        assert {path.stem for path in pictures} == ACTIVATIONS.keys()
+        assert sum(path.stat().st_size for path in pictures) < 2 << 20
+
+    def test_is_drawn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(make, "ACTIVATIONS", {"gelu": ACTIVATIONS["gelu"]})
+        texts = []
+        for folder in (tmp_path / "once", tmp_path / "again"):
+            make.draw_gallery(folder)
+            texts.append((folder / "gelu.svg").read_text())
+        assert texts[0] == texts[1]
+        assert "<svg" in texts[0]
+
+
+def test_the_logo() -> None:
+    assert make.LOGO.read_text() == make.logo(), "run `make docs`"
+
+
+class TestTheExampleOnSeveralProcesses:
+    def test_is_on_its_page(self) -> None:
+        assert make.DISTRIBUTED.read_text() == make.distributed_page(run=False), "run `make docs`"
+
+    @pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
+    def test_no_unit_is_dead_that_one_process_needs(self) -> None:
+        command = [sys.executable, make.DISTRIBUTED_EXAMPLE]
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+        alone, together = (re.search(r"1 +ReLU +([\d.]+)%", part) for part in output.split("both:"))
+        assert alone is not None
+        assert together is not None
+        assert float(alone[1]) > 5
+        assert float(together[1]) == 0
+
+
+DOCUMENTED = [
+    name
+    for page in sorted((ROOT / "docs" / "api").glob("*.md"))
+    for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+]
+
+
+def public(module: ModuleType) -> list[object]:
+    """What is defined there under a name without an underscore."""
+    values = (value for name, value in vars(module).items() if name[0] != "_")
+    return [value for value in values if getattr(value, "__module__", None) == module.__name__]
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    known: list[object] = []
+    for path in DOCUMENTED:
+        place, _, name = path.rpartition(".")
+        if not place.startswith("fastact.integrations"):
+            each = getattr(importlib.import_module(place), name)
+            known += public(each) if isinstance(each, ModuleType) else [each]
+    expected = {name: getattr(fastact, name) for name in fastact.__all__ if name != "functional"}
+    expected |= {value.__name__: value for value in public(fastact.functional)}
+    assert len(expected) > 80
+    assert [name for name, value in expected.items() if not any(value is each for each in known)] == []
+
+
+def test_every_integration_is_in_the_api_reference() -> None:
+    # Without an import, for which each needs its library.
+    texts = {path.stem: path.read_text() for path in ROOT.glob("fastact/integrations/[a-z]*.py")}
+    names = [
+        f"fastact.integrations.{stem}.{name}"
+        for stem in texts
+        for name in re.findall(r"^class (\w+)", texts[stem], re.M)
+    ]
+    assert len(names) >= 2
+    assert set(names) <= set(DOCUMENTED)
 
 
 def test_the_page_of_activations() -> None:
