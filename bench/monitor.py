@@ -3,14 +3,17 @@
     python bench/monitor.py [--seconds S] [--out DIR]
 
 Steps of SGD of float32 networks with ReLU, unwatched and watched: under a monitor that looks at every call or at each
-twentieth, by hooks as tutorials write them, and under nn-htop's monitor where that is installed. Each way has a model
-of its own, and they take turns in one process. Writes monitor.json and monitor.md to DIR/HARDWARE.
+twentieth, by hooks as tutorials write them, and under nn-htop's monitor where that is installed. Each way has modules
+of its own around the same weights, and they take turns, step by step, in one process. Writes monitor.json and
+monitor.md to DIR/HARDWARE.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
+import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -23,7 +26,7 @@ from typing import Any
 
 import torch
 from environment import RESULTS, environment, name_of, result_folder, write_result
-from measure import Race, settle_heap
+from measure import Race, balanced_orders, settle_heap
 from report import table
 from torch import Tensor, nn
 
@@ -31,7 +34,29 @@ import fastact
 
 CLASSES = 10
 STEPS = 20
-"""In one timing: so that each has as many calls that are looked at."""
+"""In one round: so that each has as many calls that are looked at."""
+
+
+class Steps(Race):
+    """A round has STEPS turns of one step of each way: what else the machine does for some time falls on all alike."""
+
+    turns = 0
+
+    def run_round(self) -> dict[str, float]:
+        names = list(self.meters)
+        orders = balanced_orders(len(names))
+        totals = dict.fromkeys(names, 0.0)
+        for _ in range(STEPS):
+            for place in orders[self.turns % len(orders)]:
+                totals[names[place]] += self.meters[names[place]]()
+            self.turns += 1
+        for name, total in totals.items():
+            self.times[name].append(total / STEPS)
+        return totals
+
+    def ratio(self, name: str, to: str) -> float:
+        """The median of the ratios within rounds."""
+        return statistics.median(a / b for a, b in zip(self.times[name], self.times[to], strict=True))
 
 
 @contextmanager
@@ -67,6 +92,7 @@ def _nn_htop(model: nn.Module) -> Iterator[Any]:
 
 WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "unwatched": lambda model: nullcontext(),
+    "again": lambda model: nullcontext(),  # how far two that are the same differ
     "every=1": fastact.Monitor,
     "every=20": partial(fastact.Monitor, every=STEPS),
     "hooks": tutorial_hooks,
@@ -98,35 +124,34 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 """Hidden layers, and the shape of a batch."""
 
 
-def steps_of(make: Callable[[], nn.Module], shape: tuple[int, ...], way: str, open_: ExitStack) -> Callable[[], float]:
-    """A function that trains a model of its own for some steps, watched in one of the ways, and returns the seconds
-    that each took. A step before them warms the caches."""
-    torch.manual_seed(0)
-    model = make()
+def step_of(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], float]:
+    """A function that trains the model for a step, and returns the seconds."""
     inputs, classes = torch.randn(shape), torch.randint(CLASSES, shape[:1])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    open_.enter_context(WAYS[way](model))
 
-    def train(steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(inputs), classes).backward()
-            optimizer.step()
-
-    def measure() -> float:
-        train(1)
+    def step() -> float:
         start = perf_counter()
-        train(STEPS)
-        return (perf_counter() - start) / STEPS
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), classes).backward()
+        optimizer.step()
+        return perf_counter() - start
 
-    return measure
+    return step
 
 
 def measure(names: Iterable[str], seconds: float) -> Iterator[dict[str, Any]]:
     for name in names:
         make, shape = NETWORKS[name]
+        torch.manual_seed(0)
+        model = make()
         with ExitStack() as open_:
-            race = Race({way: steps_of(make, shape, way, open_) for way in WAYS}, seconds).run()
+            steps = {}
+            for way, watch in WAYS.items():
+                # The weights are the same tensors: where they lie in memory changes a step by some percent.
+                of_its_own = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+                open_.enter_context(watch(of_its_own))
+                steps[way] = step_of(of_its_own, shape)
+            race = Steps(steps, seconds).run()
         yield {
             "network": name,
             "batch": shape,
@@ -152,9 +177,10 @@ def report(where: dict[str, Any], load: float, rows: Iterable[dict[str, Any]]) -
     return (
         "# What a monitor costs\n\n"
         f"{name_of(where)}; torch {where['versions']['torch']}, {where['date'][:10]}; load average before: "
-        f"{load:.1f}. Training steps in float32 with ReLU, {STEPS} to a timing, unwatched and watched, in turns: "
-        "medians, and what watching adds. `every=1` and `every=20` are `fastact.Monitor`'s; hooks are a tutorial's: "
-        "mean, spread and zeros of outputs and the gradient's norm, in torch's ops, read at each call.\n\n"
+        f"{load:.1f}. Training steps in float32 with ReLU, unwatched and watched, in turns, {STEPS} to a round: "
+        "medians, and what watching adds within a round. `again` is an unwatched one too. `every=1` and `every=20` are "
+        "`fastact.Monitor`'s; hooks are a tutorial's: mean, spread and zeros of outputs and the gradient's norm, in "
+        "torch's ops, read at each call.\n\n"
         f"{table(heads, lines)}\n"
     )
 

@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
 from .calls import Calls, leave, site
-from .layers import Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
+from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -181,7 +181,8 @@ class Monitor:
             if row is not None:
                 layer = self._layer_of(name, module, row)
                 layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
-                self._watch(layer, module)
+                self._handles.append(module.register_forward_pre_hook(Before(layer), with_kwargs=True))
+                self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
         if self._functional and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
             self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
             self._handles.append(self._model.register_forward_hook(Hook(self._leave_model), always_call=True))
@@ -202,19 +203,6 @@ class Monitor:
         layer = Layer(name, name, type(module).__name__, row, arguments, self, self._every)
         self._layers.append(layer)
         return layer
-
-    def _watch(self, layer: Layer, module: nn.Module) -> None:
-        def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            layer.before(args, kwargs, getattr(module, "inplace", False))
-
-        def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> None:
-            if output is None and not is_compiling():  # no activation returns that
-                layer.failed()
-            else:
-                layer.after(args, kwargs, output)
-
-        self._handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True))
-        self._handles.append(module.register_forward_hook(Hook(after), with_kwargs=True, always_call=True))
 
     @contextmanager
     def functions(self) -> Iterator[None]:

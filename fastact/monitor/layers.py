@@ -12,7 +12,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
@@ -272,11 +272,7 @@ class Layer:
                 self.note(reason, "gradient")
         return self.notes
 
-    def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: bool) -> None:
-        if is_compiling():
-            if not is_exporting():  # which warns of side effects, and does not run the model
-                self.in_graph = True
-            return
+    def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: object) -> None:
         here = self.monitor.here
         here.in_layer = True
         # Afterwards there is no input left to look at.
@@ -287,8 +283,6 @@ class Layer:
                 self.look_at(_input_of(args, kwargs), "input", self.add_input)
 
     def after(self, args: tuple, kwargs: Mapping[str, Any], output: object) -> None:
-        if is_compiling():
-            return
         monitor, again = self.monitor, in_backward()
         here = monitor.here
         here.in_layer = False
@@ -321,6 +315,11 @@ class Layer:
         self.follow(output)
         if self.tensors is None:
             self.tensors = self.tensors_for_watch()
+
+    def compiled_call(self) -> None:
+        """A call is being compiled."""
+        if not is_exporting():  # which warns of side effects, and does not run the model
+            self.in_graph = True
 
     def watch(self, flat_of: object, output: object) -> bool:
         """Look at a call's tensors in C++, and at the gradient when it comes. Returns False, having looked at nothing,
@@ -464,6 +463,8 @@ class Hook:
     """A hook on a module. Where a copy of the module is made, or it is pickled, a function that does nothing stands in
     for it: a copy is not watched."""
 
+    __slots__ = ("call",)
+
     def __init__(self, call: Callable[..., None]) -> None:
         self.call = call
 
@@ -472,3 +473,38 @@ class Hook:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return getattr, (nullcontext(), "__exit__")  # of the standard library, which is there when it is loaded
+
+
+class _LayerHook(Hook):
+    # One frame in a call, which costs less than the layer's methods behind a function: each call of the model has two.
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+
+
+class Before(_LayerHook):
+    """Of an activation's forward."""
+
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if is_compiling():
+            self.layer.compiled_call()
+        else:
+            # Not getattr, which takes microseconds where a module lacks something.
+            self.layer.before(args, kwargs, module.__dict__.get("inplace"))
+
+
+class After(_LayerHook):
+    """Of the same, also where it fails."""
+
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> None:
+        if is_compiling():
+            return
+        if output is None:  # no activation returns that
+            self.layer.failed()
+        else:
+            self.layer.after(args, kwargs, output)
