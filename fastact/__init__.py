@@ -19,7 +19,7 @@ from .recompute import recompute
 from .register import register_timm, register_transformers
 from .saved import saved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "L1",
