@@ -43,9 +43,9 @@ UNASKED = {"__gmon_start__", "_ITM_registerTMCloneTable", "_ITM_deregisterTMClon
 """Weak names that every compiler leaves open."""
 
 
-def run(*command: str | Path, **options) -> None:
+def run(*command: str | Path, check: bool = True, **options) -> subprocess.CompletedProcess:
     print("+", *command, flush=True)
-    subprocess.run(command, check=True, **options)
+    return subprocess.run(command, check=check, **options)
 
 
 def sources(out: Path) -> Path:
