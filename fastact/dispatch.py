@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
-from typing_extensions import deprecated  # which torch requires
 
 NUMBERS = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
 """torch's of the dtypes. It takes a number from Python 1 us sooner than a dtype."""
@@ -38,15 +37,18 @@ _LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) f
 """Of scalar arguments, by the input's dtype: torch refuses larger ones, NaN and infinity, here and there."""
 
 
-@deprecated(
-    "fastact.always_kernels does nothing: kernels run at every size. It will be gone in 0.4", category=FutureWarning
-)
 def always_kernels() -> AbstractContextManager[None]:
     """Do nothing: fastact's ops run at every size.
 
     Deprecated since 0.2. Before, small tensors took torch's path, and this switched that off. So did the environment
     variable `FASTACT_ALWAYS_KERNELS`, which means nothing any more.
     """
+    if not is_compiling():
+        warnings.warn(
+            "fastact.always_kernels does nothing: kernels run at every size. It will be gone in 0.4",
+            FutureWarning,
+            stacklevel=2,
+        )
     return nullcontext()
 
 

