@@ -1,5 +1,5 @@
 # make demo | experiments | test | test-browser | bench | models | memory | exhaustive | validate | docs | lint | coverage
-# | mutants | sanitize | aarch64 | wheel-check | wheels | test-matrix | clean.
+# | mutants | sanitize | aarch64 | clang | wheel-check | wheels | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -9,7 +9,7 @@ RUN := $(BIN)/python
 
 # `docs` is a folder too.
 .PHONY: docs demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
-  memory sass exhaustive validate lint coverage mutants sanitize aarch64 wheel-check wheels test-matrix clean
+  memory sass exhaustive validate lint coverage mutants sanitize aarch64 clang wheel-check wheels test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -125,6 +125,10 @@ aarch64:
 	build/aarch64/here > build/aarch64/here.out
 	qemu-aarch64 build/aarch64/there > build/aarch64/there.out
 	cmp build/aarch64/here.out build/aarch64/there.out && echo "aarch64: the same bits"
+
+# Clang, by which Macs compile, takes the sources too, without a warning (on Debian: apt install clang).
+clang: .venv/ready
+	CC=clang CXX=clang++ CXXFLAGS=-Werror $(RUN) setup.py -q build_ext --build-lib build/clang --build-temp build/clang
 
 # A wheel, built from the package of sources, looked into for foreign symbols, and installed from a local index into an
 # environment with torch and no compiler.
