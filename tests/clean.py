@@ -42,13 +42,15 @@ def required(name: str, found: set[str]) -> set[str]:
 def main() -> None:
     dist, environment, *options = sys.argv[1:]
     shutil.rmtree(environment, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = Path(environment).absolute() / "bin/python"
     (there,) = Path(environment).glob("lib/python*/site-packages")
     for name in sorted(required("torch", set())):
         (there / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
-    install = [python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-index", "--find-links", dist]
-    subprocess.run([*install, "--only-binary=:all:", "fastact"], check=True)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--python", python]
+    subprocess.run(
+        [*pip, "install", "--no-index", f"--find-links={dist}", "--only-binary=:all:", "fastact"], check=True
+    )
     script = Path(__file__).with_name("smoke.py").absolute()
     clean = {"PATH": str(python.parent), "HOME": os.environ["HOME"]}
     subprocess.run(
