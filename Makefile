@@ -1,5 +1,5 @@
 # make demo | experiments | test | test-browser | bench | models | memory | exhaustive | validate | docs | site | lint
-# | coverage | mutants | sanitize | aarch64 | wheel-check | test-matrix | clean.
+# | coverage | mutants | sanitize | aarch64 | clang | wheel-check | wheels | test-matrix | clean.
 # Each sets up what it needs in .venv first.
 PYTHON ?= python3
 ARGS ?=
@@ -12,7 +12,7 @@ CACHED := PATH="$(CURDIR)/.venv/ccache:$$PATH" CCACHE_DIR="$(CURDIR)/build/ccach
 
 # `docs` is a folder too.
 .PHONY: docs site demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
-  memory sass exhaustive validate lint coverage mutants sanitize aarch64 wheel-check test-matrix clean
+  memory sass exhaustive validate lint coverage mutants sanitize aarch64 clang wheel-check wheels test-matrix clean
 
 demo: .venv/built
 	$(RUN) examples/train_digits.py $(ARGS)
@@ -136,17 +136,21 @@ aarch64:
 	qemu-aarch64 build/aarch64/there > build/aarch64/there.out
 	cmp build/aarch64/here.out build/aarch64/there.out && echo "aarch64: the same bits"
 
-# The wheel, alone in an environment that sees the installed torch, from outside the tree.
+# Clang, by which Macs compile, takes the sources too, without a warning (on Debian: apt install clang).
+clang: .venv/ready
+	CC=clang CXX=clang++ CXXFLAGS=-Werror $(RUN) setup.py -q build_ext --build-lib build/clang --build-temp build/clang
+
+# A wheel, built from the package of sources, looked into for foreign symbols, and installed from a local index into an
+# environment with torch and no compiler.
 WHEEL := build/wheel
 wheel-check: .venv/ready
-	rm -rf $(WHEEL) && mkdir -p $(WHEEL)/source
-	git ls-files -z csrc fastact setup.py pyproject.toml README.md LICENSE | xargs -0 cp --parents -t $(WHEEL)/source
-	$(CACHED) $(RUN) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w $(WHEEL) $(WHEEL)/source
-	$(RUN) -m venv $(WHEEL)/venv
-	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-	  $$($(WHEEL)/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth
-	$(WHEEL)/venv/bin/pip install -q --disable-pip-version-check --no-index --no-deps $(WHEEL)/*.whl
-	cd $(WHEEL) && venv/bin/python -I ../../tests/smoke.py && venv/bin/python -I -m fastact info
+	$(CACHED) $(RUN) tools/wheels.py --installed --out $(WHEEL)/dist
+	$(RUN) tests/clean.py $(WHEEL)/dist $(WHEEL)/venv
+
+# The files of a release, in dist/: for each machine, with nodes for each release of torch, whose wheels are downloaded for
+# their headers, some gigabytes. On Debian: apt install g++-aarch64-linux-gnu.
+wheels: .venv/ready
+	$(RUN) tools/wheels.py $(ARGS)
 
 # The core of the suite under other releases of torch, with this environment's wheel and built from source;
 # ARGS="--torch 2.12.0 --python python3.13" takes others. Downloads several gigabytes where pip finds no CPU builds.

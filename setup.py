@@ -1,11 +1,14 @@
 """Builds csrc/ into fastact/libfastact.so; everything else about the package stands in pyproject.toml.
 
-The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. A second
-one, csrc/autograd/, is for one release of torch, whose version is in its name; others do without it.
+The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. Libraries of
+a second kind, csrc/autograd/, are for one release of torch each, whose version is in the name; others do without them.
+
+FASTACT_TORCHES names folders of torch to build for (as `torch` in an unpacked wheel), divided by colons, in place of
+the installed one: their headers and libraries suffice, and they may be for another machine, for which CXX compiles.
 """
 
+import importlib.util
 import os
-import platform
 import re
 import runpy
 import shutil
@@ -30,39 +33,37 @@ FLAGS = ["-Icsrc", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-co
 FLAGS += ["-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 FLAGS += os.environ.get("CXXFLAGS", "").split()
 
-# kernels.cpp is compiled once for each; the widest that the CPU has is chosen when the library is loaded. (A CPU
-# without PREFETCHW takes it for a NOP: nobody has to ask for it.)
-INSTRUCTION_SETS = {"Baseline": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    INSTRUCTION_SETS["Avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
-    INSTRUCTION_SETS["Avx512"] = [*INSTRUCTION_SETS["Avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-    INSTRUCTION_SETS["Avx512"] += ["-mprefer-vector-width=512"]
+
+def instruction_sets(machine):
+    """The flags of each for which kernels.cpp is compiled; the widest that the CPU has is chosen when the library is
+    loaded. (A CPU without PREFETCHW takes it for a NOP: nobody has to ask for it.)"""
+    sets = {"Baseline": []}
+    if machine in ("x86_64", "amd64"):
+        sets["Avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
+        sets["Avx512"] = [*sets["Avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+        sets["Avx512"] += ["-mprefer-vector-width=512"]
+    return sets
 
 
-def torch_paths():
-    """The include and library directories of the installed torch."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise SystemExit(
-            "fastact is compiled against PyTorch: run `pip install torch` first, then "
-            "`pip install --no-build-isolation .`, so that the build sees it."
-        ) from None
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
-        raise SystemExit(f"fastact needs torch 2.11 or newer to build and run, found {torch.__version__}.")
-    root = Path(torch.__file__).parent
-    if not (root / "include/torch/csrc/stable/library.h").exists():
-        raise SystemExit(f"No C++ headers in {root}/include: reinstall torch from an official wheel.")
-    return root / "include", root / "lib"
+def torch_folders():
+    """Of each torch to build for; none without one, when packages of sources can be made all the same."""
+    named = os.environ.get("FASTACT_TORCHES")
+    found = importlib.util.find_spec("torch")
+    folders = named.split(os.pathsep) if named else [Path(found.origin).parent] if found else []
+    return [Path(folder).resolve() for folder in folders]  # the names of headers by which compilers go
 
 
-def torch_version():
-    """Of the installed torch; nothing without one, when packages of sources can be made all the same."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return "none"
-    return torch.__version__
+def version_of(torch):
+    return runpy.run_path(str(torch / "version.py"))["__version__"]
+
+
+def check(torch):
+    """Refuse a torch that the sources do not compile with."""
+    version = version_of(torch)
+    if tuple(int(part) for part in version.split(".")[:2]) < (2, 11):
+        raise SystemExit(f"fastact needs torch 2.11 or newer to build and run, found {version}.")
+    if not (torch / "include/torch/csrc/stable/library.h").exists():
+        raise SystemExit(f"No C++ headers in {torch}/include: reinstall torch from an official wheel.")
 
 
 def standard_of(include):
@@ -86,8 +87,20 @@ class BuildLibraries(build_ext):
 
     def get_ext_filename(self, fullname):
         *package, name = fullname.split(".")  # setuptools asks for names with and without the package
-        file = nodes_library(torch_version()) if name == NODES else f"{name}.so"
-        return "/".join([*package, file])
+        return "/".join([*package, FILES[name]])
+
+    def build_extensions(self):
+        if not TORCHES:
+            raise SystemExit(
+                "fastact is compiled against PyTorch: run `pip install torch` first, then "
+                "`pip install --no-build-isolation .`, so that the build sees it."
+            )
+        for torch in TORCHES:
+            check(torch)
+        # What earlier builds left, of other sources or for another torch, must not be taken for this one's.
+        for stale in Path(self.get_ext_fullpath("fastact.libfastact")).parent.glob("libfastact*.so"):
+            stale.unlink()
+        super().build_extensions()
 
     def build_extension(self, ext):
         try:
@@ -97,47 +110,48 @@ class BuildLibraries(build_ext):
                 raise CompileError(f"fastact: the C++ build failed: {error}") from None
             # setuptools's own warning is not seen under -q.
             print(
-                f"fastact: the autograd nodes in C++ could not be built with torch {torch_version()}, so slower ones "
-                f"in Python run in their place: {error}",
+                f"fastact: the autograd nodes in C++ could not be built with torch {version_of(ext.torch)}, so slower "
+                f"ones in Python run in their place: {error}",
                 file=sys.stderr,
             )
 
     def build_library(self, ext):
-        include, lib = torch_paths()
-        compiler = self.compiler.compiler_cxx if hasattr(self.compiler, "compiler_cxx") else ["c++"]
-        if shutil.which(compiler[0]) is None:
+        compiler = self.compiler.compiler_cxx[0] if hasattr(self.compiler, "compiler_cxx") else "c++"
+        if shutil.which(compiler) is None:
             raise SystemExit(
-                f"No C++ compiler: `{compiler[0]}` was not found. Install one (on Debian: apt install g++) or set CXX."
+                f"No C++ compiler: `{compiler}` was not found. Install one (on Debian: apt install g++) or set CXX."
             )
-        build = Path(self.build_temp)
+        machine = subprocess.check_output([compiler, "-dumpmachine"], text=True).partition("-")[0]
+        build = Path(self.build_temp) / machine
         build.mkdir(parents=True, exist_ok=True)
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        # What earlier builds left, of other sources or for another torch, must not be taken for this one's.
-        for stale in output.parent.glob(f"{ext.name.rpartition('.')[2]}[.-]*"):
-            stale.unlink()
+        include = ext.torch / "include"
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
+        headers += [f"-ffile-prefix-map={ext.torch}=torch"]  # messages name headers, and no folder of this machine
         jobs = {
             "csrc/runtime/ops.cpp": [("ops", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
             "csrc/kernels/kernels.cpp": [
                 (f"kernels_{name}", [f"-DFASTACT_INSTRUCTION_SET={name}", *flags])
-                for name, flags in INSTRUCTION_SETS.items()
+                for name, flags in instruction_sets(machine).items()
             ],
-            "csrc/autograd/nodes.cpp": [("nodes", [standard_of(include), *headers])],  # the last -std counts
+            "csrc/autograd/nodes.cpp": [(output.stem, [standard_of(include), *headers])],  # the last -std counts
         }
 
         def compile_one(job):
             source, (stem, flags) = job
             target = build / f"{stem}.o"
-            self.run([compiler[0], *FLAGS, *flags, "-c", source, "-o", str(target)])
+            self.run([compiler, *FLAGS, *flags, "-c", source, "-o", str(target)])
             return str(target)
 
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
-        self.run(
-            [compiler[0], *FLAGS, "-shared", *objects, f"-L{lib}", "-ltorch_cpu", "-lc10", "-ldl", "-o", str(output)]
-        )
+        libraries = [f"-L{ext.torch / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
+        if sys.platform == "darwin":  # where a name without a path is not found among those that are open
+            libraries = ["-undefined", "dynamic_lookup"]
+        libraries += os.environ.get("LDFLAGS", "").split()
+        self.run([compiler, *FLAGS, "-shared", *objects, *libraries, "-o", str(output)])
 
     def copy_extensions_to_source(self):
         for stale in Path("fastact").glob("libfastact_autograd-*.so"):
@@ -162,12 +176,28 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-sources = sorted(str(path) for path in Path("csrc").rglob("*.*"))
-setup(
-    ext_modules=[
-        Extension("fastact.libfastact", sources=["csrc/runtime/ops.cpp", "csrc/kernels/kernels.cpp"], depends=sources),
+TORCHES = [] if sys.platform == "win32" else torch_folders()
+FILES = {"libfastact": "libfastact.so"} | {
+    f"{NODES}_{i}": nodes_library(version_of(torch)) for i, torch in enumerate(TORCHES)
+}
+"""The libraries' names, by their extensions': setuptools would take a dot for a package's."""
+
+
+def extensions():
+    sources = sorted(str(path) for path in Path("csrc").rglob("*.*"))
+    kernels = Extension("fastact.libfastact", ["csrc/runtime/ops.cpp", "csrc/kernels/kernels.cpp"], depends=sources)
+    yield kernels
+    kernels.torch = TORCHES[0] if TORCHES else None
+    for i, torch in enumerate(TORCHES):
         # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
-        Extension(f"fastact.{NODES}", sources=["csrc/autograd/nodes.cpp"], depends=sources, optional=True),
-    ],
+        nodes = Extension(f"fastact.{NODES}_{i}", ["csrc/autograd/nodes.cpp"], depends=sources, optional=True)
+        nodes.torch = torch
+        yield nodes
+
+
+if sys.platform == "win32":
+    print("fastact has no kernels for Windows: the package is installed without, and torch's run.", file=sys.stderr)
+setup(
+    ext_modules=[] if sys.platform == "win32" else list(extensions()),
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": AnyPythonWheel},
 )

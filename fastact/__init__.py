@@ -22,7 +22,7 @@ from .saved import saved
 
 _docstrings.complete()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "L1",

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from . import ops
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
 from .enable import enable
 from .names import rows_named
 from .plot import named, plot
 from .tools import coverage, play
-from .tools.info import report, thresholds
+from .tools.info import as_json, report, thresholds
 from .tools.tune import tune
 from .tools.validate import validate
 from .tools.warmup import default_processes, summary, warmup
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fastact", description="Activation kernels for PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="versions, hardware, and which backend each activation takes")
+    tell = commands.add_parser("info", help="versions, hardware, and which backend each activation takes")
+    tell.add_argument("--json", action="store_true", help="as JSON, for a bug report or a program")
     check = commands.add_parser(
         "validate",
         help="measure accuracy and speed on this machine",
@@ -171,8 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
     options = parser.parse_args(arguments)
 
+    if options.command in ("tune", "validate", "warmup") and not ops.HAS_KERNELS:
+        parser.error(f"{options.command} needs kernels, and {ops.WHY_NO_KERNELS}")
     if options.command == "info":
-        print(report())
+        print(json.dumps(as_json(), indent=2) if options.json else report())
         return 0
     if options.command == "tune":
         tune()

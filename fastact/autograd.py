@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from .composites import per_channel
 from .dispatch import makes_graph
-from .ops import HAS_NODES, OPS, Op, decomposition, decomposition_in_place, library, overload, reference
+from .ops import HAS_KERNELS, HAS_NODES, OPS, Op, decomposition, decomposition_in_place, library, overload, reference
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _count_version(op: Op) -> Callable[..., Any]:
 
 if HAS_NODES:
     library.impl("differentiable_backward", differentiable_backward, "CompositeImplicitAutograd")
-else:
+elif HAS_KERNELS:
     for op in OPS.values():
         for in_place in (False, True) if op.in_place else (False,):
             library.impl(op.name + "_" * in_place, _kernel_with_node(op, in_place), "Autograd")

@@ -7,6 +7,7 @@ are the same for one element and for a billion. From here on torch's dispatcher 
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -39,18 +40,35 @@ _LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) f
 def always_kernels() -> AbstractContextManager[None]:
     """Do nothing: fastact's ops run at every size.
 
-    Until version 0.2 small tensors took torch's path, and this switched that off. So did the environment variable
-    `FASTACT_ALWAYS_KERNELS`, which means nothing any more.
+    Deprecated since 0.2. Before, small tensors took torch's path, and this switched that off. So did the environment
+    variable `FASTACT_ALWAYS_KERNELS`, which means nothing any more.
 
     Returns:
         A context manager.
 
     Examples:
-        >>> with fastact.always_kernels():
-        ...     fastact.functional.relu(torch.tensor([-1.0, 2.0]))
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", FutureWarning)
+        ...     with fastact.always_kernels():
+        ...         fastact.functional.relu(torch.tensor([-1.0, 2.0]))
         tensor([0., 2.])
     """
+    if not is_compiling():
+        warnings.warn(
+            "fastact.always_kernels does nothing: kernels run at every size. It will be gone in 0.4",
+            FutureWarning,
+            stacklevel=2,
+        )
     return nullcontext()
+
+
+if "FASTACT_ALWAYS_KERNELS" in os.environ:
+    warnings.warn(
+        "fastact: the environment variable FASTACT_ALWAYS_KERNELS does nothing: kernels run at every size",
+        FutureWarning,
+        stacklevel=2,
+    )
 
 
 def takes(input: Tensor) -> bool:

@@ -3,12 +3,14 @@
 The C++ library defines the ops and implements them on the CPU and, with kernels that `fastact.gpu` finds, on CUDA. This
 file adds what has no kernel: output shapes (the Meta implementations, which fake tensors use too) and decompositions
 into torch's ops, which run wherever a kernel does not (other devices and layouts, function transforms). Where
-the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python.
+the library of autograd nodes for this torch is missing, `fastact.autograd` registers nodes in Python. Where there is no
+C++ library at all, as on Windows, there are no ops: `run` has their decompositions alone.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +26,23 @@ from .composites import per_channel, value_and_gate
 from .dispatch import DTYPE_OF, guarded
 from .nodes import nodes_library
 
-torch.ops.load_library(Path(__file__).with_name("libfastact.so"))
+
+def _load_kernels(library: Path) -> str:
+    """Why torch's kernels run in the place of fastact's; nothing where fastact's do."""
+    if not library.exists():
+        return f"there is no C++ library, which this package was built without, for {platform.platform(terse=True)}"
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        return f"the C++ library failed to load: {error.__cause__ or error}"
+    return ""
+
+
+WHY_NO_KERNELS = _load_kernels(Path(__file__).with_name("libfastact.so"))
+HAS_KERNELS = not WHY_NO_KERNELS
+"""Whether there are ops of fastact's."""
+if WHY_NO_KERNELS:
+    warnings.warn(f"fastact runs torch's kernels: {WHY_NO_KERNELS}", RuntimeWarning, stacklevel=2)
 
 
 def _load_nodes(library: Path) -> str:
@@ -42,24 +60,29 @@ def _load_nodes(library: Path) -> str:
     return ""
 
 
-WHY_NO_NODES = _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
+WHY_NO_NODES = WHY_NO_KERNELS or _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
 HAS_NODES = not WHY_NO_NODES
 """Whether autograd nodes are in C++: those are for one release of torch."""
 if HAS_NODES:
     torch.ops.fastact.call_directly(torch.ops.fastact.direct_calls())
-gpu.install()
-
-thresholds.apply(thresholds.choice()[0])
+if HAS_KERNELS:
+    gpu.install()
+    thresholds.apply(thresholds.choice()[0])
 
 
 def instruction_set() -> str:
-    """The instruction set whose kernels this process runs: "baseline", "avx2" or "avx512"."""
-    return torch.ops.fastact.cpu_capability().lower()
+    """The instruction set whose kernels this process runs: "baseline", "avx2" or "avx512"; "" without a library."""
+    return torch.ops.fastact.cpu_capability().lower() if HAS_KERNELS else ""
 
 
 def vendor() -> str:
     """Who made this CPU: "intel", "amd" or, for others, ""."""
     return torch.ops.fastact.cpu_vendor()
+
+
+def compiler() -> str:
+    """What the C++ library was compiled by; "" without one."""
+    return torch.ops.fastact.compiler() if HAS_KERNELS else ""
 
 
 class Op(NamedTuple):
@@ -192,7 +215,8 @@ def _register() -> None:
                 library.impl(f"{op.name}_", decomposition_in_place(op), key)
 
 
-_register()
+if HAS_KERNELS:
+    _register()
 
 
 def _in_place(op: Callable[..., None], decomposed: Callable[..., None]) -> Callable[..., Tensor]:
@@ -217,10 +241,6 @@ def _calls() -> SimpleNamespace:
     return SimpleNamespace(**calls)
 
 
-run = _calls()
-"""The ops as functions; those in place return their input."""
-
-
 def decomposed_calls() -> dict[str, Callable[..., Tensor]]:
     """What `run` has, of torch's ops."""
     calls = {op.name: decomposition(op) for op in OPS.values()}
@@ -229,3 +249,7 @@ def decomposed_calls() -> dict[str, Callable[..., Tensor]]:
             decomposed = decomposition_in_place(op)
             calls[f"{op.name}_"] = _in_place(decomposed, decomposed)
     return calls
+
+
+run = _calls() if HAS_KERNELS else SimpleNamespace(**decomposed_calls())
+"""The ops as functions; those in place return their input."""

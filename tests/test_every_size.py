@@ -70,7 +70,6 @@ class PassOps(TorchDispatchMode):
 
 AROUND: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "nothing": contextlib.nullcontext,
-    "always_kernels": fastact.always_kernels,
     "function mode": PassFunctions,
     "dispatch mode": PassOps,
     "flop counter": lambda: FlopCounterMode(display=False),
@@ -198,16 +197,6 @@ def test_in_place_is_refused_where_torch_refuses(case: Case, n: int, nodes: str,
 
 
 # Compiled.
-
-
-@pytest.mark.only("cpu")
-def test_always_kernels_within_a_compiled_function() -> None:
-    def step(x: Tensor) -> Tensor:
-        with fastact.always_kernels():
-            return F.relu(x) + 1
-
-    x = torch.randn(4)
-    assert torch.equal(torch.compile(step, backend="eager", fullgraph=True)(x), x.relu() + 1)
 
 
 @pytest.mark.only("cpu")

@@ -71,18 +71,27 @@ struct WriteWide {
 template <class... Each>
 struct Operands {};
 template <class, class T>
-using Given = T;
+struct GivenType {
+  using Type = T;
+};
+template <class Operand, class T>
+using Given = typename GivenType<Operand, T>::Type;
 
-template <class Program, class... In, class... Out>
-inline void run_step(const Program& program, int64_t at, Operands<In...>, Operands<Out...>,
-                     Given<In, const void*>... inputs, Given<Out, void*>... outputs,
-                     typename In::Buffer&&... in_buffers, typename Out::Buffer&&... out_buffers) {
-  program.step(at, In::open(inputs, at, in_buffers)..., Out::open(outputs, at, out_buffers)...);
-  (Out::close(outputs, at, out_buffers), ...);
-}
+// In a struct, where the packs are known before the call: Clang deduces none that is not the last.
+template <class In, class Out>
+struct Step;
+template <class... In, class... Out>
+struct Step<Operands<In...>, Operands<Out...>> {
+  template <class Program>
+  static void run(const Program& program, int64_t at, Given<In, const void*>... inputs, Given<Out, void*>... outputs,
+                  typename In::Buffer&&... in_buffers, typename Out::Buffer&&... out_buffers) {
+    program.step(at, In::open(inputs, at, in_buffers)..., Out::open(outputs, at, out_buffers)...);
+    (Out::close(outputs, at, out_buffers), ...);
+  }
+};
 
 template <class Program, class... In, class... Out, size_t... i, size_t... o>
-inline void run_steps(const Program& program, Operands<In...> in, std::index_sequence<i...>, Operands<Out...> out,
+inline void run_steps(const Program& program, Operands<In...>, std::index_sequence<i...>, Operands<Out...>,
                       std::index_sequence<o...>, const void* const* inputs, void* const* outputs, int64_t n,
                       const Call& call) {
   const void* const from[] = {inputs[i]...};
@@ -90,7 +99,8 @@ inline void run_steps(const Program& program, Operands<In...> in, std::index_seq
   const int64_t prefetch = call.prefetch;
   for (int64_t at = 0; at < n; at += kStep) {
     if constexpr (Program::prefetches) prefetch_to_write<typename Program::Stored>(to[0], at, prefetch);
-    run_step(program, at, in, out, from[i]..., to[o]..., typename In::Buffer{}..., typename Out::Buffer{}...);
+    Step<Operands<In...>, Operands<Out...>>::run(program, at, from[i]..., to[o]..., typename In::Buffer{}...,
+                                                 typename Out::Buffer{}...);
   }
 }
 

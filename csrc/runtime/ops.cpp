@@ -660,6 +660,13 @@ void set_gpu_callbacks(StableIValue* stack, uint64_t, uint64_t) {
 }
 void forget_kernels(StableIValue*, uint64_t, uint64_t) { gpu::kernel_table().clear(); }
 void vendor(StableIValue* stack, uint64_t, uint64_t) { stack[0] = from(std::string(cpu_vendor())); }
+void compiler(StableIValue* stack, uint64_t, uint64_t) {
+#if defined(__clang__)
+  stack[0] = from(std::string(__VERSION__));  // which begins with its name
+#else
+  stack[0] = from(std::string("GCC " __VERSION__));
+#endif
+}
 
 using Library = torch::stable::detail::StableLibrary;
 
@@ -703,6 +710,7 @@ void define(Library& library) {
   library.def("cpu_capability() -> str");
   library.def("direct_calls() -> int");  // the address of a RunDirect
   library.def("cpu_vendor() -> str");
+  library.def("compiler() -> str");
   library.def("set_rows_of_torch(int cells) -> ()");
   library.def("set_gpu_callbacks(int find_image, int report) -> ()");  // addresses; see gpu/kernels.h
   library.def("emulate_gpu(bool? value) -> bool");                     // returns what it was
@@ -781,6 +789,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastact, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", fastact::cpu_capability);
   library.impl("direct_calls", fastact::direct_calls);
   library.impl("cpu_vendor", fastact::vendor);
+  library.impl("compiler", fastact::compiler);
   library.impl("set_rows_of_torch", fastact::set_rows_of_torch);
   library.impl("set_gpu_callbacks", fastact::set_gpu_callbacks);
   library.impl("emulate_gpu", fastact::emulate_gpu);

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..dispatch import triton_is_installed, warn_once
-from ..ops import overload
+from ..ops import HAS_KERNELS, overload
 
-_SUMMARIZE, _COUNT_FLAT = overload("summarize_"), overload("count_flat_")
+if HAS_KERNELS:
+    _SUMMARIZE, _COUNT_FLAT = overload("summarize_"), overload("count_flat_")
 
 
 class Summary(NamedTuple):
@@ -180,7 +181,7 @@ def wide(device: torch.device) -> torch.dtype:
 
 
 def has_kernel(tensor: Tensor) -> bool:
-    return tensor.is_cpu and _is_dense(tensor)
+    return HAS_KERNELS and tensor.is_cpu and _is_dense(tensor)
 
 
 def has_gpu_kernel(tensor: Tensor) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Collection, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -40,9 +42,12 @@ def environment() -> dict[str, str]:
         "fastact": __version__,
         "Python": platform.python_version(),
         "torch": torch.__version__,
+        "System": platform.platform(),
+        "Compiler": ops.compiler() or "none",
         "Triton": version("triton") if triton_is_installed() else "not installed",
         "Bundle": _bundle()[0],
-        "CPU": f"{cpu_model()}, kernels for {ops.instruction_set()}, {torch.get_num_threads()} threads",
+        "CPU": f"{cpu_model()}, {torch.get_num_threads()} threads",
+        "Kernels": f"C++ for {ops.instruction_set()}" if ops.HAS_KERNELS else f"torch's ({ops.WHY_NO_KERNELS})",
         "Autograd": "nodes in C++ on the CPU" if ops.HAS_NODES else f"nodes in Python ({ops.WHY_NO_NODES})",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
@@ -61,28 +66,47 @@ def _bundle() -> tuple[str, bool]:
     return f"{folder}: {', '.join(counts)}", True
 
 
+def activations() -> list[dict[str, Any]]:
+    """The path that each activation takes. No op stands in for an op of torch's where `replaces` is None."""
+    on_gpu = "Triton" if triton_is_installed() else "bundle" if _bundle()[1] else "torch"
+    on_cpu, now = f"C++ ({ops.instruction_set()})" if ops.HAS_KERNELS else "torch", enabled()
+    return [
+        {"name": name, "saved": row.saved, "cpu": on_cpu, "cuda": on_gpu}
+        | {"replaces": TORCH_OPS.get(name), "enabled": name in now}
+        for name, row in ACTIVATIONS.items()
+    ]
+
+
+def as_json() -> dict[str, Any]:
+    """All of it as values, with the environment variables that change what runs."""
+    rows, source = choice() if ops.HAS_KERNELS else ({}, ops.WHY_NO_KERNELS)
+    return {
+        "environment": environment(),
+        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTACT_")},
+        "activations": activations(),
+        "rows_of_torch": {"rows": rows, "source": source},
+    }
+
+
 def report() -> str:
     """The text of `python -m fastact info`."""
     facts = environment()
     width = max(map(len, facts))
-    on_cpu = f"C++ ({ops.instruction_set()})"
-    on_gpu = "Triton" if triton_is_installed() else "bundle" if _bundle()[1] else "torch"
     saved = {"mask": "1 bit per element", "indices": "1 byte per output element"}
     rows = [
-        [name, saved.get(row.saved, row.saved), on_cpu, on_gpu, TORCH_OPS.get(name, "-"), _state(name)]
-        for name, row in ACTIVATIONS.items()
+        [each["name"], saved.get(each["saved"], each["saved"]), each["cpu"], each["cuda"]]
+        + ([each["replaces"], "yes" if each["enabled"] else "no"] if each["replaces"] else ["-", "-"])
+        for each in activations()
     ]
     header = ["activation", "saved for backward", "on CPU", "on CUDA", "enable() replaces", "enabled"]
     lines = [f"{key.ljust(width)}  {value}" for key, value in facts.items()]
     return "\n".join([*lines, "", table(header, rows), "", thresholds()])
 
 
-def _state(name: str) -> str:
-    return ("yes" if name in enabled() else "no") if name in TORCH_OPS else "-"
-
-
 def thresholds() -> str:
     """The rows of which torch does the arithmetic, and who says so."""
+    if not ops.HAS_KERNELS:
+        return "Torch does all of the arithmetic."
     found, source = choice()
     torchs = [f"  {name}: {', '.join(rows)}" for name, rows in found.items() if rows]
     head = f"Rows of which torch does the arithmetic, {source}:"

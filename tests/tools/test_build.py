@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,9 +29,15 @@ ERROR = "csrc/autograd/nodes.cpp:5:10: fatal error: torch/csrc/autograd/saved_va
 @pytest.fixture
 def setup(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What setup.py defines."""
+    return defined(monkeypatch)
+
+
+def defined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The same; and, as "asked", what it asks setuptools for."""
+    asked: dict[str, Any] = {}
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    return runpy.run_path("setup.py")
+    monkeypatch.setattr(setuptools, "setup", asked.update)
+    return runpy.run_path("setup.py") | {"asked": asked}
 
 
 @pytest.mark.parametrize(
@@ -71,11 +79,97 @@ def test_setup_makes_the_library_that_is_looked_for(setup):
     build = setup["BuildLibraries"](setuptools.Distribution())
     build.build_lib = "lib"
     for path in (
-        build.get_ext_fullpath(f"fastact.{setup['NODES']}"),
-        build.get_ext_filename(f"lib.fastact.{setup['NODES']}"),
+        build.get_ext_fullpath(f"fastact.{setup['NODES']}_0"),
+        build.get_ext_filename(f"lib.fastact.{setup['NODES']}_0"),
     ):
         assert path == f"lib/fastact/{nodes_library(torch.__version__)}"
         assert "+" not in path
+
+
+def torch_folder(folder: Path, version: str) -> Path:
+    """As much of a torch as setup.py looks at before it compiles."""
+    (folder / "include/torch/csrc/stable").mkdir(parents=True)
+    (folder / "include/torch/csrc/stable/library.h").touch()
+    (folder / "include/ATen").mkdir()
+    (folder / "include/ATen/ATen.h").touch()
+    (folder / "version.py").write_text(f"__version__ = {version!r}\n")
+    return folder
+
+
+def commands(setup: dict[str, Any], tmp_path: Path, compiler: str) -> list[list[str]]:
+    """What would be run to build all libraries."""
+    build, ran = setup["BuildLibraries"](setuptools.Distribution()), []
+    build.build_lib, build.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
+    build.compiler, build.run = SimpleNamespace(compiler_cxx=[compiler]), ran.append
+    for extension in setup["asked"]["ext_modules"]:
+        build.build_library(extension)
+    return ran
+
+
+def a_compiler_for(machine: str, folder: Path) -> str:
+    compiler = folder / "compiler"
+    compiler.write_text(f"#!/bin/sh\necho {machine}\n")
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+def test_nodes_for_several_releases_and_another_machine(monkeypatch, tmp_path):
+    torches = [torch_folder(tmp_path / version, version) for version in ("2.11.0+cu130", "2.14.1+cpu")]
+    monkeypatch.setenv("FASTACT_TORCHES", os.pathsep.join(map(str, torches)))
+    ran = commands(defined(monkeypatch), tmp_path, a_compiler_for("aarch64-linux-gnu", tmp_path))
+    made = {Path(command[-1]).name: command for command in ran}
+    assert {name for name in made if name.endswith(".so")} == {
+        "libfastact.so",
+        "libfastact_autograd-2.11.0.so",
+        "libfastact_autograd-2.14.1.so",
+    }
+    assert {name for name in made if name.startswith("kernels")} == {"kernels_Baseline.o"}
+    for torch_of, name in zip(torches, ("2.11.0", "2.14.1"), strict=True):
+        assert f"-isystem{torch_of}/include" in made[f"libfastact_autograd-{name}.o"]
+        assert f"-L{torch_of}/lib" in made[f"libfastact_autograd-{name}.so"]
+    assert f"-isystem{torches[0]}/include" in made["ops.o"]
+
+
+@pytest.mark.parametrize(("machine", "sets"), [("arm64", ["Baseline"]), ("x86_64", ["Avx2", "Avx512", "Baseline"])])
+def test_on_a_mac(monkeypatch, tmp_path, machine, sets):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    ran = commands(defined(monkeypatch), tmp_path, a_compiler_for(f"{machine}-apple-darwin23.6.0", tmp_path))
+    assert sorted(Path(each[-1]).stem for each in ran if "csrc/kernels/kernels.cpp" in each) == [
+        f"kernels_{name}" for name in sets
+    ]
+    links = [command for command in ran if "-shared" in command]
+    assert len(links) == 2
+    assert all("dynamic_lookup" in command and "-ltorch_cpu" not in command for command in links)
+
+
+def test_on_windows_there_are_no_kernels(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert defined(monkeypatch)["asked"]["ext_modules"] == []
+    assert "no kernels for Windows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "without", "message"),
+    [
+        ("2.10.0", "", "fastact needs torch 2.11 or newer to build and run, found 2.10.0"),
+        ("2.13.0", "include/torch/csrc/stable/library.h", "No C[+][+] headers in"),
+    ],
+)
+def test_a_torch_that_does_not_do(monkeypatch, tmp_path, version, without, message):
+    folder = torch_folder(tmp_path / "torch", version)
+    if without:
+        (folder / without).unlink()
+    monkeypatch.setenv("FASTACT_TORCHES", str(folder))
+    setup = defined(monkeypatch)
+    with pytest.raises(SystemExit, match=message):
+        setup["BuildLibraries"](setuptools.Distribution()).build_extensions()
+
+
+def test_without_torch(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    setup = defined(monkeypatch)
+    with pytest.raises(SystemExit, match="run `pip install torch` first"):
+        setup["BuildLibraries"](setuptools.Distribution()).build_extensions()
 
 
 def test_a_wheel_carries_a_bundle(tmp_path):
@@ -113,7 +207,8 @@ def failing(setup, message: str) -> setuptools.Command:
 
 def test_a_build_without_nodes_says_so_once(setup, capfd):
     message = f"In file included from csrc/autograd/nodes.cpp:1:\n{ERROR}\n    5 | #include\ncompilation terminated.\n"
-    failing(setup, message).build_extension(setuptools.Extension("fastact.nodes", [], optional=True))
+    _, nodes = setup["asked"]["ext_modules"]
+    failing(setup, message).build_extension(nodes)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("fastact: ")
     assert torch.__version__ in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,11 +37,26 @@ def test_info():
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
     assert torch.__version__ in rows["torch"]
-    assert ops.instruction_set() in rows["CPU"]
+    assert ops.instruction_set() in rows["Kernels"]
     assert rows["Bundle"].split() == ["Bundle", "none"]
     assert set(ACTIVATIONS) <= set(rows)
     assert rows["relu"].split()[-2:] == (["aten::relu", "no"] if ops.HAS_NODES else ["-", "-"])
     assert rows["snake"].split()[-2:] == ["-", "-"]
+
+
+def test_info_as_json():
+    there = os.environ | {"FASTACT_NODES": "python"}
+    command = [sys.executable, "-m", "fastact", "info", "--json"]
+    told = json.loads(subprocess.check_output(command, text=True, env=there, timeout=120))
+    assert {**told["environment"], "Autograd": ""} == {**info.environment(), "Autograd": ""}
+    assert told["environment"]["Autograd"] == "nodes in Python (FASTACT_NODES=python asks for them)"
+    assert told["environment"]["Compiler"].startswith(("GCC ", "Clang "))
+    assert told["variables"] == {name: value for name, value in there.items() if name.startswith("FASTACT_")}
+    rows = {row["name"]: row for row in told["activations"]}
+    assert set(rows) == set(ACTIVATIONS)
+    assert rows["relu"]["saved"] == "mask"
+    assert rows["relu"]["replaces"] is None  # which nodes in Python cannot
+    assert told["rows_of_torch"]["rows"] == thresholds.choice()[0]
 
 
 @needs_nodes

@@ -1,0 +1,51 @@
+"""Without the C++ library, as on Windows or where it does not load, everything runs torch's kernels, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """The folder of a copy of the package without its libraries."""
+    shutil.copytree(
+        ROOT / "fastact", tmp_path / "fastact", ignore=shutil.ignore_patterns("*.so", "__pycache__", "bundle")
+    )
+    return tmp_path
+
+
+def run(package: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    there = os.environ | {"PYTHONPATH": str(package)}
+    return subprocess.run([sys.executable, *arguments], cwd=package, env=there, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_no_library(package: Path, platform: str) -> None:
+    result = run(package, ROOT / "tests/no_library.py", platform, "there is no C++ library")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_library_of_another_machine(package: Path) -> None:
+    (package / "fastact/libfastact.so").write_text("no library" * 100)
+    result = run(package, ROOT / "tests/no_library.py", "linux", "the C++ library failed to load: ")
+    assert result.returncode == 0, result.stderr
+
+
+def test_commands(package: Path) -> None:
+    told = json.loads(run(package, "-m", "fastact", "info", "--json").stdout)
+    assert told["environment"]["Kernels"].startswith("torch's (there is no C++ library")
+    assert {row["cpu"] for row in told["activations"]} == {"torch"}
+    assert "Torch does all of the arithmetic." in run(package, "-m", "fastact", "info").stdout
+    for command in ("tune", "validate", "warmup"):
+        result = run(package, "-m", "fastact", command)
+        assert result.returncode == 2
+        assert f"{command} needs kernels, and there is no C++ library" in result.stderr
