@@ -6,6 +6,7 @@ all headers that bring them in too: none gets to see one that it would not.
 
 from __future__ import annotations
 
+import platform
 import re
 import runpy
 import subprocess
@@ -34,11 +35,12 @@ def torchs(header: str) -> frozenset[str]:
 def main() -> int:
     setuptools.setup = lambda **_: None  # setup.py is run for its flags alone
     setup = runpy.run_path(str(ROOT / "setup.py"))
-    include, _ = setup["torch_paths"]()
-    flags = [*setup["FLAGS"], *setup["INSTRUCTION_SETS"].get("Avx512", []), "-Wno-unused-function", "-Wno-attributes"]
+    include = setup["TORCHES"][0] / "include"
+    sets = setup["instruction_sets"](platform.machine())
+    flags = [*setup["FLAGS"], *sets.get("Avx512", []), "-Wno-unused-function", "-Wno-attributes"]
     flags += [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
     stable = [f"-DTORCH_TARGET_VERSION={setup['TORCH_TARGET_VERSION']}"]
-    foreign = {"neon"} if "Avx512" in setup["INSTRUCTION_SETS"] else {"x86", "sse2", "avx2", "avx512"}
+    foreign = {"neon"} if "Avx512" in sets else {"x86", "sse2", "avx2", "avx512"}
     headers = [str(path.relative_to(CSRC)) for path in sorted(CSRC.glob("*/*.h")) if path.stem not in foreign]
 
     def messages(source: str, header: str, *arguments: str) -> str:
