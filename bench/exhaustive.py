@@ -66,7 +66,7 @@ def build(folder: Path) -> Path:
     subprocess.run(setup, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     program = folder / "exhaustive"
     flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"]
-    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *folder.glob("kernels_*.o")]
+    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *folder.glob("*/kernels_*.o")]
     subprocess.run([os.environ.get("CXX", "c++"), *flags, *sources, "-o", program], check=True)
     return program
 

@@ -75,7 +75,7 @@ def counted(root: Path) -> list[dict[str, Any]]:
     code = {}
     tables = set(re.findall(r"Lut8<(Derivative<)?(?:Unit)?(\w+)<float>", TABLES.read_text()))
     for name in INSTRUCTION_SETS:
-        newest = max(root.glob(f"temp*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
+        newest = max(root.glob(f"temp*/*/kernels_{name}.o"), key=lambda file: file.stat().st_mtime)
         for direction, formula, lines in functions(newest):
             several = name == "Baseline" and ("Derivative<" if direction == "backward" else "", formula) in tables
             code[formula.lower(), direction, name] = [] if several else lines

@@ -27,10 +27,11 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """What `__all__` names, in fastact and its modules, and the functions of `fastact.functional`."""
+    """What `__all__` names, in fastact and its modules, and the functions of `fastact.functional`. The integrations,
+    which need what they are for, are tests/models/test_examples.py's."""
     seen = set()
     for path, module in list(sys.modules.items()):
-        if path.partition(".")[0] == "fastact":
+        if path.partition(".")[0] == "fastact" and not path.startswith("fastact.integrations"):
             for name in getattr(module, "__all__", ()):
                 thing = getattr(module, name)
                 if callable(thing) and id(thing) not in seen:

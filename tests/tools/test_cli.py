@@ -45,7 +45,7 @@ def test_info():
 
 
 def test_info_as_json():
-    there = os.environ | {"FASTACT_NODES": "python"}
+    there = os.environ | {"FASTACT_NODES": "python", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "fastact", "info", "--json"]
     told = json.loads(subprocess.check_output(command, text=True, env=there, timeout=120))
     assert {**told["environment"], "Autograd": ""} == {**info.environment(), "Autograd": ""}
