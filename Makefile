@@ -115,7 +115,7 @@ coverage: .venv/ready
 # The suite's calls of the C++ kernels, watched by the address and the undefined-behaviour sanitizer. Optimised less, they
 # compile in a fraction of the time. Numerical derivatives are left out: hundreds of the same calls on a few numbers.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g1 -O1
-SANITIZED_TESTS := test_values.py test_gradients.py test_gated.py test_maxout.py test_softmax.py test_kernels.py
+SANITIZED_TESTS := test_summary.py test_values.py test_gradients.py test_gated.py test_maxout.py test_softmax.py test_kernels.py
 sanitize: .venv/ready
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r csrc fastact tests setup.py pyproject.toml README.md LICENSE build/sanitize
