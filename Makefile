@@ -4,11 +4,13 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml
+SOURCES := $(wildcard csrc/* csrc/*/*) setup.py pyproject.toml tools/glibc_2_28.h
 RUN := $(BIN)/python
 
 # For what compiles the library: what was compiled once, for the tree say, is not compiled again, for the wheel.
 CACHED := PATH="$(CURDIR)/.venv/ccache:$$PATH" CCACHE_DIR="$(CURDIR)/build/ccache"
+# As tools/wheels.py compiles, so that the tests see the same code.
+AS_WHEELS := CXXFLAGS="-include tools/glibc_2_28.h"
 
 # `docs` is a folder too.
 .PHONY: docs site demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
@@ -171,7 +173,7 @@ test-matrix: .venv/ready
 	@touch $@
 
 .venv/built: .venv/ready $(SOURCES)
-	$(CACHED) $(RUN) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(CACHED) $(AS_WHEELS) $(RUN) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 clean:

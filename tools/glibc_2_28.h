@@ -6,11 +6,14 @@
 #include <new>
 #include <sstream>
 
-#if defined(__x86_64__)
+#if !defined(__GLIBC__)
+#elif defined(__x86_64__)
 #define FASTACT_FIRST_GLIBC "GLIBC_2.2.5"
 #elif defined(__aarch64__)
 #define FASTACT_FIRST_GLIBC "GLIBC_2.17"
 #endif
+
+#if defined(FASTACT_FIRST_GLIBC)
 
 // 2.29 renewed the first three, which set errno; 2.34 moved the others into libc.so.6. In older ones those are in
 // libraries that libtorch_cpu.so opens.
@@ -39,3 +42,5 @@ template std::stringstream::basic_stringstream();
 namespace std {
 __attribute__((weak)) void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 }  // namespace std
+
+#endif
