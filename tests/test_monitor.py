@@ -627,6 +627,16 @@ class TestInCpp:
         assert monitor.history[0].report.rows[0].grad_norm == 1
         assert monitor.report().rows[0].grad_norm == 2
 
+    def test_an_error_in_a_hook_stays_there(self, net: nn.Module) -> None:
+        with Monitor(net) as monitor:
+            net(torch.ones(2, 3))
+            (layer,) = monitor._layers
+            *before, gradients, control, unseen = layer.tensors
+            layer.tensors = (*before, gradients.float(), control, unseen)  # which the kernel refuses
+            net(torch.ones(2, 3)).sum().backward()
+        (row,) = monitor.report().rows
+        assert (row.grad_norm, row.note) == (None, "gradient: an error while it was looked at")
+
     def test_nothing_is_seen_once_closed(self, net: nn.Module) -> None:
         with Monitor(net) as monitor:
             net(torch.ones(2, 3))

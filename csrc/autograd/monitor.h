@@ -13,7 +13,7 @@
 namespace fastact {
 
 // Why a gradient has no numbers to look at, in the order of layers.py's words for them.
-enum class Unseen { kInTransform, kTraced, kBatched, kNotDense, kScale, kCompiled };
+enum class Unseen { kInTransform, kTraced, kBatched, kNotDense, kScale, kCompiled, kFailed };
 
 inline bool is_dense_on_cpu(const Tensor& tensor) {
   return tensor.is_cpu() && tensor.layout() == at::kStrided && is_plain(tensor) && has_kernel_dtype(tensor) &&
@@ -48,7 +48,11 @@ class GradientHook final : public torch::autograd::FunctionPreHook {
       : index_(index), control_(std::move(control)), state_(std::move(state)), unseen_(std::move(unseen)) {}
 
   torch::autograd::variable_list operator()(const torch::autograd::variable_list& grads) override {
-    if (control_.is_open() && grads[index_].defined()) look_at(grads[index_]);
+    try {
+      if (control_.is_open() && grads[index_].defined()) look_at(grads[index_]);
+    } catch (const std::exception&) {  // which backward must not see: for want of memory, say
+      note(Unseen::kFailed);
+    }
     return grads;
   }
   // The compiled graph has no such hooks.

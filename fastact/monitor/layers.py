@@ -39,6 +39,7 @@ UNSEEN = (
     "not dense",
     "divided by no number: grad_scale became a tensor after forward",
     "in compiled autograd",
+    "an error while it was looked at",
 )
 """Why a hook in C++ could not look at a gradient, in the order of csrc/autograd/monitor.h."""
 

@@ -14,6 +14,7 @@ import losses
 import make
 import pytest
 import torch
+from cases import needs_nodes
 
 import fastact
 from fastact import ops
@@ -69,7 +70,7 @@ class TestTheExampleOnSeveralProcesses:
     def test_is_on_its_page(self) -> None:
         assert make.DISTRIBUTED.read_text() == make.distributed_page(run=False), "run `make docs`"
 
-    @pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
+    @needs_nodes
     def test_no_unit_is_dead_that_one_process_needs(self) -> None:
         command = [sys.executable, make.DISTRIBUTED_EXAMPLE]
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
@@ -132,7 +133,7 @@ def test_the_page_of_enable() -> None:
     assert make.ENABLE.read_text() == make.enable(), "run `make docs`"
 
 
-@pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
+@needs_nodes
 def test_the_page_of_saved() -> None:
     assert make.SAVED.read_text() == make.saved_page(), "run `make docs`"
 
