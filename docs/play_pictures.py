@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +51,8 @@ return element.textContent;
 
 @contextmanager
 def served(*arguments: str) -> Iterator[str]:
-    """`python -m fastact play`, which ends by Ctrl-C: the address of the page."""
+    """The address of the page of `python -m fastact play`. It is killed, as it ignores SIGINT where a shell has started
+    all this in the background."""
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "fastact", "play", "--no-browser", "--port", port, *arguments]
@@ -61,8 +61,7 @@ def served(*arguments: str) -> Iterator[str]:
         try:
             yield process.stdout.readline().split()[0]
         finally:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=PATIENCE)
+            process.kill()
 
 
 @contextmanager
