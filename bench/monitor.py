@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -24,6 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from environment import RESULTS, environment, name_of, result_folder, write_result
 from measure import Race, balanced_orders, settle_heap
@@ -35,28 +35,42 @@ import fastact
 CLASSES = 10
 STEPS = 20
 """In one round: so that each has as many calls that are looked at."""
+RESAMPLES = 400
 
 
 class Steps(Race):
     """A round has STEPS turns of one step of each way: what else the machine does for some time falls on all alike."""
 
-    turns = 0
+    def _clear(self) -> None:
+        super()._clear()
+        self.steps: dict[str, list[list[float]]] = {name: [] for name in self.meters}
 
     def run_round(self) -> dict[str, float]:
         names = list(self.meters)
         orders = balanced_orders(len(names))
-        totals = dict.fromkeys(names, 0.0)
-        for _ in range(STEPS):
-            for place in orders[self.turns % len(orders)]:
-                totals[names[place]] += self.meters[names[place]]()
-            self.turns += 1
-        for name, total in totals.items():
-            self.times[name].append(total / STEPS)
-        return totals
+        for steps in self.steps.values():
+            steps.append([])
+        for turn in range(STEPS):
+            for place in orders[(len(self.steps[names[0]]) * STEPS + turn) % len(orders)]:
+                self.steps[names[place]][-1].append(self.meters[names[place]]())
+        last = {name: sum(steps[-1]) / STEPS for name, steps in self.steps.items()}
+        for name, mean in last.items():
+            self.times[name].append(mean)
+        return last
 
-    def ratio(self, name: str, to: str) -> float:
-        """The median of the ratios within rounds."""
-        return statistics.median(a / b for a, b in zip(self.times[name], self.times[to], strict=True))
+    def overhead(self, name: str, to: str) -> tuple[float, list[float]]:
+        """How much longer a round takes, and the range in which 90% of resamples of the rounds lie (Efron 1979). What a
+        neighbour on the machine takes from single steps is in no sum of a round: each of a round's steps adds the
+        median of its differences over all rounds."""
+        mine, others = (np.array(self.steps[each]) for each in (name, to))
+        of_step = np.median(others, axis=0).sum()
+
+        def of(rounds: np.ndarray) -> float:
+            return float(np.median((mine - others)[rounds], axis=0).sum() / of_step)
+
+        every, random = np.arange(len(mine)), np.random.default_rng(0)
+        resampled = [of(random.choice(every, len(every))) for _ in range(RESAMPLES)]
+        return of(every), np.quantile(resampled, [0.05, 0.95]).tolist()
 
 
 @contextmanager
@@ -152,35 +166,37 @@ def measure(names: Iterable[str], seconds: float) -> Iterator[dict[str, Any]]:
                 open_.enter_context(watch(of_its_own))
                 steps[way] = step_of(of_its_own, shape)
             race = Steps(steps, seconds).run()
+        overheads = {way: race.overhead(way, "unwatched") for way in list(WAYS)[1:]}
         yield {
             "network": name,
             "batch": shape,
             "ms": {way: race.median(way) * 1e3 for way in WAYS},
-            "ratio": {way: race.ratio(way, "unwatched") for way in list(WAYS)[1:]},
-            "ratio_quartiles": {way: race.ratio_quartiles(way, "unwatched") for way in list(WAYS)[1:]},
+            "overhead": {way: overhead for way, (overhead, _) in overheads.items()},
+            "overhead_range": {way: around for way, (_, around) in overheads.items()},
         }
 
 
 def report(where: dict[str, Any], load: float, rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
-    watched = list(rows[0]["ratio"])
+    watched = list(rows[0]["overhead"])
     heads = ["hidden layers", "batch", "unwatched, ms"]
     for way in watched:
-        heads += [f"{way}, overhead", "quartiles"]
+        heads += [f"{way}, overhead", "90% of resamples"]
     lines = []
     for row in rows:
         cells = [row["network"], " x ".join(map(str, row["batch"])), f"{row['ms']['unwatched']:.2f}"]
         for way in watched:
-            low, high = row["ratio_quartiles"][way]
-            cells += [f"{row['ratio'][way] - 1:+.1%}", f"{low - 1:+.1%} to {high - 1:+.1%}"]
+            low, high = row["overhead_range"][way]
+            cells += [f"{row['overhead'][way]:+.1%}", f"{low:+.1%} to {high:+.1%}"]
         lines.append(cells)
     return (
         "# What a monitor costs\n\n"
         f"{name_of(where)}; torch {where['versions']['torch']}, {where['date'][:10]}; load average before: "
         f"{load:.1f}. Training steps in float32 with ReLU, unwatched and watched, in turns, {STEPS} to a round: "
-        "medians, and what watching adds within a round. `again` is an unwatched one too. `every=1` and `every=20` are "
-        "`fastact.Monitor`'s; hooks are a tutorial's: mean, spread and zeros of outputs and the gradient's norm, in "
-        "torch's ops, read at each call.\n\n"
+        "the median, and what watching adds: the sum over the 20 of the median difference of all rounds, and where it "
+        f"lies in 90% of {RESAMPLES} resamples of the rounds. `again` is an unwatched one too. `every=1` and "
+        "`every=20` are `fastact.Monitor`'s; hooks are a tutorial's: mean, spread and zeros of outputs and the "
+        "gradient's norm, in torch's ops, read at each call.\n\n"
         f"{table(heads, lines)}\n"
     )
 

@@ -78,8 +78,8 @@ def single_ops(summary: dict[str, Any]) -> str:
 def watched_steps(result: dict[str, Any]) -> str:
     added = {
         way: [
-            f"{100 * (row['ratio'][way] - 1):+.0f}%"
-            for row in sorted(result["rows"], key=lambda row: row["ratio"][way])
+            f"{100 * row['overhead'][way]:+.0f}%"
+            for row in sorted(result["rows"], key=lambda row: row["overhead"][way])
         ]
         for way in ("every=1", "every=20")
     }
