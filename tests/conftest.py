@@ -83,6 +83,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = keep
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays, and the garbage collector need not walk over it each time: that takes most
+    of a second, in tests that collect and in all others."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or libraries report at exit what was not freed
+
+
 def _worth_emulating(item: pytest.Item, parameters: dict[str, Any]) -> bool:
     """A kernel takes a quarter of a second to compile. What is not about a formula is tested on one activation of each
     way through the loops and one of the 16-bit types, and accuracy with the default arguments."""

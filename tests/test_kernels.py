@@ -89,7 +89,7 @@ def test_instruction_sets_agree(device: str, tmp_path) -> None:
     if ops.instruction_set() == "baseline":
         pytest.skip("this CPU has no other instruction set")
     results = {}
-    for capability in ("default", "avx2", "avx512"):
+    for capability in ("default", "avx2", "avx512")[: 2 if ops.instruction_set() == "avx2" else 3]:
         file = tmp_path / capability
         environment = {**os.environ, "FASTACT_CPU_CAPABILITY": capability, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(

@@ -217,7 +217,7 @@ def compiled_graph(module: nn.Module, input: torch.Tensor) -> list[str]:
 
 @pytest.mark.parametrize(("name", "keywords"), MODULES, ids=str)
 def test_compiles_to_the_stock_modules_graph(name: str, keywords: dict) -> None:
-    for training in (True, False):
+    for training in (True, False) if name == "RReLU" else (True,):
         ours, theirs = (m.train(training) for m in pair(name, keywords, "cpu"))
         input = torch.randn(2, 4, 6)
         assert compiled_graph(ours, input.clone()) == compiled_graph(theirs, input.clone())

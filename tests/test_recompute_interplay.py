@@ -954,7 +954,6 @@ def test_no_object_of_a_cycle_is_left() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 # Compilers and transforms.

@@ -94,7 +94,7 @@ def test_op(name: str) -> None:
             continue
         samples = itertools.chain(
             itertools.islice(info.sample_inputs("cpu", dtype, requires_grad=True), 10),
-            itertools.islice(info.reference_inputs("cpu", dtype, requires_grad=True), 10),
+            itertools.islice(info.reference_inputs("cpu", dtype, requires_grad=True), 10 * (dtype == torch.float32)),
         )
         for sample in samples:
             if sample.input.numel() > 4096:
