@@ -46,7 +46,7 @@ from make import with_block  # noqa: E402
 PAGE, OVER_BUDGET = ROOT / "docs" / "gpu-kernels.md", ROOT / "tests" / "over_budget.json"
 OUT = RESULTS / "sass"
 
-# An H200, whose memory was copied at 4.3 TB/s: each of its 132 multiprocessors issues 128 instructions per clock, of
+# An H200, whose memory is taken to copy 4.3 TB/s: each of its 132 multiprocessors issues 128 instructions per clock, of
 # which 16 may be special functions (MUFU: reciprocals, exponentials of two, logarithms, sines).
 INSTRUCTIONS_PER_BYTE = 132 * 128 * 1.98e9 / 4.3e12
 SPECIAL_PER_BYTE = INSTRUCTIONS_PER_BYTE / 8

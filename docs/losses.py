@@ -69,10 +69,29 @@ def enabled_calls(result: dict[str, Any]) -> str:
     )
 
 
-def single_ops(summary: dict[str, Any]) -> str:
-    rows = matching(summary["rows"], {"level": "op", "dtype": "float32"})
-    ratios = {f"{row['activation']} {row['direction']}": row["ratio"] for row in rows}
-    return f"**Single kernels in the cache**, float32: slower in {slower(ratios)}."
+def single_activations(summary: dict[str, Any]) -> str:
+    kernels = {
+        f"{row['activation']} {row['direction']}{' saving bits' * (row['level'] != 'op')}": row["ratio"]
+        for row in matching(summary["rows"], {"dtype": "float32"})
+        if row["level"].startswith("op")
+    }
+    threads = summary["environment"]["hardware"]["threads"]
+    modules = {
+        f"{row['activation']} of {row['numel']:,} elements": row["ratio"]
+        for row in matching(summary["rows"], {"level": "module", "dtype": "float32", "threads": threads})
+    }
+    return (
+        f"**Single kernels in the cache**, float32: slower in {slower(kernels)}. **Modules**, forward with backward: "
+        f"slower in {slower(modules)}."
+    )
+
+
+def by_inputs(result: dict[str, Any]) -> str:
+    ratios = {
+        f"{row['activation']} {row['direction']}": min(torchs / ours for ours, torchs in row["seconds"].values())
+        for row in result["rows"]
+    }
+    return f"**Single kernels, by the range of the inputs**, in the worst of them: slower in {slower(ratios)}."
 
 
 def watched_steps(result: dict[str, Any]) -> str:
@@ -91,7 +110,8 @@ LINES: tuple[tuple[str, Callable[[dict[str, Any]], str], str], ...] = (
     ("models", whole_models, "model-benchmark.md"),
     ("memory", recomputed_models, "memory-benchmark.md"),
     ("enabled", enabled_calls, "enable.md#measured"),
-    ("summary", single_ops, "op-benchmark.md"),
+    ("summary", single_activations, "op-benchmark.md"),
+    ("tails", by_inputs, "speed.md#tables"),
     ("monitor", watched_steps, "monitor.md#what-it-costs"),
 )
 """The name of a result, what its losses are, and the page that shows all of it."""

@@ -630,7 +630,7 @@ ACTIVATIONS: dict[str, Activation] = {
             why_saved="The derivatives need the input; torch's ops save four tensors.",
             use="Signals that repeat: audio vocoders and codecs, time series. ReLU and Tanh do not extrapolate a "
             "period (Ziyin et al. 2020). Not for data without one: it costs a sine.",
-            paper="Liu, Hartwig & Ueda 2020, Neural Networks Fail to Learn Periodic Functions and How to Fix It",
+            paper="Ziyin, Hartwig & Ueda 2020, Neural Networks Fail to Learn Periodic Functions and How to Fix It",
             reference=composites.snake,
             weights={"alpha": (0.5, 3.0)},
         ),

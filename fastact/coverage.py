@@ -70,7 +70,8 @@ class Coverage:
     and what fails here is no error there.
 
     It does not see calls within graphs of `torch.compile`, which run code of their own, nor other processes, as a
-    DataLoader's workers. The first use in a process must not begin while another thread calls torch.
+    DataLoader's workers. Nor does it see PReLU, LogSigmoid and RReLU under `torch.inference_mode`, where they are
+    torch's. The first use in a process must not begin while another thread calls torch.
 
     Printed, it is a table of the calls with a summary.
 

@@ -45,14 +45,15 @@ def enable(
     transforms, and for tensor subclasses, other dtypes, devices and layouts. So a compiled or exported graph is the
     stock one. Under `torch.inference_mode`, unlike `torch.no_grad`, PReLU, LogSigmoid and RReLU are torch's.
 
-    Softsign, Tanhshrink, Softmin and what models compose by themselves are no ops of torch's. Their parts are replaced;
-    `fastact.convert` reaches the modules as a whole. `fastact.overrides()` lists what is replaced.
+    Of what torch or a model composes of several ops, the parts that have an op are replaced: Tanhshrink's tanh,
+    Softmin's softmax, nothing of Softsign. `fastact.convert` reaches the modules as a whole. `fastact.overrides()`
+    lists what is replaced.
 
     With the activations comes "batch_norm". On the CPU, batch norm in training then takes the statistics of contiguous
-    float32 tensors in one pass of vectors, in double, where torch loops over scalars. The
-    node, what it saves and its backward stay torch's.
+    float32 tensors in one pass of vectors, in double, where torch loops over scalars. The node, what it saves and its
+    backward stay torch's.
 
-    A call replaces what an earlier call chose. It holds for the whole process, all its threads and those that it forks
+    A call replaces what an earlier call chose. It holds for the whole process, all its threads and processes forked
     later, until `disable`. Used as a context manager, it holds until the block ends, which then brings back what was
     before. A graph made before stays as it is, and goes on working. The first call in a process must not run while
     another thread calls torch; all others may.

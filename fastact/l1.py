@@ -29,10 +29,9 @@ def l1_norm(output: Tensor) -> Tensor:
 
     The gradient is that of `output.abs().sum()`: the sign of each element, 0 at zero and NaN. Where a node of fastact's
     has made `output`, it adds this to the gradient that comes from the next layer, before it multiplies by the
-    activation's
-    derivative: on the CPU mostly within the same pass over memory, on a GPU in one pass more. docs/l1.md lists the
-    activations of which that is true. Hooks on `output`, and gradients with respect to it, do not see the penalty's
-    part.
+    activation's derivative: on the CPU mostly within the same pass over memory, on a GPU in one pass more. docs/l1.md
+    lists the activations of which that is true. Hooks on `output`, and gradients with respect to it, do not see the
+    penalty's part.
 
     Of any other tensor the result is `output.abs().sum()`.
 

@@ -1,15 +1,18 @@
-"""What docstrings say: their examples, which must run, and the arguments they name, which must be the signature's."""
+"""What docstrings say: their examples, which must run, and the arguments they name, which must be the signature's. And
+the fragments of programs on pages, which must run too."""
 
 from __future__ import annotations
 
 import doctest
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import griffe
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastact
 
@@ -33,6 +36,33 @@ def run_examples(name: str, thing: Any) -> int:
         runner.run(test, out=report.append)
     assert runner.failures == 0, "".join(report)
     return runner.tries
+
+
+def fragments_of(page: Path) -> list[str]:
+    """The page's blocks of Python but for whole scripts, which begin with a docstring: those are files of examples/."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if not block.startswith('"""')]
+
+
+def run_fragments(page: Path, **given: Any) -> None:
+    """Run a page's fragments one after the other, with what a reader has at hand: a model, data and a way to train."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+    x, target, criterion = torch.randn(4, 784), torch.randint(10, (4,)), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def train(model: nn.Module, batch: tuple[Tensor, Tensor] = (x, target)) -> None:
+        optimizer.zero_grad()
+        criterion(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    data = {"x": x, "target": target, "batches": [(x, target)] * 3, "bias": x[0], "residual": x.clone()}
+    names = {**_GIVEN, **data, "model": model, "criterion": criterion, "optimizer": optimizer, "train": train, **given}
+    try:
+        for fragment in fragments_of(page):
+            exec(compile(fragment, str(page), "exec"), names)
+    finally:
+        fastact.disable()
 
 
 def documented_arguments(thing: Any) -> list[str]:

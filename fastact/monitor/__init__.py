@@ -157,12 +157,8 @@ class Monitor:
         self.scale_is_number = not isinstance(value, Tensor)
         self.control[1] = float(value) if self.scale_is_number else math.nan
 
-    def scale_on(self, device: torch.device) -> Tensor | None:
-        """The same for statistics; None where there is nothing to divide by.
-
-        Args:
-            device: where the statistics are.
-        """
+    def _scale_on(self, device: torch.device) -> Tensor | None:
+        """The same for statistics on a device; None where there is nothing to divide by."""
         scale = self._grad_scale
         if not isinstance(scale, Tensor):
             return None if scale == 1 else torch.tensor(scale, dtype=wide(device), device=device)
@@ -270,13 +266,8 @@ class Monitor:
             if calls is not None:
                 leave(calls)
 
-    def layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
-        """What is seen of a function where it is being called.
-
-        Args:
-            row: the function's.
-            scalars: its arguments that are numbers.
-        """
+    def _layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
+        """What is seen of a function, with these numbers as arguments, where it is being called."""
         where = site()
         numbers = tuple(each if isinstance(each, Real) else type(each).__name__ for each in scalars.values())
         key: tuple[object, ...] = (where, row.name, *numbers)

@@ -57,7 +57,7 @@ class Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if not self.monitor.is_open:  # closed within a call of the model
             return func(*args, **kwargs)
-        layer = self.monitor.layer_at(*_called(rows, args, kwargs))
+        layer = self.monitor._layer_at(*_called(rows, args, kwargs))
         layer.before(args, kwargs, _is_in_place(func, args, kwargs))
         try:
             output = func(*args, **kwargs)

@@ -389,7 +389,7 @@ class Layer:
         self.seen.outputs.add(output)
 
     def add_gradient(self, grad: Tensor) -> None:
-        self.seen.gradients.add(grad, self.monitor.scale_on(grad.device))
+        self.seen.gradients.add(grad, self.monitor._scale_on(grad.device))
 
     def look_at(self, tensor: object, what: str, look: Callable[[Tensor], None]) -> None:
         """A monitor must not stop the model: what cannot be looked at is noted, and an error is too."""

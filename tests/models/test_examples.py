@@ -1,4 +1,4 @@
-"""The examples in the docstrings of what meets other libraries, and the arguments that these name."""
+"""The examples in the docstrings of what meets other libraries, the arguments that these name; the page of models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_of import documented_arguments, run_examples, signature_arguments
+from docs_of import documented_arguments, run_examples, run_fragments, signature_arguments
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import fastact
 from fastact.integrations import lightning, transformers
@@ -26,3 +27,11 @@ def test_examples_run(thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     assert run_examples(thing.__qualname__, thing) > 0, "it has no example"
     assert documented_arguments(thing) == signature_arguments(thing)
+
+
+def test_the_page_of_models_runs(tmp_path: Path) -> None:
+    small = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+    )
+    LlamaForCausalLM(small).save_pretrained(tmp_path)
+    run_fragments(Path(__file__).parents[2] / "docs" / "models.md", name=tmp_path)

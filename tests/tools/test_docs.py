@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +16,9 @@ import losses
 import make
 import pytest
 import torch
+import train_digits
 from cases import needs_nodes
+from docs_of import fragments_of, run_fragments
 
 import fastact
 from fastact import ops
@@ -181,6 +185,25 @@ def test_the_page_of_speed() -> None:
 
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md")]
+
+
+@needs_nodes
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if fragments_of(page) and page.name != "models.md"], ids=lambda page: page.name
+)  # that one, which needs other libraries, is tests/models's
+def test_fragments_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_fragments(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "steps"), [(make.EXAMPLE, 1), (make.MONITOR_EXAMPLE, 11)], ids=["dead_units", "inside"]
+)
+def test_examples_that_train_run(path: Path, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_batches = train_digits.batches
+    monkeypatch.setattr(train_digits, "batches", lambda *args, **options: islice(all_batches(*args, **options), steps))
+    monkeypatch.setattr(sys, "argv", [str(path), str(tmp_path / "picture.png")])
+    assert runpy.run_path(str(path))["monitor"].report().rows
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
