@@ -22,13 +22,13 @@ from fastact.triton import sources
 
 pytestmark = pytest.mark.only("cpu")
 
-ONE_OF_EACH = ("relu", "rrelu", "prelu", "gelu", "mish", "softmax", "geglu_tanh", "maxout")
+ONE_OF_EACH = ("relu", "prelu", "gelu", "softmax", "geglu_tanh", "maxout")
 COMPILED = [
     *((name, 90) for each in ONE_OF_EACH for name in sass.names(ACTIVATIONS[each], "bfloat16")),
     *((name.format("bfloat16"), 90) for name in sass.WALKS),
-    *((name, 90) for each in ("gelu", "prelu") for name in sass.names(ACTIVATIONS[each], "float32")),
+    *((name, 90) for name in sass.names(ACTIVATIONS["gelu"], "float32")),
     ("gelu backward float64", 90),
-    *((name, chip) for chip in (80, 100) for name in ("relu mask bfloat16", "swiglu backward bfloat16")),
+    *(("swiglu backward bfloat16", chip) for chip in (80, 100)),
 ]
 
 
