@@ -9,8 +9,8 @@ import math
 import pickle
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -1325,6 +1325,33 @@ class TestCallsThatFail:
         monitor = Monitor(net).__enter__()
         net(torch.ones(2, 2))
         assert torch._C._len_torch_function_stack() == 0
+
+    @pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_hook"])
+    def test_a_monitor_closed_by_a_hook(self, register: str) -> None:
+        net = nn.Sequential(nn.Tanh())
+        getattr(net[0], register)(lambda *_: monitor.__exit__())
+        monitor = Monitor(net).__enter__()
+        net(torch.ones(2, 2))
+        assert torch._C._len_torch_function_stack() == 0
+
+    @pytest.mark.parametrize("other", [nullcontext, torch.overrides.BaseTorchFunctionMode])
+    def test_functions_beside_a_module_that_fails(self, other: Callable[[], AbstractContextManager]) -> None:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.act = nn.Tanh()
+
+            def forward(self, x: Tensor) -> Tensor:
+                with other():
+                    x = F.gelu(self.act(x))
+                    with suppress(TypeError):
+                        self.act(None)
+                    return F.relu(x)
+
+        with Monitor(Net()) as monitor:
+            monitor._model(torch.ones(2, 2))
+            assert torch._C._len_torch_function_stack() == 0
+        assert [row.activation for row in monitor.report().rows] == ["Tanh", "gelu", "relu"]
 
     def test_what_comes_after_is_seen(self) -> None:
         class Net(nn.Module):

@@ -231,8 +231,9 @@ class Monitor:
         if is_compiling():
             return
         depth = _depth()
-        # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
-        self._leave_down_to(next((i for i, each in enumerate(self.here.entered) if each.depth >= depth), None))
+        if self.here.entered:
+            # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
+            self._leave_down_to(next((i for i, each in enumerate(self.here.entered) if each.depth >= depth), None))
         self._enter(depth)
 
     def _leave_model(self, *_: object) -> None:

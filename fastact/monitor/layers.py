@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import (
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
 from torch.compiler import is_compiling, is_exporting
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
@@ -68,6 +73,7 @@ class Here(threading.local):
     def __init__(self) -> None:
         self.in_layer = False
         self.early: set[Layer] = set()  # whose calls are running, with an input that has been looked at
+        self.hidden: list[TorchFunctionMode | None] = []  # what each module's call that is running took off the stack
         self.entered: list[Entered] = []  # one for each call of the model that is running
 
 
@@ -478,6 +484,7 @@ class Hook:
 
 class _LayerHook(Hook):
     # One frame in a call, which costs less than the layer's methods behind a function: each call of the model has two.
+    # Where another hook of the module has closed the monitor, torch still calls those here, and without kwargs.
     __slots__ = ("layer",)
 
     def __init__(self, layer: Layer) -> None:
@@ -485,16 +492,24 @@ class _LayerHook(Hook):
 
 
 class Before(_LayerHook):
-    """Of an activation's forward."""
+    """Of an activation's forward. Takes the monitor's mode off the stack, if it is on top: what the module calls is not
+    for it to see, and what `F.relu` does under a mode takes as long as all else that a monitor does."""
 
     __slots__ = ()
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: nn.Module, args: tuple, *kwargs: dict[str, Any]) -> None:
+        layer = self.layer
         if is_compiling():
-            self.layer.compiled_call()
-        else:
-            # Not getattr, which takes microseconds where a module lacks something.
-            self.layer.before(args, kwargs, module.__dict__.get("inplace"))
+            return layer.compiled_call()
+        if not kwargs:
+            return
+        hidden = _pop_torch_function_stack() if _len_torch_function_stack() else None
+        if hidden is not None and getattr(hidden, "monitor", None) is not layer.monitor:
+            _push_on_torch_function_stack(hidden)
+            hidden = None
+        layer.monitor.here.hidden.append(hidden)
+        # Not getattr, which takes microseconds where a module lacks something.
+        layer.before(args, kwargs[0], module.__dict__.get("inplace"))
 
 
 class After(_LayerHook):
@@ -502,10 +517,18 @@ class After(_LayerHook):
 
     __slots__ = ()
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> None:
-        if is_compiling():
+    def __call__(self, module: nn.Module, args: tuple, *kwargs_and_output: Any) -> None:
+        monitor = self.layer.monitor
+        if is_compiling() or not monitor.is_open:
             return
-        if output is None:  # no activation returns that
-            self.layer.failed()
-        else:
-            self.layer.after(args, kwargs, output)
+        taken = monitor.here.hidden
+        hidden = taken.pop() if taken else None  # a compiler may have run this, and not what is before the call
+        kwargs, output = kwargs_and_output
+        try:
+            if output is None:  # no activation returns that
+                self.layer.failed()
+            else:
+                self.layer.after(args, kwargs, output)
+        finally:
+            if hidden is not None:
+                _push_on_torch_function_stack(hidden)
