@@ -152,7 +152,7 @@ wheel-check: .venv/ready
 # The files of a release, in dist/: for each machine, with nodes for each release of torch, whose wheels are downloaded for
 # their headers, some gigabytes. On Debian: apt install g++-aarch64-linux-gnu.
 wheels: .venv/ready
-	$(RUN) tools/wheels.py $(ARGS)
+	$(CACHED) $(RUN) tools/wheels.py $(ARGS)
 
 # The core of the suite under other releases of torch, with this environment's wheel and built from source;
 # ARGS="--torch 2.12.0 --python python3.13" takes others. Downloads several gigabytes where pip finds no CPU builds.

@@ -39,6 +39,9 @@ __attribute__((weak, visibility("hidden"))) char __libc_single_threaded = 0;
 // torch we ask for nothing beside its own functions.
 template std::ostringstream::basic_ostringstream();
 template std::stringstream::basic_stringstream();
+#if __cplusplus >= 202002L
+template std::string std::stringbuf::str() &&;
+#endif
 namespace std {
 __attribute__((weak)) void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 }  // namespace std
