@@ -12,6 +12,9 @@ CACHED := PATH="$(CURDIR)/.venv/ccache:$$PATH" CCACHE_DIR="$(CURDIR)/build/ccach
 # As tools/wheels.py compiles, so that the tests see the same code.
 AS_WHEELS := CXXFLAGS="-include tools/glibc_2_28.h"
 
+# Every process would compile torch's Python anew, which takes longer than all else of its import.
+unexport PYTHONDONTWRITEBYTECODE
+
 # `docs` is a folder too.
 .PHONY: docs site demo experiments test test-cpu test-nodes test-emulated test-gpu test-browser play-pictures bench models \
   memory sass exhaustive validate lint coverage mutants sanitize aarch64 clang wheel-check wheels test-matrix clean

@@ -23,7 +23,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NODES = "libfastact_autograd"
-nodes_library = runpy.run_path("fastact/nodes.py")["nodes_library"]  # importing the package would load its libraries
+# Importing the package would load its libraries.
+nodes_library = runpy.run_path(str(Path(__file__).parent / "fastact/nodes.py"))["nodes_library"]
 
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11, the oldest torch that the binary runs with
 

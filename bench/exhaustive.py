@@ -18,14 +18,18 @@ import argparse
 import json
 import math
 import os
+import platform
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from environment import RESULTS, environment, name_of, write_result
@@ -60,14 +64,25 @@ Row = dict[str, Any]
 
 
 def build(folder: Path) -> Path:
-    """Compile the kernels as setup.py does, and exhaustive.cpp with them."""
+    """Compile the kernels with the flags of setup.py, and exhaustive.cpp with them."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = [sys.executable, "setup.py", "-q", "build_ext", "--build-temp", folder, "--build-lib", folder / "lib"]
-    subprocess.run(setup, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    with patch("setuptools.setup"):  # setup.py is run for its flags alone
+        setup = runpy.run_path(str(ROOT / "setup.py"))
+    compiler = os.environ.get("CXX", "c++")
+
+    def kernels(name: str, flags: list[str]) -> Path:
+        target = folder / f"kernels_{name}.o"
+        source = ["-c", "csrc/kernels/kernels.cpp", "-o", target.resolve()]
+        command = [compiler, *setup["FLAGS"], *flags, f"-DFASTACT_INSTRUCTION_SET={name}", *source]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return target
+
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(kernels, *zip(*setup["instruction_sets"](platform.machine()).items(), strict=True)))
     program = folder / "exhaustive"
     flags = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-unknown-pragmas"]
-    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *folder.glob("*/kernels_*.o")]
-    subprocess.run([os.environ.get("CXX", "c++"), *flags, *sources, "-o", program], check=True)
+    sources = [f"-I{ROOT / 'csrc'}", ROOT / "bench/exhaustive.cpp", *objects]
+    subprocess.run([compiler, *flags, *sources, "-o", program], check=True)
     return program
 
 
