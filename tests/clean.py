@@ -18,24 +18,18 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-LEFT_OUT = {"triton"}  # which torch's builds for GPUs require, and the CPU does not
 
-
-def required(name: str, found: set[str]) -> set[str]:
-    """The files and folders of a distribution, and of what it requires, in site-packages."""
-    if name in LEFT_OUT:
-        return found
+def required(requirement: Requirement, found: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The files and folders in site-packages of a distribution, and of what it requires, by what asks for them."""
     try:
-        package = distribution(name)
+        package = distribution(requirement.name)
     except PackageNotFoundError:  # of another system, say
         return found
-    tops = {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}
-    if tops <= found:
-        return found
-    found |= tops
-    for requirement in map(Requirement, package.requires or ()):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            required(requirement.name, found)
+    found[str(requirement)] = {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}
+    for each in map(Requirement, package.requires or ()):
+        asked = ("", *requirement.extras)
+        if str(each) not in found and (each.marker is None or any(each.marker.evaluate({"extra": x}) for x in asked)):
+            required(each, found)
     return found
 
 
@@ -45,12 +39,14 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = Path(environment).absolute() / "bin/python"
     (there,) = Path(environment).glob("lib/python*/site-packages")
-    for name in sorted(required("torch", set())):
+    for name in set().union(*required(Requirement("torch"), {}).values()):
         (there / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--python", python]
     subprocess.run(
         [*pip, "install", "--no-index", f"--find-links={dist}", "--only-binary=:all:", "fastact"], check=True
     )
+    for triton in there.glob("triton*"):  # which torch's builds for GPUs require; here none may be needed
+        triton.unlink()
     script = Path(__file__).with_name("smoke.py").absolute()
     clean = {"PATH": str(python.parent), "HOME": os.environ["HOME"]}
     subprocess.run(
