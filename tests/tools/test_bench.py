@@ -26,6 +26,7 @@ import measure
 import memory
 import models
 import monitor
+import numpy as np
 import page_faults
 import pytest
 import report
@@ -645,13 +646,27 @@ def test_a_monitor_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(monitor.NETWORKS, "2 x 8", (lambda: monitor.mlp(2, 8), (4, 8)))
     (row,) = monitor.measure(["2 x 8"], seconds=0)
     assert all(row["ms"][way] > 0 for way in monitor.WAYS)
-    assert row["ratio"]["every=1"] > 0
-    row["ratio"] = {"every=1": 1.0421, "every=20": 0.998}
-    row["ratio_quartiles"] = dict.fromkeys(row["ratio"], (0.99, 1.05))
+    assert all(row["overhead"][way] > -1 and low < high for way, (low, high) in row["overhead_range"].items())
+    row["overhead"] = {"every=1": 0.0421, "every=20": -0.002}
+    row["overhead_range"] = dict.fromkeys(row["overhead"], (-0.01, 0.05))
     lines = monitor.report(environment.environment("cpu"), 0.25, [row]).splitlines()
     assert "load average before: 0.2" in lines[2]
     assert lines[-1].startswith("| 2 x 8 | 4 x 8 |")
     assert lines[-1].endswith("| +4.2% | -1.0% to +5.0% | -0.2% | -1.0% to +5.0% |")
+
+
+def test_a_monitors_overhead_is_no_neighbours() -> None:
+    """Which takes half of the time in a tenth of the rounds."""
+    random = np.random.default_rng(0)
+    race = monitor.Steps({"unwatched": lambda: 1.0, "every=20": lambda: 1.0}, seconds=0)
+    for name, looked_at in (("unwatched", 1.0), ("every=20", 1.1)):
+        steps = 1 + 0.01 * random.random((200, monitor.STEPS))
+        steps[:, 0] *= looked_at
+        steps[random.random(200) < 0.1] *= 2
+        race.steps[name] = steps.tolist()
+    overhead, (low, high) = race.overhead("every=20", "unwatched")
+    assert overhead == pytest.approx(0.1 / monitor.STEPS, rel=0.1)
+    assert low < 0.1 / monitor.STEPS < high
 
 
 def test_tutorial_hooks_see_what_a_monitor_sees() -> None:
