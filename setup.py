@@ -148,7 +148,7 @@ class BuildLibraries(build_ext):
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
-        # What a release of libtorch_cpu.so exports of the C++ library is the C++ library's all the same.
+        # libstdc++ first: some releases of libtorch_cpu.so export parts of it, which would be taken from there.
         libraries = [f"-L{ext.torch / 'lib'}", "-lstdc++", "-ltorch_cpu", "-lc10", "-ldl"]
         if sys.platform == "darwin":  # where a name without a path is not found among those that are open
             libraries = ["-undefined", "dynamic_lookup"]

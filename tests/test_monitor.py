@@ -1353,6 +1353,27 @@ class TestCallsThatFail:
             assert torch._C._len_torch_function_stack() == 0
         assert [row.activation for row in monitor.report().rows] == ["Tanh", "gelu", "relu"]
 
+    def test_a_hook_that_raises_within_a_module_of_modules(self) -> None:
+        class Outer(nn.Tanh):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = nn.Sigmoid()
+                self.inner.register_forward_pre_hook(refuse)
+
+            def forward(self, x: Tensor) -> Tensor:
+                with torch.overrides.BaseTorchFunctionMode(), suppress(ValueError):
+                    self.inner(x)
+                assert torch._C._len_torch_function_stack() == 0
+                return super().forward(x)
+
+        def refuse(*_: object) -> None:
+            raise ValueError
+
+        net = nn.Sequential(Outer())
+        with Monitor(net):
+            net(torch.ones(2, 2))
+            assert torch._C._len_torch_function_stack() == 0
+
     def test_what_comes_after_is_seen(self) -> None:
         class Net(nn.Module):
             def __init__(self) -> None:

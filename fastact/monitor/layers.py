@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C import (
-    _len_torch_function_stack,
-    _pop_torch_function_stack,
-    _push_on_torch_function_stack,
-)
+from torch._C import _len_torch_function_stack, _pop_torch_function_stack, _push_on_torch_function_stack
 from torch.compiler import is_compiling, is_exporting
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
@@ -73,7 +69,8 @@ class Here(threading.local):
     def __init__(self) -> None:
         self.in_layer = False
         self.early: set[Layer] = set()  # whose calls are running, with an input that has been looked at
-        self.hidden: list[TorchFunctionMode | None] = []  # what each module's call that is running took off the stack
+        # What the calls of modules that are running took off the stack.
+        self.hidden: list[tuple[Layer, TorchFunctionMode | None]] = []
         self.entered: list[Entered] = []  # one for each call of the model that is running
 
 
@@ -507,7 +504,7 @@ class Before(_LayerHook):
         if hidden is not None and getattr(hidden, "monitor", None) is not layer.monitor:
             _push_on_torch_function_stack(hidden)
             hidden = None
-        layer.monitor.here.hidden.append(hidden)
+        layer.monitor.here.hidden.append((layer, hidden))
         # Not getattr, which takes microseconds where a module lacks something.
         layer.before(args, kwargs[0], module.__dict__.get("inplace"))
 
@@ -522,7 +519,8 @@ class After(_LayerHook):
         if is_compiling() or not monitor.is_open:
             return
         taken = monitor.here.hidden
-        hidden = taken.pop() if taken else None  # a compiler may have run this, and not what is before the call
+        # Another hook that raised, or a compiler, may have kept this call's own `Before` from running.
+        _, hidden = taken.pop() if taken and taken[-1][0] is self.layer else (None, None)
         kwargs, output = kwargs_and_output
         try:
             if output is None:  # no activation returns that
