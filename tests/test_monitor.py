@@ -240,14 +240,112 @@ def test_no_tensor_is_kept() -> None:
         assert held[0]() is None
 
 
-def test_every_other_call() -> None:
-    net = nn.Sequential(nn.ReLU())
-    with Monitor(net, every=2) as monitor:
-        for step in range(4):
-            net(torch.full((2, 2), float(step)))
-    assert _rows(monitor)["0"].mean == pytest.approx((0 + 2) / 2)
-    with pytest.raises(ValueError, match="every"):
-        Monitor(net, every=0)
+class TestEvery:
+    """In calls of the model that are not looked at, no hook is on its activations."""
+
+    @staticmethod
+    def run(net: nn.Module, calls: int, **options: int) -> Monitor:
+        with Monitor(net, **options) as monitor:
+            for step in range(calls):
+                net(torch.full((2, 2), float(step)))
+        assert _hooks(net) == 0
+        return monitor
+
+    def test_other_call_of_the_model(self) -> None:
+        net = nn.Sequential(nn.ReLU())
+        monitor = self.run(net, 4, every=2)
+        assert _rows(monitor)["0"].mean == pytest.approx((0 + 2) / 2)
+        with pytest.raises(ValueError, match="every"):
+            Monitor(net, every=0)
+
+    @pytest.mark.parametrize("functional", [True, False])
+    def test_all_places_of_a_module_that_is_shared(self, functional: bool) -> None:
+        """As many as there are, so that k-th calls of the module would be at one place alone."""
+        relu = nn.ReLU()
+        net = nn.Sequential(relu, nn.Hardtanh(-9, 9), relu)
+        rows = _rows(self.run(net, 7, every=3, functional=functional))
+        assert rows["0"].seen_per_unit == 2 * rows["1"].seen_per_unit == 2 * 3 * 2
+
+    def test_call_of_a_part(self) -> None:
+        net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU()), nn.Tanh())
+        with Monitor(net, every=3) as monitor:
+            for _ in range(4):
+                net(torch.ones(5, 2))
+                net[1](torch.ones(7, 2))
+        assert _rows(monitor)["1.0"].seen_per_unit == 2 * 5 + 2 * 7
+        assert _rows(monitor)["2"].seen_per_unit == 2 * 5
+
+    def test_hooks_stay_in_order(self) -> None:
+        """A hook that a user adds later runs later: what it changes is not the activation's."""
+        net = nn.Sequential(nn.Identity(), nn.Tanh())
+        with Monitor(net, every=2) as monitor:
+            net[1].register_forward_hook(lambda module, args, output: output + 100)
+            net[1].register_forward_pre_hook(lambda module, args: None)
+            before = [[*net[1]._forward_hooks], [*net[1]._forward_pre_hooks]]
+            for _ in range(3):
+                net(torch.zeros(2, 2))
+            assert [[*net[1]._forward_hooks], [*net[1]._forward_pre_hooks]] == before
+        row = _rows(monitor)["1"]
+        assert (row.max, row.seen_per_unit) == (0, 4)
+
+    def test_hooks_that_were_cleared_do_not_come_back(self) -> None:
+        net = nn.Sequential(nn.ReLU())
+        with Monitor(net, every=2):
+            net(torch.ones(2, 2))
+            net[0]._forward_hooks.clear()
+            net(torch.ones(2, 2))
+            net(torch.ones(2, 2))
+            assert not net[0]._forward_hooks
+
+    def test_copies_and_closes_within(self) -> None:
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.relu = nn.ReLU()
+                self.within = lambda: None
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.within()
+                return self.relu(x)
+
+        net = Model()
+        with Monitor(net, every=2) as monitor:
+            net(torch.ones(2, 2))
+            net.within = lambda: monitor.__exit__()
+            net(torch.ones(2, 2))
+            assert _hooks(net) == 0
+        assert monitor.report().rows[0].seen_per_unit == 2
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_a_call_that_is_not_looked_at_fails(self, error: type[BaseException]) -> None:
+        net = nn.Sequential(Interrupted(None, error, None, None), nn.ReLU())
+        with Monitor(net, every=2) as monitor:
+            net(torch.ones(2, 2))
+            with pytest.raises(error):
+                net(torch.ones(2, 2))
+            for _ in range(2):
+                net(torch.ones(2, 2))
+        assert [row.seen_per_unit for row in monitor.report().rows] == [4, 4, 4]
+        assert _hooks(net) == 0
+
+    def test_threads(self) -> None:
+        """A call that is looked at sees all of its activations, whatever another thread takes off."""
+        net, steps = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Sigmoid()), 200
+
+        def run() -> None:
+            for _ in range(steps):
+                net(torch.ones(2, 2))
+
+        with Monitor(net, every=2) as monitor:
+            threads = [threading.Thread(target=run) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        seen = [row.seen_per_unit for row in monitor.report().rows]
+        assert min(seen) >= steps * 4 / 2 * 2
+        assert max(seen) <= steps * 4 * 2
+        assert _hooks(net) == 0
 
 
 def test_inference_mode_and_16_bits() -> None:

@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
 from .calls import Calls, leave, site
-from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
+from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, TakenOff, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -78,12 +78,12 @@ class Monitor:
     layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
     calls in compiled and exported graphs and within torch.func's transforms. Functions are not seen in models of which
     a part is compiled, nor within functions of torch such as `F.multi_head_attention_forward`.
-    `torch.nn.TransformerEncoderLayer` in evaluation leaves its fast path, as under any hooks on modules, and rounds
-    otherwise there.
+    In calls that are looked at, `torch.nn.TransformerEncoderLayer` in evaluation leaves its fast path, as under any hooks
+    on modules, and rounds otherwise there.
 
     Args:
         model: the module to watch.
-        every: k, at least 1, to look at each k-th call of a module, and at functions in each k-th call of the model.
+        every: k, at least 1, to look at each k-th call of the model, and of modules that are called outside of one.
         unit_dim: the input's dimension along which the units lie. 1 is torch's channels, or the features of a batch of
             vectors; -1 suits transformers.
         grad_scale: what gradients are divided by, a number above 0 or a tensor of one. As an attribute it may be set at
@@ -133,6 +133,8 @@ class Monitor:
         self._cuts: list[Snapshot | tuple[int, list[tuple[Layer, Seen]]]] = []
         self.here, self.lock = Here(), threading.RLock()
         self._forwards = self._forwards_in_backward = 0
+        self.looking = 0  # how many calls of the model are running that are looked at
+        self._hooks_of_layers = TakenOff()
 
     @property
     def is_open(self) -> bool:
@@ -177,9 +179,14 @@ class Monitor:
             if row is not None:
                 layer = self._layer_of(name, module, row)
                 layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
-                self._handles.append(module.register_forward_pre_hook(Before(layer), with_kwargs=True))
-                self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
-        if self._functional and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
+                before = module.register_forward_pre_hook(Before(layer), with_kwargs=True)
+                after = module.register_forward_hook(After(layer), with_kwargs=True, always_call=True)
+                self._handles += before, after
+                if module is not self._model:  # whose call it is that takes them off
+                    self._hooks_of_layers.add(before, module._forward_pre_hooks)
+                    self._hooks_of_layers.add(after, module._forward_hooks)
+        in_model = self._functional or self._every > 1
+        if in_model and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
             self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
             self._handles.append(self._model.register_forward_hook(Hook(self._leave_model), always_call=True))
         return self
@@ -227,32 +234,54 @@ class Monitor:
         finally:
             self._leave()
 
+    def _of_forward(self, layer: Layer) -> int:
+        """Which call of the model backward computes again with a layer's next call there."""
+        looked_at = -(-self._forwards // self._every)
+        return layer.calls_in_backward // max(1, layer.calls_in_model // max(1, looked_at))
+
     def _enter_model(self, *_: object) -> None:
         if is_compiling():
             return
+        if self._forwards % self._every and not self.here.entered and not in_backward():
+            with self.lock:
+                if not self.looking:  # in another thread
+                    self._hooks_of_layers.take_off()
+            return  # `_leave_model` counts it
         depth = _depth()
         if self.here.entered:
             # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
             self._leave_down_to(next((i for i, each in enumerate(self.here.entered) if each.depth >= depth), None))
         self._enter(depth)
 
-    def _leave_model(self, *_: object) -> None:
-        if not is_compiling() and self.here.entered:
+    def _leave_model(self, _: nn.Module, args: tuple, output: object) -> None:
+        if is_compiling():
+            return
+        if self.here.entered:
             self._leave()
+            return
+        with self.lock:
+            self._hooks_of_layers.put_back()
+            if output is not None or sys.exc_info()[1] is None:  # did not fail
+                self._forwards += 1
 
     def _enter(self, depth: int) -> None:
-        self.here.in_layer = False
-        forwards = self._forwards_in_backward if in_backward() else self._forwards
-        watched = not self.here.entered and forwards % self._every == 0
-        calls = Calls(self) if watched else None
+        here = self.here
+        here.in_layer = False
+        looked_at = False
+        if not here.entered:
+            here.hidden.clear()  # what an interrupt within an activation left
+            looked_at = (self._forwards_in_backward if in_backward() else self._forwards) % self._every == 0
+        if looked_at:
+            with self.lock:
+                self.looking += 1
+                self._hooks_of_layers.put_back()
+        calls = Calls(self) if looked_at and self._functional else None
         if calls is not None:
             calls.__enter__()
-        self.here.entered.append(Entered(calls, depth, sys.exc_info()[1]))
+        here.entered.append(Entered(calls, looked_at, depth, sys.exc_info()[1]))
 
     def _leave(self) -> None:
-        calls, _, error = self.here.entered.pop()
-        if calls is not None:
-            leave(calls)
+        error = self._take_last()
         if self.here.entered or sys.exc_info()[1] is not error:  # within another's call, or failed
             return
         if in_backward():
@@ -260,12 +289,20 @@ class Monitor:
         else:
             self._forwards += 1
 
+    def _take_last(self) -> BaseException | None:
+        """The last call of the model in this thread ends. Returns the error that was being handled before it."""
+        calls, looked_at, _, error = self.here.entered.pop()
+        if looked_at:
+            with self.lock:
+                self.looking -= 1
+        if calls is not None:
+            leave(calls)
+        return error
+
     def _leave_down_to(self, number: int | None) -> None:
         """Leave all calls of the model from that number on."""
         while number is not None and len(self.here.entered) > number:
-            calls = self.here.entered.pop().calls
-            if calls is not None:
-                leave(calls)
+            self._take_last()
 
     def _layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
         """What is seen of a function, with these numbers as arguments, where it is being called."""

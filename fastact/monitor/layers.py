@@ -26,6 +26,8 @@ from .report import Row
 from .statistics import Flatness, Statistics, Summary
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from . import Monitor
 
 _CALLS = itertools.count()
@@ -79,6 +81,7 @@ class Entered(NamedTuple):
 
     calls: TorchFunctionMode | None
     """None where functions are not looked at."""
+    looked_at: bool
     depth: int
     """How many frames were on the stack; 0 in a block of the user's."""
     error: BaseException | None
@@ -146,7 +149,7 @@ class SeenOnCpu(NamedTuple):
             tuple(notes),
             layer.in_graph,
             layer.compiled,
-            bool(layer.calls or layer.calls_in_backward or layer.in_graph),
+            bool(layer.calls_in_model or layer.calls or layer.calls_in_backward or layer.in_graph),
             layer.first_call,
             seen.outputs.total(),
             seen.gradients.total(),
@@ -252,7 +255,8 @@ class Layer:
         self.key, self.name, self.label, self.monitor, self.every = key, name, label, monitor, every
         self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
         self.in_graph = self.compiled = False
-        self.calls = self.calls_in_backward = 0
+        # Within calls of the model that are looked at, that backward makes to compute again, and all others.
+        self.calls_in_model = self.calls_in_backward = self.calls = 0
         self.leaks, self.flat_in_output = activation.leaks, activation.flat_in_output
         self.bounds: Tensor | None = None
         self.saturates = False
@@ -276,12 +280,17 @@ class Layer:
                 self.note(reason, "gradient")
         return self.notes
 
+    def is_looked_at(self) -> bool:
+        """Whether the next call is: all within a call of the model that is, and each k-th outside of one."""
+        monitor = self.monitor
+        return monitor.looking > 0 or (self.calls % self.every == 0 and not monitor.here.entered)
+
     def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: object) -> None:
         here = self.monitor.here
         here.in_layer = True
         # Afterwards there is no input left to look at.
         if in_place and not self.flat_in_output and self.bounds is not None and not in_backward():
-            if self.calls % self.every == 0:
+            if self.is_looked_at():
                 here.early.add(self)
                 self.seen.inputs.last = None
                 self.look_at(_input_of(args, kwargs), "input", self.add_input)
@@ -295,15 +304,16 @@ class Layer:
         with monitor.lock:
             # Only now: the call might have failed. What runs again in backward counted already, but under reentrant
             # checkpointing only its output has a gradient.
+            looked_at = monitor._of_forward(self) % self.every == 0 if again else early or self.is_looked_at()
             if again:
-                calls = self.calls_in_backward
                 self.calls_in_backward += 1
+            elif monitor.looking:
+                self.calls_in_model += 1
             else:
-                calls = self.calls
                 self.calls += 1
             if self.first_call == math.inf:
                 self.first_call = next(_CALLS)
-        if calls % self.every:
+        if not looked_at:
             return
         if again:
             self.follow(output)
@@ -420,7 +430,7 @@ class Layer:
     def forget(self) -> None:
         """Begin anew, as when the monitor opened."""
         self.seen, self.tensors = Seen(self.monitor.histograms), None
-        self.calls = self.calls_in_backward = 0
+        self.calls_in_model = self.calls_in_backward = self.calls = 0
 
 
 def _input_of(args: tuple, kwargs: Mapping[str, Any]) -> object:
@@ -498,9 +508,10 @@ class Before(_LayerHook):
         layer = self.layer
         if is_compiling():
             return layer.compiled_call()
-        if not kwargs:
-            return
-        hidden = _pop_torch_function_stack() if _len_torch_function_stack() else None
+        modes = _len_torch_function_stack()
+        if not kwargs or not (modes or layer.is_looked_at() or in_backward()):
+            return  # `After` counts it
+        hidden = _pop_torch_function_stack() if modes else None
         if hidden is not None and getattr(hidden, "monitor", None) is not layer.monitor:
             _push_on_torch_function_stack(hidden)
             hidden = None
@@ -515,18 +526,52 @@ class After(_LayerHook):
     __slots__ = ()
 
     def __call__(self, module: nn.Module, args: tuple, *kwargs_and_output: Any) -> None:
-        monitor = self.layer.monitor
-        if is_compiling() or not monitor.is_open:
+        if is_compiling():
             return
-        taken = monitor.here.hidden
-        # Another hook that raised, or a compiler, may have kept this call's own `Before` from running.
-        _, hidden = taken.pop() if taken and taken[-1][0] is self.layer else (None, None)
+        layer = self.layer
+        taken = layer.monitor.here.hidden
+        if not taken or taken[-1][0] is not layer:
+            # Not looked at, or another hook raised before this call's `Before`. Where threads meet here one is not
+            # counted, and another call than the k-th is looked at.
+            layer.calls += kwargs_and_output[-1] is not None
+            return
+        if not layer.monitor.is_open:
+            return
+        _, hidden = taken.pop()
         kwargs, output = kwargs_and_output
         try:
             if output is None:  # no activation returns that
-                self.layer.failed()
+                layer.failed()
             else:
-                self.layer.after(args, kwargs, output)
+                layer.after(args, kwargs, output)
         finally:
             if hidden is not None:
                 _push_on_torch_function_stack(hidden)
+
+
+class TakenOff:
+    """Takes hooks off their modules while calls of the model run that are not looked at: within a training step, where
+    Python is cold in the cache, two hooks cost some 20 us even if they do nothing (bench/monitor.py)."""
+
+    def __init__(self) -> None:
+        self.hooks: list[tuple[dict[int, Any], int]] = []
+        self.off: list[tuple[dict[int, Any], int, Any, list[int]]] = []
+
+    def add(self, handle: RemovableHandle, hooks: dict[int, Any]) -> None:
+        self.hooks.append((hooks, handle.id))
+
+    def take_off(self) -> None:
+        for hooks, number in self.hooks:
+            if number in hooks:  # a user may have cleared them
+                last = next(reversed(hooks)) == number
+                following = [] if last else [*hooks][[*hooks].index(number) + 1 :]
+                self.off.append((hooks, number, hooks.pop(number), following))
+
+    def put_back(self) -> None:
+        """Where they were among the others."""
+        while self.off:
+            hooks, number, hook, following = self.off.pop()
+            hooks[number] = hook
+            for each in following:
+                if each in hooks:
+                    hooks[each] = hooks.pop(each)
