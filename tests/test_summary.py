@@ -47,12 +47,16 @@ def summary(*inputs: Tensor, by: Ways = BY_OPS, scale: float | None = None) -> S
 
 
 def flatness(
-    input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None, by: Ways = BY_OPS
+    input: Tensor,
+    bounds: list[tuple[float, float]],
+    unit_dim: int | None,
+    by: Ways = BY_OPS,
+    was_awake: bool = False,
 ) -> tuple[list[float], Tensor]:
-    device = input.device
+    device, units = input.device, 0 if unit_dim is None else input.shape[unit_dim]
     bounds_tensor = torch.tensor(bounds, dtype=torch.float64, device=device).reshape(-1, 2)
     counts = torch.zeros(4, dtype=torch.float64, device=device)
-    awake = torch.zeros(0 if unit_dim is None else input.shape[unit_dim], dtype=torch.bool, device=device)
+    awake = torch.full((units,), was_awake, device=device)
     by.count_flat_(input, bounds_tensor, unit_dim, counts, awake)
     return counts.tolist(), awake
 
@@ -63,6 +67,9 @@ def check(input: Tensor, bounds: list[tuple[float, float]], unit_dim: int | None
     expected_counts, expected_awake = flatness(numbers, bounds, unit_dim, BY_TORCH)
     assert counts == expected_counts == [input.numel(), counts[1], input.numel(), counts[1]]
     assert torch.equal(awake, expected_awake)
+    counts_then, awake_still = flatness(input, bounds, unit_dim, by, was_awake=True)
+    assert counts_then == counts
+    assert awake_still.all()
 
 
 def check_summary(input: Tensor, by: Ways = BY_OPS) -> None:

@@ -635,9 +635,14 @@ void count_flat(StableIValue* stack, uint64_t, uint64_t) {
         awake.is_cpu() && awake.scalar_type() == ScalarType::Bool && awake.numel() == count && awake.is_contiguous(),
         "fastact::count_flat_: expected a bool for each of ", count, " units");
   }
+  auto* const flags = static_cast<bool*>(awake.data_ptr());
+  if (units) {
+    // Once all units have been awake, as after a call or two in most networks, which element is whose tells no more.
+    const std::lock_guard lock(adding());
+    if (std::all_of(flags, flags + units->count, [](bool each) { return each; })) units.reset();
+  }
   State* const kept = state ? state_of(*state) : nullptr;
   const FlatRows::Found found = FlatRows(input, ends, intervals, units).count(kept);
-  auto* const flags = static_cast<bool*>(awake.data_ptr());
   const std::lock_guard lock(adding());
   totals[0] += totals[2] = static_cast<double>(input.numel());
   totals[1] += totals[3] = static_cast<double>(found.flat);

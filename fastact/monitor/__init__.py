@@ -78,8 +78,8 @@ class Monitor:
     layer's `Row.note` says so: complex, integer and quantised numbers, sparse and nested tensors, meta and fake ones,
     calls in compiled and exported graphs and within torch.func's transforms. Functions are not seen in models of which
     a part is compiled, nor within functions of torch such as `F.multi_head_attention_forward`.
-    In calls that are looked at, `torch.nn.TransformerEncoderLayer` in evaluation leaves its fast path, as under any hooks
-    on modules, and rounds otherwise there.
+    In calls that are looked at, as under any hooks on modules, `torch.nn.TransformerEncoderLayer` in evaluation leaves
+    its fast path, and rounds otherwise there.
 
     Args:
         model: the module to watch.

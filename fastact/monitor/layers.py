@@ -535,7 +535,7 @@ class After(_LayerHook):
             # counted, and another call than the k-th is looked at.
             layer.calls += kwargs_and_output[-1] is not None
             return
-        if not layer.monitor.is_open:
+        if len(kwargs_and_output) < 2:  # another hook has closed the monitor
             return
         _, hidden = taken.pop()
         kwargs, output = kwargs_and_output
