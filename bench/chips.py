@@ -9,6 +9,7 @@ many of its accesses to global memory are wide (128 bits or more per thread). Ta
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tempfile
@@ -157,6 +158,7 @@ def page(rows: Sequence[Row], head: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with ProcessPoolExecutor(default_processes(), mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(row, *zip(*product(KERNELS, DTYPES, CHIPS), strict=True)))
     where: dict[str, Any] = environment("cpu")

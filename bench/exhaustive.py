@@ -19,7 +19,6 @@ import json
 import math
 import os
 import platform
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -29,7 +28,6 @@ from itertools import islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from environment import RESULTS, environment, name_of, write_result
@@ -52,6 +50,10 @@ from fastact.tools.accuracy import (
 from fastact.tools.validate import largest_errors, progress_bar
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))
+
+import flags as setup_flags  # noqa: E402
+
 OUT = RESULTS / "accuracy"  # of any machine: no value depends on it
 DIRECTIONS = ("forward", "derivative")
 PATTERNS = (0, 1 << 32)
@@ -66,8 +68,7 @@ Row = dict[str, Any]
 def build(folder: Path) -> Path:
     """Compile the kernels with the flags of setup.py, and exhaustive.cpp with them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with patch("setuptools.setup"):  # setup.py is run for its flags alone
-        setup = runpy.run_path(str(ROOT / "setup.py"))
+    setup = setup_flags.of_setup()
     compiler = os.environ.get("CXX", "c++")
 
     def kernels(name: str, flags: list[str]) -> Path:

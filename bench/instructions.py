@@ -10,9 +10,9 @@ a core with AVX-512 completes two of them per cycle, each for 16 elements.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,9 @@ def report(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    root = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parents[1] / "build"
-    rows, where = counted(root), environment("cpu")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path, nargs="?", default=Path(__file__).parents[1] / "build")
+    rows, where = counted(parser.parse_args().build), environment("cpu")
     text = report(rows, where)
     write_result(result_folder(where), "instructions", {"environment": where, "rows": rows}, text)
     print(text)

@@ -10,6 +10,7 @@ under bench/results/<hardware>/.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -70,7 +71,9 @@ def report(results: dict[str, dict[str, dict[str, float]]], where: dict) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["--here"]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--here", action="store_true", help="print the figures of this process alone, as JSON")
+    if parser.parse_args().here:
         print(json.dumps(measured()))
         return
     results = {}

@@ -14,6 +14,7 @@ the common one, and of a loop one turn. A program that sums walks many tiles: of
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -407,6 +408,7 @@ def load_rows() -> list[Row]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     large = [name for dtype in DTYPES for row in ACTIVATIONS.values() for name in names(row, dtype)]
     wanted = [(name, capability) for name in large for capability in CAPABILITIES]
     wanted += [(name.format(dtype), 90) for dtype in DTYPES for name in WALKS]

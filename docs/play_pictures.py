@@ -5,6 +5,7 @@ Needs selenium, chromium and chromedriver: `make play-pictures`.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import socket
@@ -164,4 +165,5 @@ def main(folder: Path = Path(__file__).parent) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

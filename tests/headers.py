@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import re
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import setuptools
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import flags as setup_flags  # noqa: E402
+
 CSRC = ROOT / "csrc"
 PRECOMPILED = "runtime/memory.h"
 """What this brings in."""
@@ -34,8 +35,7 @@ def torchs(header: str) -> frozenset[str]:
 
 
 def main() -> int:
-    setuptools.setup = lambda **_: None  # setup.py is run for its flags alone
-    setup = runpy.run_path(str(ROOT / "setup.py"))
+    setup = setup_flags.of_setup()
     include = setup["TORCHES"][0] / "include"
     sets = setup["instruction_sets"](platform.machine())
     flags = [*setup["FLAGS"], *sets.get("Avx512", []), "-Wno-unused-function", "-Wno-attributes"]
