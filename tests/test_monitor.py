@@ -1370,6 +1370,12 @@ class TestWhatGoesOnAround:
         assert outer.report() == inner.report()
         assert [row.activation for row in outer.report().rows][:2] == ["relu", "sigmoid"]
 
+    def test_scripting(self) -> None:
+        net = nn.Sequential(nn.ReLU())
+        with Monitor(net), pytest.raises(AttributeError, match="script it before or after"):
+            torch.jit.script(net)
+        assert torch.equal(torch.jit.script(net)(-torch.ones(2)), torch.zeros(2))
+
     def test_tracing(self) -> None:
         net, x = Functional().eval(), torch.randn(4, 8)
         plain = make_fx(net)(x).graph.nodes

@@ -485,6 +485,11 @@ class Hook:
     def __call__(self, *args: Any) -> None:
         self.call(*args)
 
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script asks for, which compiles a module's hooks too."""
+        raise AttributeError("torch.jit.script takes no model under fastact.Monitor: script it before or after")
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return getattr, (nullcontext(), "__exit__")  # of the standard library, which is there when it is loaded
 
