@@ -1,7 +1,8 @@
 """Which rows torch's softmax is faster with: all that is chosen by size, and only the arithmetic is.
 
-What is saved, the node in the graph and the errors are fastact's either way. The defaults are those of each vendor's
-CPUs (`thresholds.json`); `python -m fastact tune` measures a machine and keeps what it finds in the user's cache.
+What is saved, the node in the graph and the errors are fastact's either way. The defaults are those of a
+vendor's CPUs with an instruction set (`thresholds.json`); `python -m fastact tune` measures a machine and keeps what it
+finds in the user's cache.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def cpu() -> str:
+    """Its vendor, if that is known, and its instruction set, as `thresholds.json` names them."""
+    return f"{torch.ops.fastact.cpu_vendor()} {torch.ops.fastact.cpu_capability()}".lower()
+
+
 def machine() -> str:
     """All that a measurement depends on, but for other programs."""
     return f"{cpu_model()}, {torch.ops.fastact.cpu_capability()}, torch {torch.__version__}"
@@ -58,8 +64,7 @@ def choice() -> tuple[Choice, str]:
     if known and machine() in known:
         return known[machine()], f"measured on this machine ({cache_file()})"
     shipped = json.loads(Path(__file__).with_name("thresholds.json").read_text())
-    vendor = torch.ops.fastact.cpu_vendor()
-    name = vendor if vendor in shipped else "intel"
+    name = cpu() if cpu() in shipped else "intel avx512"
     return shipped[name]["rows"], f"as measured {shipped[name]['measured']} (`python -m fastact tune` measures here)"
 
 

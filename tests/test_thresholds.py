@@ -71,13 +71,23 @@ def test_what_stays_ours(device: str) -> None:
         assert call().stride() == ours.stride()
 
 
-def test_shipped_thresholds_are_for_each_vendor() -> None:
+def test_shipped_thresholds() -> None:
     shipped = json.loads(Path(thresholds.__file__).with_name("thresholds.json").read_text())
     names = {f"{name} {dtype}" for name in thresholds.ACTIVATIONS for dtype in thresholds.DTYPES}
-    assert set(shipped) == {"amd", "intel"}
-    for vendor in shipped.values():
-        assert set(vendor["rows"]) <= names
-        assert all(set(rows) <= set(thresholds.ROWS) for rows in vendor["rows"].values())
+    assert set(shipped) == {"amd avx2", "intel avx512"}
+    for cpu in shipped.values():
+        assert set(cpu["rows"]) <= names
+        assert all(set(rows) <= set(thresholds.ROWS) for rows in cpu["rows"].values())
+
+
+@pytest.mark.parametrize(
+    ("cpu", "whose"),
+    [("amd avx2", "amd avx2"), ("amd avx512", "intel avx512"), (" baseline", "intel avx512")],
+)
+def test_shipped_thresholds_are_for_a_cpu(monkeypatch: pytest.MonkeyPatch, cpu: str, whose: str) -> None:
+    shipped = json.loads(Path(thresholds.__file__).with_name("thresholds.json").read_text())
+    monkeypatch.setattr(thresholds, "cpu", lambda: cpu)
+    assert thresholds.choice()[0] == shipped[whose]["rows"]
 
 
 def test_tune_measures_keeps_and_applies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
