@@ -141,9 +141,11 @@ aarch64:
 	qemu-aarch64 build/aarch64/there > build/aarch64/there.out
 	cmp build/aarch64/here.out build/aarch64/there.out && echo "aarch64: the same bits"
 
-# Clang, by which Macs compile, takes the sources too, without a warning (on Debian: apt install clang).
+# Clang, by which Macs compile, takes the sources too (on Debian: apt install clang). Its only warnings are of x86 without
+# AVX2, where Clang 14 vectorises 33 loops less than GCC; for aarch64 it vectorises all.
 clang: .venv/ready
-	CC=clang CXX=clang++ CXXFLAGS=-Werror $(RUN) setup.py -q build_ext --build-lib build/clang --build-temp build/clang
+	CC=clang CXX=clang++ CXXFLAGS="-Werror -Wno-error=pass-failed" \
+	  $(RUN) setup.py -q build_ext --build-lib build/clang --build-temp build/clang
 
 # A wheel, built from the package of sources, looked into for foreign symbols, and installed from a local index into an
 # environment with torch and no compiler.
