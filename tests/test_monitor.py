@@ -241,7 +241,7 @@ def test_no_tensor_is_kept() -> None:
 
 
 class TestEvery:
-    """In calls of the model that are not looked at, no hook is on its activations."""
+    """Each k-th call of the model is looked at, all of its activations."""
 
     @staticmethod
     def run(net: nn.Module, calls: int, **options: int) -> Monitor:
@@ -258,6 +258,10 @@ class TestEvery:
         with pytest.raises(ValueError, match="every"):
             Monitor(net, every=0)
 
+    def test_call_of_a_model_that_is_an_activation(self) -> None:
+        (row,) = self.run(nn.ReLU(), 60, every=10).report().rows
+        assert row.seen_per_unit == 6 * 2
+
     @pytest.mark.parametrize("functional", [True, False])
     def test_all_places_of_a_module_that_is_shared(self, functional: bool) -> None:
         """As many as there are, so that k-th calls of the module would be at one place alone."""
@@ -265,6 +269,20 @@ class TestEvery:
         net = nn.Sequential(relu, nn.Hardtanh(-9, 9), relu)
         rows = _rows(self.run(net, 7, every=3, functional=functional))
         assert rows["0"].seen_per_unit == 2 * rows["1"].seen_per_unit == 2 * 3 * 2
+
+    @pytest.mark.parametrize("every", [2, 3, 10])
+    def test_call_of_a_model_that_calls_itself(self, every: int) -> None:
+        class Tree(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.relu = nn.ReLU()
+
+            def forward(self, x: Tensor, depth: int = 2) -> Tensor:
+                children = [self(x, depth - 1) for _ in range(2)] if depth else [x]
+                return F.gelu(self.relu(sum(children)))
+
+        rows = self.run(Tree(), 12, every=every).report().rows
+        assert [row.seen_per_unit for row in rows] == [-(-12 // every) * 7 * 2] * 2
 
     def test_call_of_a_part(self) -> None:
         net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU()), nn.Tanh())
@@ -275,46 +293,63 @@ class TestEvery:
         assert _rows(monitor)["1.0"].seen_per_unit == 2 * 5 + 2 * 7
         assert _rows(monitor)["2"].seen_per_unit == 2 * 5
 
-    def test_hooks_stay_in_order(self) -> None:
-        """A hook that a user adds later runs later: what it changes is not the activation's."""
-        net = nn.Sequential(nn.Identity(), nn.Tanh())
-        with Monitor(net, every=2) as monitor:
-            net[1].register_forward_hook(lambda module, args, output: output + 100)
-            net[1].register_forward_pre_hook(lambda module, args: None)
-            before = [[*net[1]._forward_hooks], [*net[1]._forward_pre_hooks]]
-            for _ in range(3):
-                net(torch.zeros(2, 2))
-            assert [[*net[1]._forward_hooks], [*net[1]._forward_pre_hooks]] == before
-        row = _rows(monitor)["1"]
-        assert (row.max, row.seen_per_unit) == (0, 4)
+    def test_block_of_functions_beside_others(self) -> None:
+        net = nn.Sequential(nn.ReLU(), nn.Tanh())
+        with Monitor(net, every=3) as monitor:
+            for step in range(12):
+                with monitor.functions():
+                    torch.sigmoid(net[0](torch.full((2, 2), float(step))))
+                net[1](torch.ones(2, 2))
+        rows = {row.activation: row for row in monitor.report().rows}
+        assert [rows[name].seen_per_unit for name in ("ReLU", "sigmoid", "Tanh")] == [4 * 2] * 3
+        assert rows["ReLU"].mean == (0 + 3 + 6 + 9) / 4
 
-    def test_hooks_that_were_cleared_do_not_come_back(self) -> None:
-        net = nn.Sequential(nn.ReLU())
-        with Monitor(net, every=2):
-            net(torch.ones(2, 2))
-            net[0]._forward_hooks.clear()
-            net(torch.ones(2, 2))
-            net(torch.ones(2, 2))
-            assert not net[0]._forward_hooks
-
-    def test_copies_and_closes_within(self) -> None:
+    @pytest.mark.parametrize("every", [2, 3])
+    def test_block_of_functions_within(self, every: int) -> None:
         class Model(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.relu = nn.ReLU()
-                self.within = lambda: None
 
             def forward(self, x: Tensor) -> Tensor:
-                self.within()
-                return self.relu(x)
+                with monitor.functions():
+                    return self.relu(x)
 
         net = Model()
+        with Monitor(net, every=every) as monitor:
+            for _ in range(12):
+                net(torch.ones(2, 2))
+        assert monitor.report().rows[0].seen_per_unit == 12 // every * 2
+
+    def test_call_of_a_model_that_returns_nothing_while_an_error_is_handled(self) -> None:
+        class Nothing(nn.Module):
+            def forward(self, x: Tensor) -> None:
+                F.relu(x)
+
+        net = Nothing()
         with Monitor(net, every=2) as monitor:
-            net(torch.ones(2, 2))
-            net.within = lambda: monitor.__exit__()
-            net(torch.ones(2, 2))
-            assert _hooks(net) == 0
-        assert monitor.report().rows[0].seen_per_unit == 2
+            try:
+                raise ValueError
+            except ValueError:
+                for _ in range(6):
+                    net(torch.ones(2, 2))
+        assert monitor.report().rows[0].seen_per_unit == 3 * 2
+
+    def test_a_branch_that_is_never_looked_at_says_so(self) -> None:
+        class Branches(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.even, self.odd, self.never = nn.ReLU(), nn.ReLU(), nn.ReLU()
+                self.calls = 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls += 1
+                return self.odd(x) if self.calls % 2 else self.even(x)
+
+        rows = _rows(self.run(Branches(), 6, every=2))
+        assert rows["odd"].seen_per_unit == 3 * 2
+        assert "only where the monitor did not look" in rows["even"].note
+        assert (rows["odd"].note, rows["never"].note) == ("", "")
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
     def test_a_call_that_is_not_looked_at_fails(self, error: type[BaseException]) -> None:
@@ -328,8 +363,44 @@ class TestEvery:
         assert [row.seen_per_unit for row in monitor.report().rows] == [4, 4, 4]
         assert _hooks(net) == 0
 
+    def test_after_an_interrupt_from_a_deeper_place(self) -> None:
+        net = nn.Sequential(Interrupted(*[None] * 10, KeyboardInterrupt, *[None] * 20))
+
+        def deeper(depth: int) -> None:
+            if depth:
+                deeper(depth - 1)
+            else:
+                net(torch.ones(2, 2))
+
+        with Monitor(net, every=10) as monitor:
+            for _ in range(10):
+                net(torch.ones(2, 2))
+            with pytest.raises(KeyboardInterrupt):
+                net(torch.ones(2, 2))
+            for _ in range(20):
+                deeper(9)
+        assert [row.seen_per_unit for row in monitor.report().rows] == [(1 + 1 + 2) * 2, (1 + 2) * 2]
+
+    def test_an_interrupt_within_an_activation(self) -> None:
+        class Interrupts(nn.ReLU):
+            error = True
+
+            def forward(self, input: Tensor) -> Tensor:
+                if self.error:
+                    raise KeyboardInterrupt
+                return super().forward(input)
+
+        net = nn.Sequential(Interrupts())
+        with Monitor(net, every=2) as monitor:
+            with pytest.raises(KeyboardInterrupt), monitor.functions():
+                net[0](torch.ones(2, 2))
+            net[0].error = False
+            net[0](torch.ones(2, 2))
+            net[0](torch.ones(2, 2))
+        assert torch._C._len_torch_function_stack() == 0
+
     def test_threads(self) -> None:
-        """A call that is looked at sees all of its activations, whatever another thread takes off."""
+        """A call that is looked at sees all of its activations."""
         net, steps = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.Sigmoid()), 200
 
         def run() -> None:
@@ -345,7 +416,24 @@ class TestEvery:
         seen = [row.seen_per_unit for row in monitor.report().rows]
         assert min(seen) >= steps * 4 / 2 * 2
         assert max(seen) <= steps * 4 * 2
-        assert _hooks(net) == 0
+
+    def test_gradients_of_a_backward_within(self) -> None:
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+
+            def forward(self, x: Tensor) -> Tensor:
+                output = checkpoint(self.body, x, use_reentrant=True)
+                output.sum().backward()
+                return output.detach()
+
+        net = Model()
+        with Monitor(net, every=3) as monitor:
+            for step in range(12):
+                net(torch.ones(2, 2, requires_grad=True) * step)
+        seen = monitor._layers[0].seen
+        assert (seen.outputs.total().tensors, seen.gradients.total().tensors) == (4, 4)
 
 
 def test_inference_mode_and_16_bits() -> None:
@@ -1369,6 +1457,14 @@ class TestWhatGoesOnAround:
             net(x).square().sum().backward()
         assert outer.report() == inner.report()
         assert [row.activation for row in outer.report().rows][:2] == ["relu", "sigmoid"]
+
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_tracing_after_a_call(self, every: int) -> None:
+        net, x = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), Functional()), torch.randn(2, 2)
+        with Monitor(net, every=every):
+            expected = [net(x), net(x)][0]
+            traced = torch.jit.trace(net, x)
+        assert torch.equal(traced(x), expected)
 
     def test_scripting(self) -> None:
         net = nn.Sequential(nn.ReLU())

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from operator import index
@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
 from .calls import Calls, leave, site
-from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, TakenOff, in_backward
+from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -133,8 +133,7 @@ class Monitor:
         self._cuts: list[Snapshot | tuple[int, list[tuple[Layer, Seen]]]] = []
         self.here, self.lock = Here(), threading.RLock()
         self._forwards = self._forwards_in_backward = 0
-        self.looking = 0  # how many calls of the model are running that are looked at
-        self._hooks_of_layers = TakenOff()
+        self.looking: set[Entered] = set()  # the calls of the model that are running and looked at, of all threads
 
     @property
     def is_open(self) -> bool:
@@ -179,12 +178,8 @@ class Monitor:
             if row is not None:
                 layer = self._layer_of(name, module, row)
                 layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
-                before = module.register_forward_pre_hook(Before(layer), with_kwargs=True)
-                after = module.register_forward_hook(After(layer), with_kwargs=True, always_call=True)
-                self._handles += before, after
-                if module is not self._model:  # whose call it is that takes them off
-                    self._hooks_of_layers.add(before, module._forward_pre_hooks)
-                    self._hooks_of_layers.add(after, module._forward_hooks)
+                self._handles.append(module.register_forward_pre_hook(Before(layer), with_kwargs=True))
+                self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
         in_model = self._functional or self._every > 1
         if in_model and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
             self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
@@ -195,7 +190,7 @@ class Monitor:
         self.control[0] = 0.0
         while self._handles:
             self._handles.pop().remove()
-        self._leave_down_to(0)
+        self._leave_down_to([0])
 
     def _layer_of(self, name: str, module: nn.Module, row: Activation) -> Layer:
         def arguments() -> dict[str, Any]:
@@ -228,7 +223,7 @@ class Monitor:
         """
         if not self.is_open:
             raise RuntimeError("the monitor is not open")
-        self._enter(depth=0)
+        self._enter(is_block=True)
         try:
             yield
         finally:
@@ -239,70 +234,58 @@ class Monitor:
         looked_at = -(-self._forwards // self._every)
         return layer.calls_in_backward // max(1, layer.calls_in_model // max(1, looked_at))
 
-    def _enter_model(self, *_: object) -> None:
-        if is_compiling():
+    def _enter_model(self, model: nn.Module, args: tuple) -> None:
+        if _is_in_graph():
             return
-        if self._forwards % self._every and not self.here.entered and not in_backward():
-            with self.lock:
-                if not self.looking:  # in another thread
-                    self._hooks_of_layers.take_off()
-            return  # `_leave_model` counts it
-        depth = _depth()
         if self.here.entered:
             # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
-            self._leave_down_to(next((i for i, each in enumerate(self.here.entered) if each.depth >= depth), None))
-        self._enter(depth)
+            of_model = [i for i, each in enumerate(self.here.entered) if not each.is_block]
+            self._leave_down_to(of_model[_calls_around(model) :])
+        self._enter()
 
-    def _leave_model(self, _: nn.Module, args: tuple, output: object) -> None:
-        if is_compiling():
-            return
-        if self.here.entered:
+    def _leave_model(self, *_: object) -> None:
+        if not _is_in_graph() and self.here.entered:
             self._leave()
-            return
-        with self.lock:
-            self._hooks_of_layers.put_back()
-            if output is not None or sys.exc_info()[1] is None:  # did not fail
-                self._forwards += 1
 
-    def _enter(self, depth: int) -> None:
+    def _enter(self, is_block: bool = False) -> None:
         here = self.here
         here.in_layer = False
-        looked_at = False
-        if not here.entered:
-            here.hidden.clear()  # what an interrupt within an activation left
-            looked_at = (self._forwards_in_backward if in_backward() else self._forwards) % self._every == 0
-        if looked_at:
-            with self.lock:
-                self.looking += 1
-                self._hooks_of_layers.put_back()
+        forwards = self._forwards_in_backward if in_backward() else self._forwards
+        looked_at = not here.entered and forwards % self._every == 0
         calls = Calls(self) if looked_at and self._functional else None
+        # In this order, and left in the opposite one: what an interrupt in between leaves, the next call clears away.
+        entered = Entered(is_block, calls, len(here.hidden), sys.exc_info()[1])
+        here.entered.append(entered)
+        if looked_at:
+            self.looking.add(entered)
         if calls is not None:
             calls.__enter__()
-        here.entered.append(Entered(calls, looked_at, depth, sys.exc_info()[1]))
 
     def _leave(self) -> None:
-        error = self._take_last()
+        error = self._leave_last()
         if self.here.entered or sys.exc_info()[1] is not error:  # within another's call, or failed
             return
-        if in_backward():
-            self._forwards_in_backward += 1
-        else:
-            self._forwards += 1
+        with self.lock:
+            if in_backward():
+                self._forwards_in_backward += 1
+            else:
+                self._forwards += 1
 
-    def _take_last(self) -> BaseException | None:
-        """The last call of the model in this thread ends. Returns the error that was being handled before it."""
-        calls, looked_at, _, error = self.here.entered.pop()
-        if looked_at:
-            with self.lock:
-                self.looking -= 1
-        if calls is not None:
-            leave(calls)
-        return error
+    def _leave_last(self) -> BaseException | None:
+        """Returns the error that was being handled before it."""
+        here = self.here
+        entered = here.entered[-1]
+        if entered.calls is not None:
+            leave(entered.calls)
+        self.looking.discard(entered)
+        del here.hidden[entered.hidden :]  # of activations that an interrupt ended
+        here.entered.pop()
+        return entered.error
 
-    def _leave_down_to(self, number: int | None) -> None:
-        """Leave all calls of the model from that number on."""
-        while number is not None and len(self.here.entered) > number:
-            self._take_last()
+    def _leave_down_to(self, numbers: Sequence[int]) -> None:
+        """Leave all calls of the model from the first of these on."""
+        while numbers and len(self.here.entered) > numbers[0]:
+            self._leave_last()
 
     def _layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
         """What is seen of a function, with these numbers as arguments, where it is being called."""
@@ -489,9 +472,16 @@ def _of_all_ranks(seen: list[SeenOnCpu], group: bool | dist.ProcessGroup) -> lis
     return [*merged.values()]
 
 
-def _depth() -> int:
-    """How many frames are on the stack."""
-    depth, frame = 0, sys._getframe()
+def _is_in_graph() -> bool:
+    """Whether a graph is being made of the model's calls, in which there is to be nothing of a monitor."""
+    return is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _calls_around(model: nn.Module) -> int:
+    """How many calls of the model are running in this thread from which the one that begins was made."""
+    calls, frame = -1, sys._getframe()
     while frame is not None:
-        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
-    return depth
+        if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
+            calls += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return max(calls, 0)

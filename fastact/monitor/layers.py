@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +27,6 @@ from .report import Row
 from .statistics import Flatness, Statistics, Summary
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from . import Monitor
 
 _CALLS = itertools.count()
@@ -76,14 +75,15 @@ class Here(threading.local):
         self.entered: list[Entered] = []  # one for each call of the model that is running
 
 
-class Entered(NamedTuple):
-    """A call of the model."""
+@dataclass(eq=False, slots=True)
+class Entered:
+    """A call of the model, or a block that counts as one."""
 
+    is_block: bool
     calls: TorchFunctionMode | None
     """None where functions are not looked at."""
-    looked_at: bool
-    depth: int
-    """How many frames were on the stack; 0 in a block of the user's."""
+    hidden: int
+    """How many calls of activations were running."""
     error: BaseException | None
     """That was being handled before it."""
 
@@ -139,7 +139,10 @@ class SeenOnCpu(NamedTuple):
 
     @classmethod
     def of(cls, layer: Layer, seen: Seen) -> SeenOnCpu:
-        notes = (": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.all_notes().items())
+        notes = [": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.all_notes().items()]
+        called = bool(layer.calls_in_model or layer.calls or layer.calls_in_backward or layer.in_graph)
+        if layer.passed_over and seen.outputs.total().tensors == 0:
+            notes.append("called only where the monitor did not look: it looks at each k-th call of the model")
         return cls(
             layer.key,
             layer.name,
@@ -149,7 +152,7 @@ class SeenOnCpu(NamedTuple):
             tuple(notes),
             layer.in_graph,
             layer.compiled,
-            bool(layer.calls_in_model or layer.calls or layer.calls_in_backward or layer.in_graph),
+            called or layer.passed_over,
             layer.first_call,
             seen.outputs.total(),
             seen.gradients.total(),
@@ -255,8 +258,9 @@ class Layer:
         self.key, self.name, self.label, self.monitor, self.every = key, name, label, monitor, every
         self.notes: dict[str, list[str]] = {}  # what is the matter, with which tensors of a call
         self.in_graph = self.compiled = False
-        # Within calls of the model that are looked at, that backward makes to compute again, and all others.
+        # Within calls of the model that are looked at; outside of all, what backward computes again, and others.
         self.calls_in_model = self.calls_in_backward = self.calls = 0
+        self.passed_over = False
         self.leaks, self.flat_in_output = activation.leaks, activation.flat_in_output
         self.bounds: Tensor | None = None
         self.saturates = False
@@ -283,7 +287,13 @@ class Layer:
     def is_looked_at(self) -> bool:
         """Whether the next call is: all within a call of the model that is, and each k-th outside of one."""
         monitor = self.monitor
-        return monitor.looking > 0 or (self.calls % self.every == 0 and not monitor.here.entered)
+        return bool(monitor.looking) or (self.calls % self.every == 0 and not monitor.here.entered)
+
+    def pass_over(self) -> None:
+        """A call was not looked at."""
+        self.passed_over = True
+        if not self.monitor.here.entered:  # where threads meet here one is not counted, and another becomes the k-th
+            self.calls += 1
 
     def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: object) -> None:
         here = self.monitor.here
@@ -304,16 +314,19 @@ class Layer:
         with monitor.lock:
             # Only now: the call might have failed. What runs again in backward counted already, but under reentrant
             # checkpointing only its output has a gradient.
-            looked_at = monitor._of_forward(self) % self.every == 0 if again else early or self.is_looked_at()
-            if again:
+            if here.entered:
+                looked_at = early or bool(monitor.looking)
+                self.calls_in_model += looked_at and not again
+            elif again:
+                looked_at = monitor._of_forward(self) % self.every == 0
                 self.calls_in_backward += 1
-            elif monitor.looking:
-                self.calls_in_model += 1
             else:
+                looked_at = early or self.is_looked_at()
                 self.calls += 1
             if self.first_call == math.inf:
                 self.first_call = next(_CALLS)
         if not looked_at:
+            self.passed_over = True
             return
         if again:
             self.follow(output)
@@ -340,7 +353,7 @@ class Layer:
         where that takes Python."""
         if _WATCH is None or not isinstance(output, Tensor) or not isinstance(flat_of, (Tensor, NoneType)):
             return False
-        if torch._C._len_torch_dispatch_stack() or not self.monitor.scale_is_number:
+        if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() or not self.monitor.scale_is_number:
             return False
         try:
             with self.monitor.lock, torch._C.DisableTorchFunction():
@@ -426,11 +439,13 @@ class Layer:
     def cut(self, step: int) -> None:
         """Begin anew, after a snapshot of this step."""
         self.seen, self.tensors = self.seen.next(step, self.monitor.histograms), None
+        self.passed_over = False
 
     def forget(self) -> None:
         """Begin anew, as when the monitor opened."""
         self.seen, self.tensors = Seen(self.monitor.histograms), None
         self.calls_in_model = self.calls_in_backward = self.calls = 0
+        self.passed_over = False
 
 
 def _input_of(args: tuple, kwargs: Mapping[str, Any]) -> object:
@@ -536,9 +551,9 @@ class After(_LayerHook):
         layer = self.layer
         taken = layer.monitor.here.hidden
         if not taken or taken[-1][0] is not layer:
-            # Not looked at, or another hook raised before this call's `Before`. Where threads meet here one is not
-            # counted, and another call than the k-th is looked at.
-            layer.calls += kwargs_and_output[-1] is not None
+            # Not looked at, or another hook raised before this call's `Before`.
+            if kwargs_and_output[-1] is not None:
+                layer.pass_over()
             return
         if len(kwargs_and_output) < 2:  # another hook has closed the monitor
             return
@@ -552,31 +567,3 @@ class After(_LayerHook):
         finally:
             if hidden is not None:
                 _push_on_torch_function_stack(hidden)
-
-
-class TakenOff:
-    """Takes hooks off their modules while calls of the model run that are not looked at: within a training step, where
-    Python is cold in the cache, two hooks cost some 20 us even if they do nothing (bench/monitor.py)."""
-
-    def __init__(self) -> None:
-        self.hooks: list[tuple[dict[int, Any], int]] = []
-        self.off: list[tuple[dict[int, Any], int, Any, list[int]]] = []
-
-    def add(self, handle: RemovableHandle, hooks: dict[int, Any]) -> None:
-        self.hooks.append((hooks, handle.id))
-
-    def take_off(self) -> None:
-        for hooks, number in self.hooks:
-            if number in hooks:  # a user may have cleared them
-                last = next(reversed(hooks)) == number
-                following = [] if last else [*hooks][[*hooks].index(number) + 1 :]
-                self.off.append((hooks, number, hooks.pop(number), following))
-
-    def put_back(self) -> None:
-        """Where they were among the others."""
-        while self.off:
-            hooks, number, hook, following = self.off.pop()
-            hooks[number] = hook
-            for each in following:
-                if each in hooks:
-                    hooks[each] = hooks.pop(each)
