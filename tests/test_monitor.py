@@ -381,6 +381,16 @@ class TestEvery:
                 deeper(9)
         assert [row.seen_per_unit for row in monitor.report().rows] == [(1 + 1 + 2) * 2, (1 + 2) * 2]
 
+    def test_block_of_functions_after_an_interrupt(self) -> None:
+        net = nn.Sequential(Interrupted(KeyboardInterrupt))
+        with Monitor(net, every=2) as monitor:
+            with pytest.raises(KeyboardInterrupt):
+                net(torch.ones(2, 2))
+            for _ in range(4):
+                with monitor.functions():
+                    torch.tanh(torch.ones(2, 2))
+        assert [row.seen_per_unit for row in monitor.report().rows] == [2, 4]
+
     def test_an_interrupt_within_an_activation(self) -> None:
         class Interrupts(nn.ReLU):
             error = True

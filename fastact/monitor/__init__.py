@@ -223,7 +223,7 @@ class Monitor:
         """
         if not self.is_open:
             raise RuntimeError("the monitor is not open")
-        self._enter(is_block=True)
+        self._enter(self._model, is_block=True)
         try:
             yield
         finally:
@@ -235,21 +235,21 @@ class Monitor:
         return layer.calls_in_backward // max(1, layer.calls_in_model // max(1, looked_at))
 
     def _enter_model(self, model: nn.Module, args: tuple) -> None:
-        if _is_in_graph():
-            return
-        if self.here.entered:
-            # A call that an interrupt ended left its mode on: what it was called from is no longer on the stack.
-            of_model = [i for i, each in enumerate(self.here.entered) if not each.is_block]
-            self._leave_down_to(of_model[_calls_around(model) :])
-        self._enter()
+        if not _is_in_graph():
+            self._enter(model)
 
     def _leave_model(self, *_: object) -> None:
         if not _is_in_graph() and self.here.entered:
             self._leave()
 
-    def _enter(self, is_block: bool = False) -> None:
+    def _enter(self, model: nn.Module, is_block: bool = False) -> None:
         here = self.here
         here.in_layer = False
+        if here.entered:
+            # A call that an interrupt ended is still there, and its mode is on.
+            of_model = [i for i, each in enumerate(here.entered) if not each.is_block]
+            around = _running_calls(model) - (not is_block)
+            self._leave_down_to(of_model[max(around, 0) :])
         forwards = self._forwards_in_backward if in_backward() else self._forwards
         looked_at = not here.entered and forwards % self._every == 0
         calls = Calls(self) if looked_at and self._functional else None
@@ -477,11 +477,11 @@ def _is_in_graph() -> bool:
     return is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def _calls_around(model: nn.Module) -> int:
-    """How many calls of the model are running in this thread from which the one that begins was made."""
-    calls, frame = -1, sys._getframe()
+def _running_calls(model: nn.Module) -> int:
+    """How many of the model's calls are running in this thread."""
+    calls, frame = 0, sys._getframe()
     while frame is not None:
         if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model:
             calls += 1
         frame = frame.f_back  # type: ignore[assignment]
-    return max(calls, 0)
+    return calls
