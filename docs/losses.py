@@ -97,7 +97,7 @@ def by_inputs(result: dict[str, Any]) -> str:
 def watched_steps(result: dict[str, Any]) -> str:
     added = {
         way: [
-            f"{100 * row['overhead'][way]:+.0f}%"
+            f"{round(100 * row['overhead'][way]):+}%"
             for row in sorted(result["rows"], key=lambda row: row["overhead"][way])
         ]
         for way in ("every=1", "every=20")
