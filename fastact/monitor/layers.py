@@ -125,6 +125,8 @@ class SeenOnCpu(NamedTuple):
     in_graph: bool
     compiled: bool
     called: bool
+    passed_over: bool
+    """Whether calls were not looked at."""
     first_call: float
     outputs: Summary
     gradients: Summary
@@ -139,10 +141,8 @@ class SeenOnCpu(NamedTuple):
 
     @classmethod
     def of(cls, layer: Layer, seen: Seen) -> SeenOnCpu:
-        notes = [": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.all_notes().items()]
-        called = bool(layer.calls_in_model or layer.calls or layer.calls_in_backward or layer.in_graph)
-        if layer.passed_over and seen.outputs.total().tensors == 0:
-            notes.append("called only where the monitor did not look: it looks at each k-th call of the model")
+        notes = (": ".join(filter(None, (", ".join(whats), reason))) for reason, whats in layer.all_notes().items())
+        called = layer.calls_in_model or layer.calls or layer.calls_in_backward or layer.in_graph or layer.passed_over
         return cls(
             layer.key,
             layer.name,
@@ -152,7 +152,8 @@ class SeenOnCpu(NamedTuple):
             tuple(notes),
             layer.in_graph,
             layer.compiled,
-            called or layer.passed_over,
+            bool(called),
+            layer.passed_over,
             layer.first_call,
             seen.outputs.total(),
             seen.gradients.total(),
@@ -170,6 +171,7 @@ class SeenOnCpu(NamedTuple):
             in_graph=self.in_graph or other.in_graph,
             compiled=self.compiled or other.compiled,
             called=self.called or other.called,
+            passed_over=self.passed_over or other.passed_over,
             first_call=min(self.first_call, other.first_call),
             outputs=self.outputs.merged(other.outputs),
             gradients=self.gradients.merged(other.gradients),
@@ -192,6 +194,8 @@ class SeenOnCpu(NamedTuple):
             notes.append("no call seen: none was made, or in a graph compiled before the monitor opened")
         outputs, gradients, awake = self.outputs, self.gradients, list(self.awake.values())
         looked, finite = outputs.tensors > 0, outputs.finite > 0
+        if self.passed_over and not looked:
+            notes.append("called only where the monitor did not look: it looks at each k-th call of the model")
 
         def of_finite(value: float) -> float | None:
             return (value if finite else math.nan) if looked else None
