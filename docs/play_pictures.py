@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -94,9 +95,12 @@ class Page:
         self.wait(lambda: self.step == 0)
 
     def wait(self, condition: Callable[[], Any]) -> None:
-        """Until something is so."""
+        """Until something is so. An element that the page replaces in the meantime is looked for again."""
         end = time.monotonic() + PATIENCE
-        while not condition():
+        while True:
+            with suppress(StaleElementReferenceException):
+                if condition():
+                    return
             if time.monotonic() > end:
                 raise TimeoutError(self.text)
             time.sleep(0.2)
