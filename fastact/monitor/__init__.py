@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from operator import index
@@ -190,7 +190,7 @@ class Monitor:
         self.control[0] = 0.0
         while self._handles:
             self._handles.pop().remove()
-        self._leave_down_to([0])
+        self._leave_down_to(0)
 
     def _layer_of(self, name: str, module: nn.Module, row: Activation) -> Layer:
         def arguments() -> dict[str, Any]:
@@ -247,9 +247,10 @@ class Monitor:
         here.in_layer = False
         if here.entered:
             # A call that an interrupt ended is still there, and its mode is on.
-            of_model = [i for i, each in enumerate(here.entered) if not each.is_block]
-            around = _running_calls(model) - (not is_block)
-            self._leave_down_to(of_model[max(around, 0) :])
+            around = max(_running_calls(model) - (not is_block), 0)
+            ended = [i for i, each in enumerate(here.entered) if not each.is_block][around:]
+            if ended:
+                self._leave_down_to(ended[0])
         forwards = self._forwards_in_backward if in_backward() else self._forwards
         looked_at = not here.entered and forwards % self._every == 0
         calls = Calls(self) if looked_at and self._functional else None
@@ -282,9 +283,9 @@ class Monitor:
         here.entered.pop()
         return entered.error
 
-    def _leave_down_to(self, numbers: Sequence[int]) -> None:
-        """Leave all calls of the model from the first of these on."""
-        while numbers and len(self.here.entered) > numbers[0]:
+    def _leave_down_to(self, number: int) -> None:
+        """Leave all calls of the model from that number on."""
+        while len(self.here.entered) > number:
             self._leave_last()
 
     def _layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
