@@ -3,7 +3,8 @@
     python bench/monitor.py [--seconds S] [--out DIR]
 
 Steps of SGD of float32 networks with ReLU, unwatched and watched: under a monitor that looks at every call or at each
-twentieth, by hooks as tutorials write them, and under nn-htop's monitor where that is installed. Each way has modules
+twentieth, with hooks that do nothing, with hooks as tutorials write them, and under nn-htop's monitor where that is
+installed. Each way has modules
 of its own around the same weights, and they take turns, step by step, in one process. Writes monitor.json and
 monitor.md to DIR/HARDWARE.
 """
@@ -96,6 +97,23 @@ def tutorial_hooks(model: nn.Module) -> Iterator[dict[str, tuple[float, ...]]]:
 
 
 @contextmanager
+def empty_hooks(model: nn.Module) -> Iterator[None]:
+    """As many hooks as `fastact.Monitor` has, which do nothing: what torch takes to call them."""
+
+    def hook(*_: object) -> None:
+        return None
+
+    handles = [model.register_forward_pre_hook(hook), model.register_forward_hook(hook, always_call=True)]
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            handles.append(module.register_forward_hook(hook, with_kwargs=True, always_call=True))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@contextmanager
 def _nn_htop(model: nn.Module) -> Iterator[Any]:
     from nn_htop import Monitor
 
@@ -109,6 +127,7 @@ WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "again": lambda model: nullcontext(),  # how far two that are the same differ
     "every=1": fastact.Monitor,
     "every=20": partial(fastact.Monitor, every=STEPS),
+    "empty hooks": empty_hooks,
     "hooks": tutorial_hooks,
 }
 if find_spec("nn_htop"):
@@ -195,8 +214,9 @@ def report(where: dict[str, Any], load: float, rows: Iterable[dict[str, Any]]) -
         f"{load:.1f}. Training steps in float32 with ReLU, unwatched and watched, in turns, {STEPS} to a round: "
         "the median, and what watching adds: the sum over the 20 of the median difference of all rounds, and where it "
         f"lies in 90% of {RESAMPLES} resamples of the rounds. `again` is an unwatched one too. `every=1` and "
-        "`every=20` are `fastact.Monitor`'s; hooks are a tutorial's: mean, spread and zeros of outputs and the "
-        "gradient's norm, in torch's ops, read at each call.\n\n"
+        "`every=20` are `fastact.Monitor`'s; empty hooks are as many as it has, which do nothing: what torch takes to "
+        "call them; hooks are a tutorial's: mean, spread and zeros of outputs and the gradient's norm, in torch's ops, "
+        "read at each call.\n\n"
         f"{table(heads, lines)}\n"
     )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
@@ -182,8 +181,8 @@ class Monitor:
                 self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
         in_model = self._functional or self._every > 1
         if in_model and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
-            self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter_model), prepend=True))
-            self._handles.append(self._model.register_forward_hook(Hook(self._leave_model), always_call=True))
+            self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter), prepend=True))
+            self._handles.append(self._model.register_forward_hook(Hook(self._leave), always_call=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -227,66 +226,62 @@ class Monitor:
         try:
             yield
         finally:
-            self._leave()
+            self._leave(self._model)
 
     def _of_forward(self, layer: Layer) -> int:
         """Which call of the model backward computes again with a layer's next call there."""
         looked_at = -(-self._forwards // self._every)
         return layer.calls_in_backward // max(1, layer.calls_in_model // max(1, looked_at))
 
-    def _enter_model(self, model: nn.Module, args: tuple) -> None:
-        if not _is_in_graph():
-            self._enter(model)
-
-    def _leave_model(self, *_: object) -> None:
-        if not _is_in_graph() and self.here.entered:
-            self._leave()
-
-    def _enter(self, model: nn.Module, is_block: bool = False) -> None:
+    def _enter(self, model: nn.Module, args: tuple = (), is_block: bool = False) -> None:
         here = self.here
-        here.in_layer = False
         if here.entered:
             # A call that an interrupt ended is still there, and its mode is on.
             around = max(_running_calls(model) - (not is_block), 0)
             ended = [i for i, each in enumerate(here.entered) if not each.is_block][around:]
             if ended:
                 self._leave_down_to(ended[0])
-        forwards = self._forwards_in_backward if in_backward() else self._forwards
+        again = in_backward()
+        forwards = self._forwards_in_backward if again else self._forwards
         looked_at = not here.entered and forwards % self._every == 0
         calls = Calls(self) if looked_at and self._functional else None
         # In this order, and left in the opposite one: what an interrupt in between leaves, the next call clears away.
-        entered = Entered(is_block, calls, len(here.hidden), sys.exc_info()[1])
+        entered = Entered(is_block, again, calls, len(here.hidden), sys.exc_info()[1])
         here.entered.append(entered)
         if looked_at:
+            here.in_layer = False
             self.looking.add(entered)
         if calls is not None:
             calls.__enter__()
 
-    def _leave(self) -> None:
-        error = self._leave_last()
-        if self.here.entered or sys.exc_info()[1] is not error:  # within another's call, or failed
+    def _leave(self, model: nn.Module, args: tuple = (), output: object = None) -> None:
+        here = self.here
+        if not here.entered:  # opened within the call
+            return
+        entered = self._leave_last(here)
+        failed = output is None and sys.exc_info()[1] is not entered.error
+        if failed or here.entered:
             return
         with self.lock:
-            if in_backward():
+            if entered.again:
                 self._forwards_in_backward += 1
             else:
                 self._forwards += 1
 
-    def _leave_last(self) -> BaseException | None:
-        """Returns the error that was being handled before it."""
-        here = self.here
+    def _leave_last(self, here: Here) -> Entered:
         entered = here.entered[-1]
         if entered.calls is not None:
             leave(entered.calls)
-        self.looking.discard(entered)
-        del here.hidden[entered.hidden :]  # of activations that an interrupt ended
-        here.entered.pop()
-        return entered.error
+        if self.looking:
+            self.looking.discard(entered)
+        if here.hidden:
+            del here.hidden[entered.hidden :]  # of activations that an interrupt ended
+        return here.entered.pop()
 
     def _leave_down_to(self, number: int) -> None:
         """Leave all calls of the model from that number on."""
         while len(self.here.entered) > number:
-            self._leave_last()
+            self._leave_last(self.here)
 
     def _layer_at(self, row: Activation, scalars: Mapping[str, Any]) -> Layer:
         """What is seen of a function, with these numbers as arguments, where it is being called."""
@@ -471,11 +466,6 @@ def _of_all_ranks(seen: list[SeenOnCpu], group: bool | dist.ProcessGroup) -> lis
     for each in (each for rank in found for each in rank):
         merged[each.key] = merged[each.key].merged(each) if each.key in merged else each
     return [*merged.values()]
-
-
-def _is_in_graph() -> bool:
-    """Whether a graph is being made of the model's calls, in which there is to be nothing of a monitor."""
-    return is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _running_calls(model: nn.Module) -> int:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_function_stack, _pop_torch_function_stack, _push_on_torch_function_stack
+from torch._C import (
+    _current_graph_task_id,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+    _pop_torch_function_stack,
+    _push_on_torch_function_stack,
+)
 from torch.compiler import is_compiling, is_exporting
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import unserializable_hook
@@ -80,6 +87,8 @@ class Entered:
     """A call of the model, or a block that counts as one."""
 
     is_block: bool
+    again: bool
+    """Whether it is backward's."""
     calls: TorchFunctionMode | None
     """None where functions are not looked at."""
     hidden: int
@@ -357,7 +366,7 @@ class Layer:
         where that takes Python."""
         if _WATCH is None or not isinstance(output, Tensor) or not isinstance(flat_of, (Tensor, NoneType)):
             return False
-        if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() or not self.monitor.scale_is_number:
+        if _len_torch_dispatch_stack() or _get_tracing_state() or not self.monitor.scale_is_number:
             return False
         try:
             with self.monitor.lock, torch._C.DisableTorchFunction():
@@ -368,7 +377,7 @@ class Layer:
 
     def tensors_for_watch(self) -> tuple[Any, ...] | None:
         """What that counts in, once there is something of each on the CPU."""
-        if _WATCH is None or self.monitor.histograms or torch._C._len_torch_dispatch_stack():
+        if _WATCH is None or self.monitor.histograms or _len_torch_dispatch_stack():
             return None
         inputs, outputs = self.seen.inputs, self.seen.outputs
         awake = next((each for (_, device), each in inputs.awake.items() if device == _CPU), None)
@@ -470,14 +479,14 @@ def _shares(counts: list[float] | None) -> list[float] | None:
 
 def in_backward() -> bool:
     """Whether a call is made by backward: checkpointing runs what it left out again there."""
-    return torch._C._current_graph_task_id() != -1
+    return _current_graph_task_id() != -1
 
 
 def _unseen(tensor: Tensor) -> str:
     """Why there are no numbers to look at; nothing where there are."""
     if torch._C._are_functorch_transforms_active():
         return "within a transform of torch.func"
-    if torch._C._get_tracing_state() is not None or (torch._C._len_torch_dispatch_stack() and makes_graph()):
+    if _get_tracing_state() is not None or (_len_torch_dispatch_stack() and makes_graph()):
         return "while a graph is traced"
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"a {type(tensor).__name__}"
@@ -502,7 +511,9 @@ class Hook:
         self.call = call
 
     def __call__(self, *args: Any) -> None:
-        self.call(*args)
+        # There is to be nothing of a monitor in a graph that is made of the model's calls.
+        if not is_compiling() and _get_tracing_state() is None:
+            self.call(*args)
 
     @property
     def __name__(self) -> str:
@@ -516,10 +527,10 @@ class Hook:
 class _LayerHook(Hook):
     # One frame in a call, which costs less than the layer's methods behind a function: each call of the model has two.
     # Where another hook of the module has closed the monitor, torch still calls those here, and without kwargs.
-    __slots__ = ("layer",)
+    __slots__ = ("layer", "monitor")
 
     def __init__(self, layer: Layer) -> None:
-        self.layer = layer
+        self.layer, self.monitor = layer, layer.monitor
 
 
 class Before(_LayerHook):
@@ -529,17 +540,19 @@ class Before(_LayerHook):
     __slots__ = ()
 
     def __call__(self, module: nn.Module, args: tuple, *kwargs: dict[str, Any]) -> None:
-        layer = self.layer
+        layer, monitor = self.layer, self.monitor
         if is_compiling():
             return layer.compiled_call()
-        modes = _len_torch_function_stack()
-        if not kwargs or not (modes or layer.is_looked_at() or in_backward()):
-            return  # `After` counts it
-        hidden = _pop_torch_function_stack() if modes else None
-        if hidden is not None and getattr(hidden, "monitor", None) is not layer.monitor:
+        # First what most calls are where a monitor looks at few of them. `After` counts what is passed over here.
+        if not monitor.looking and monitor.here.entered:
+            return
+        if not kwargs or not (layer.is_looked_at() or in_backward()):
+            return
+        hidden = _pop_torch_function_stack() if _len_torch_function_stack() else None
+        if hidden is not None and getattr(hidden, "monitor", None) is not monitor:
             _push_on_torch_function_stack(hidden)
             hidden = None
-        layer.monitor.here.hidden.append((layer, hidden))
+        monitor.here.hidden.append((layer, hidden))
         # Not getattr, which takes microseconds where a module lacks something.
         layer.before(args, kwargs[0], module.__dict__.get("inplace"))
 
@@ -553,7 +566,7 @@ class After(_LayerHook):
         if is_compiling():
             return
         layer = self.layer
-        taken = layer.monitor.here.hidden
+        taken = self.monitor.here.hidden
         if not taken or taken[-1][0] is not layer:
             # Not looked at, or another hook raised before this call's `Before`.
             if kwargs_and_output[-1] is not None:
