@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
 from .calls import Calls, leave, site
-from .layers import After, Before, Entered, Here, Hook, Layer, Numbers, Seen, SeenOnCpu, in_backward
+from .layers import After, Before, Enter, Entered, Here, Layer, Leave, Numbers, Seen, SeenOnCpu, in_backward
 from .logging import log
 from .report import Finding, Report, Row
 from .statistics import EXPONENTS, wide
@@ -181,8 +181,8 @@ class Monitor:
                 self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
         in_model = self._functional or self._every > 1
         if in_model and not compiled and not isinstance(self._model, torch.jit.ScriptModule):
-            self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter), prepend=True))
-            self._handles.append(self._model.register_forward_hook(Hook(self._leave), always_call=True))
+            self._handles.append(self._model.register_forward_pre_hook(Enter(self), prepend=True))
+            self._handles.append(self._model.register_forward_hook(Leave(self), always_call=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -226,14 +226,14 @@ class Monitor:
         try:
             yield
         finally:
-            self._leave(self._model)
+            self._leave()
 
     def _of_forward(self, layer: Layer) -> int:
         """Which call of the model backward computes again with a layer's next call there."""
         looked_at = -(-self._forwards // self._every)
         return layer.calls_in_backward // max(1, layer.calls_in_model // max(1, looked_at))
 
-    def _enter(self, model: nn.Module, args: tuple = (), is_block: bool = False) -> None:
+    def _enter(self, model: nn.Module, is_block: bool = False) -> None:
         here = self.here
         if here.entered:
             # A call that an interrupt ended is still there, and its mode is on.
@@ -254,7 +254,7 @@ class Monitor:
         if calls is not None:
             calls.__enter__()
 
-    def _leave(self, model: nn.Module, args: tuple = (), output: object = None) -> None:
+    def _leave(self, output: object = None) -> None:
         here = self.here
         if not here.entered:  # opened within the call
             return

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from sys import exc_info
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +96,10 @@ class Entered:
     """How many calls of activations were running."""
     error: BaseException | None
     """That was being handled before it."""
+
+
+_PASSED_OVER = Entered(is_block=False, again=False, calls=None, hidden=0, error=None)
+"""A call that is not looked at, made in no other one, nor by backward, nor while an error is handled."""
 
 
 class Seen:
@@ -302,12 +307,6 @@ class Layer:
         monitor = self.monitor
         return bool(monitor.looking) or (self.calls % self.every == 0 and not monitor.here.entered)
 
-    def pass_over(self) -> None:
-        """A call was not looked at."""
-        self.passed_over = True
-        if not self.monitor.here.entered:  # where threads meet here one is not counted, and another becomes the k-th
-            self.calls += 1
-
     def before(self, args: tuple, kwargs: Mapping[str, Any], in_place: object) -> None:
         here = self.monitor.here
         here.in_layer = True
@@ -502,18 +501,11 @@ def _unseen(tensor: Tensor) -> str:
 
 
 class Hook:
-    """A hook on a module. Where a copy of the module is made, or it is pickled, a function that does nothing stands in
-    for it: a copy is not watched."""
+    """A hook on a module, in one frame, which costs less than a method behind a function: most calls are passed over
+    where a monitor looks at each k-th, and their hooks find their code and data in no cache. Where a copy of the module
+    is made, or it is pickled, a function that does nothing stands in for the hook: a copy is not watched."""
 
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        # There is to be nothing of a monitor in a graph that is made of the model's calls.
-        if not is_compiling() and _get_tracing_state() is None:
-            self.call(*args)
+    __slots__ = ()
 
     @property
     def __name__(self) -> str:
@@ -524,8 +516,49 @@ class Hook:
         return getattr, (nullcontext(), "__exit__")  # of the standard library, which is there when it is loaded
 
 
+class _ModelHook(Hook):
+    # In a graph that is made of the model's calls there is to be nothing of a monitor.
+    __slots__ = ("monitor",)
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+
+
+class Enter(_ModelHook):
+    """Of the model's forward, before all else of it."""
+
+    __slots__ = ()
+
+    def __call__(self, model: nn.Module, args: tuple) -> None:
+        if is_compiling() or _get_tracing_state() is not None:
+            return
+        monitor = self.monitor
+        here = monitor.here
+        if here.entered or here.hidden or not monitor._forwards % monitor._every or in_backward() or exc_info()[1]:
+            monitor._enter(model)
+        else:
+            here.entered.append(_PASSED_OVER)
+
+
+class Leave(_ModelHook):
+    """Of the same, also where it fails."""
+
+    __slots__ = ()
+
+    def __call__(self, model: nn.Module, args: tuple, output: object) -> None:
+        if is_compiling() or _get_tracing_state() is not None:
+            return
+        monitor = self.monitor
+        entered = monitor.here.entered
+        if output is None or len(entered) != 1 or entered[0] is not _PASSED_OVER:
+            monitor._leave(output)
+        else:
+            entered.pop()
+            with monitor.lock:
+                monitor._forwards += 1
+
+
 class _LayerHook(Hook):
-    # One frame in a call, which costs less than the layer's methods behind a function: each call of the model has two.
     # Where another hook of the module has closed the monitor, torch still calls those here, and without kwargs.
     __slots__ = ("layer", "monitor")
 
@@ -565,12 +598,14 @@ class After(_LayerHook):
     def __call__(self, module: nn.Module, args: tuple, *kwargs_and_output: Any) -> None:
         if is_compiling():
             return
-        layer = self.layer
-        taken = self.monitor.here.hidden
+        layer, here = self.layer, self.monitor.here
+        taken = here.hidden
         if not taken or taken[-1][0] is not layer:
             # Not looked at, or another hook raised before this call's `Before`.
             if kwargs_and_output[-1] is not None:
-                layer.pass_over()
+                layer.passed_over = True
+                if not here.entered:  # where threads meet here one is not counted, and another becomes the k-th
+                    layer.calls += 1
             return
         if len(kwargs_and_output) < 2:  # another hook has closed the monitor
             return
