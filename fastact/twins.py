@@ -41,6 +41,12 @@ class Named:
     rows: tuple[str, ...]
     """The rows of the catalogue that it computes, by its options, those with the most options first."""
     forward: Callable[..., Any]
+    projects: bool = False
+    """Whether a linear layer of the module's own comes first: its input is not the activation's."""
+
+    def row_of(self, module: nn.Module) -> str:
+        *with_options, plain = self.rows
+        return next((name for name in with_options if _has_options(module, name)), plain)
 
 
 def _one(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -143,25 +149,28 @@ CLASSES: dict[str, dict[str, Named]] = {
         "SwishMe": _SILU,
     },
     "diffusers.models.activations": {
-        "ApproximateGELU": Named(("quick_gelu",), _projected_quick_gelu),
+        "ApproximateGELU": Named(("quick_gelu",), _projected_quick_gelu, projects=True),
         "FP32SiLU": Named(("silu",), _silu_in_float32),
-        "GEGLU": Named(("geglu",), _projected_geglu),
-        "GELU": Named(("gelu_tanh", "gelu"), _projected_gelu),
+        "GEGLU": Named(("geglu",), _projected_geglu, projects=True),
+        "GELU": Named(("gelu_tanh", "gelu"), _projected_gelu, projects=True),
     },
 }
 """The other libraries' classes, by the module that defines them. A version may lack any of them."""
 
 
-def _named(stock: type[nn.Module]) -> Named | None:
-    """None too where somebody has replaced the forward in the class, which then is not the library's own."""
+def _listed(stock: type[nn.Module]) -> Named | None:
+    """What its name says of a class."""
     if stock in _TORCH or stock.__module__ == modules.__name__:
-        if stock.forward.__module__ != stock.__module__:
-            return None
         rows = [row for row in ACTIVATIONS.values() if stock.__name__ in (row.module, *row.further_modules)]
         names = tuple(row.name for row in sorted(rows, key=lambda row: -len(row.options)))
         return Named(names, getattr(modules, stock.__name__).forward) if rows else None
-    named = CLASSES.get(stock.__module__, {}).get(stock.__qualname__)
-    return named if named and stock.forward.__module__ == stock.__module__ else None
+    return CLASSES.get(stock.__module__, {}).get(stock.__qualname__)
+
+
+def _named(stock: type[nn.Module]) -> Named | None:
+    """None too where somebody has replaced the forward in the class, which then is not the library's own."""
+    listed = _listed(stock)
+    return listed if listed and stock.forward.__module__ == stock.__module__ else None
 
 
 def _per_class(function: Callable[..., T]) -> Callable[..., T]:
@@ -221,10 +230,20 @@ def row_of(module: object) -> str | None:
     found = known(stock_of(type(module)))
     if found is None:
         return None
-    if isinstance(found, Named):
-        *with_options, plain = found.rows
-        return next((name for name in with_options if _has_options(module, name)), plain)
-    return _row_of_form(module, found)
+    return found.row_of(module) if isinstance(found, Named) else _row_of_form(module, found)
+
+
+def derived_row_of(module: nn.Module) -> tuple[str, bool] | None:
+    """The row of an activation's module or, where its class derives from one's, of that; and whether the class computes
+    it by a forward of its own. None for other modules."""
+    cls = type(module)
+    for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+        stock = stock_of(base)
+        listed = _listed(stock)
+        if listed and not listed.projects:
+            is_ours = cls.forward is listed.forward
+            return listed.row_of(module), not is_ours and cls.forward.__module__ != stock.__module__
+    return None
 
 
 def _row_of_form(module: nn.Module, form: Form) -> str | None:

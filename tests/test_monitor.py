@@ -27,9 +27,11 @@ from torch.utils.checkpoint import checkpoint
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
 from fastact.enable import TORCH_OPS
-from fastact.monitor import _ROWS, EXPONENTS, Monitor, Report, Row, _row_of, flat, layers
+from fastact.monitor import EXPONENTS, Monitor, Report, Row, flat, layers
 from fastact.monitor.flat import flat_intervals
 from fastact.monitor.logging import bin_limits
+from fastact.ops import OPS, Op
+from fastact.twins import CLASSES, Named, derived_row_of
 
 # What float32's mean and variance of one step may lose in a tensor of some thousand elements.
 FEW = 4 * torch.finfo(torch.float32).eps
@@ -171,7 +173,8 @@ def test_a_gate_of_its_own_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> N
         def forward(self, input: Tensor, gate: Tensor | None = None) -> Tensor:
             return input * gate
 
-    monkeypatch.setitem(_ROWS, Gated, [replace(ACTIVATIONS["relu"], kind="gated")])
+    gated = {Gated.__qualname__: Named(("reglu",), Gated.forward)}
+    monkeypatch.setitem(CLASSES, Gated.__module__, gated)
     module, x = Gated(), torch.ones(3, 4)
     with Monitor(module) as monitor:
         module(x, x)
@@ -182,11 +185,32 @@ def test_a_gate_of_its_own_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> N
     assert row.dead is row.saturated is None
 
 
-def test_the_options_tell_rows_of_one_module_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [replace(ACTIVATIONS["relu"], options=options) for options in ({"approximate": "tanh"}, {})]
-    monkeypatch.setitem(_ROWS, nn.GELU, rows)
-    assert _row_of(nn.GELU()) is rows[1]
-    assert _row_of(nn.GELU("tanh")) is rows[0]
+class Derived(nn.GELU):
+    pass
+
+
+class WithItsOwn(nn.GELU):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.gelu(2 * input)
+
+
+@pytest.mark.parametrize(
+    ("module", "row"),
+    [
+        (nn.GELU(), ("gelu", False)),
+        (nn.GELU("tanh"), ("gelu_tanh", False)),
+        (fastact.GELU("tanh"), ("gelu_tanh", False)),
+        (Derived("tanh"), ("gelu_tanh", False)),
+        (fastact.convert(Derived("tanh")), ("gelu_tanh", False)),
+        (WithItsOwn(), ("gelu", True)),
+        (nn.ReLU6(), ("relu6", False)),  # which derives from Hardtanh
+        (fastact.SquaredReLU(), ("squared_relu", False)),
+        (nn.Linear(2, 2), None),
+    ],
+    ids=str,
+)
+def test_the_most_specific_class_and_its_options_decide(module: nn.Module, row: tuple[str, bool] | None) -> None:
+    assert derived_row_of(module) == row
 
 
 def test_statistics_are_those_of_all_elements_of_all_steps() -> None:
@@ -1625,6 +1649,29 @@ class TestCallsThatFail:
             for _ in range(4):
                 net(torch.ones(3, 2))
         assert monitor.report().rows[0].seen_per_unit == 6
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+def test_every_op_is_seen(op: Op) -> None:
+    row, call = op.activation, getattr(torch.ops.fastact, op.name).default
+    numbers, x = row.samples[-1], torch.randn(4, 6)
+    tensors = {"input": x, "value": x, "gate": x + 1, "bias": x[0], "residual": None, "seed": torch.tensor(1)}
+    weights = {name: torch.rand(1) for name in row.weights}
+    given = {"dim": 1, "gate_first": False, "dtype": x.dtype, **tensors, **weights, **numbers}
+    arguments = [given[each.name] for each in call._schema.arguments]
+
+    class Net(nn.Module):
+        def forward(self) -> Tensor:
+            return call(*arguments)
+
+    net = Net()
+    with Monitor(net) as monitor:
+        output = net()
+    (seen,) = monitor.report().rows
+    assert (seen.activation, seen.note) == (row.function, "")
+    assert seen.mean == pytest.approx(output.double().mean().item(), abs=FEW * output.abs().max().item())
+    (layer,), intervals = monitor._layers, None if op.biased else flat_intervals(row, numbers)[0]
+    assert layer.bounds is intervals is None or torch.equal(layer.bounds, intervals)
 
 
 def test_threads() -> None:

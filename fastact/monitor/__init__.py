@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .. import modules
 from ..catalogue import ACTIVATIONS, Activation
+from ..twins import derived_row_of
 from .calls import Calls, leave, site
 from .layers import After, Before, Enter, Entered, Here, Layer, Leave, Numbers, Seen, SeenOnCpu, in_backward
 from .logging import log
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 __all__ = ["EXPONENTS", "Finding", "Monitor", "Report", "Row", "Snapshot"]
-
-_ROWS: dict[type[nn.Module], list[Activation]] = {}
-for _row in ACTIVATIONS.values():
-    for _class in (_row.stock or getattr(modules, _row.module), *(getattr(nn, name) for name in _row.further_modules)):
-        _ROWS.setdefault(_class, []).append(_row)
-
-
-def _row_of(module: nn.Module) -> Activation | None:
-    """The catalogue's row for a module, if it is an activation."""
-    # The most specific class decides: torch.nn.ReLU6, say, is a Hardtanh too.
-    rows = next((_ROWS[base] for base in type(module).__mro__ if base in _ROWS), [])
-    fitting = (row for row in rows if all(getattr(module, name, None) == value for name, value in row.options.items()))
-    return max(fitting, key=lambda row: len(row.options), default=None)
-
 
 _MOST_VARIANTS = 8
 """Of one function on one line, with different arguments; more are counted together."""
@@ -69,8 +55,9 @@ class Snapshot(NamedTuple):
 class Monitor:
     """Follow the activations of a model while the context is open.
 
-    It sees modules, torch.nn's and fastact's, and calls of functions within the model's forward, `F.gelu(x)`,
-    `torch.relu(x)`, `x.sigmoid_()`, by the line they come from. Results of the model do not change, no tensor is kept,
+    It sees modules, torch.nn's, fastact's and those of transformers, timm and diffusers that `fastact.convert` knows by
+    name, and calls of functions within the model's forward, `F.gelu(x)`, `torch.relu(x)`, `x.sigmoid_()`, by the line
+    they come from. Results of the model do not change, no tensor is kept,
     and nothing waits for the GPU before it is read. The same holds under `fastact.enable()`.
 
     What checkpointing computes again counts once. What has no numbers to look at runs as without a monitor, and the
@@ -173,9 +160,9 @@ class Monitor:
         for name, module in self._model.named_modules():
             if getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod"):
                 compiled.append(name)
-            row = _row_of(module)
-            if row is not None:
-                layer = self._layer_of(name, module, row)
+            found = derived_row_of(module)
+            if found is not None:
+                layer = self._layer_of(name, module, *found)
                 layer.compiled = any(not outer or name == outer or name.startswith(f"{outer}.") for outer in compiled)
                 self._handles.append(module.register_forward_pre_hook(Before(layer), with_kwargs=True))
                 self._handles.append(module.register_forward_hook(After(layer), with_kwargs=True, always_call=True))
@@ -191,9 +178,11 @@ class Monitor:
             self._handles.pop().remove()
         self._leave_down_to(0)
 
-    def _layer_of(self, name: str, module: nn.Module, row: Activation) -> Layer:
+    def _layer_of(self, name: str, module: nn.Module, row_name: str, computes_otherwise: bool) -> Layer:
+        row = ACTIVATIONS[row_name]
+
         def arguments() -> dict[str, Any]:
-            if type(module).forward.__module__.partition(".")[0] not in ("torch", "fastact"):
+            if computes_otherwise:
                 raise TypeError("it has a forward of its own")
             return {name: getattr(module, name) for name in row.scalars}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
@@ -32,10 +34,11 @@ def _functions() -> dict[Callable[..., Any], list[Activation]]:
                 if hasattr(owner, name):
                     found.setdefault(getattr(owner, name), []).append(row)
     for op in OPS.values():
-        if not op.biased and not op.packed:
-            for name in (op.name, f"{op.name}_"):
-                if hasattr(torch.ops.fastact, name):
-                    found.setdefault(getattr(torch.ops.fastact, name).default, []).append(op.activation)
+        # The input of an activation behind a bias is no argument, as a gated unit's is none.
+        row = replace(op.activation, kind="gated") if op.biased else op.activation
+        for name in (op.name, f"{op.name}_"):
+            if hasattr(torch.ops.fastact, name):
+                found.setdefault(getattr(torch.ops.fastact, name).default, []).append(row)
     return found
 
 
@@ -57,7 +60,7 @@ class Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if not self.monitor.is_open:  # closed within a call of the model
             return func(*args, **kwargs)
-        layer = self.monitor._layer_at(*_called(rows, args, kwargs))
+        layer = self.monitor._layer_at(*_called(func, rows, args, kwargs))
         layer.before(args, kwargs, _is_in_place(func, args, kwargs))
         try:
             output = func(*args, **kwargs)
@@ -83,9 +86,11 @@ def leave(mode: TorchFunctionMode) -> None:
         _push_mode(each)
 
 
-def _called(rows: list[Activation], args: tuple, kwargs: dict[str, Any]) -> tuple[Activation, dict[str, Any]]:
+def _called(
+    func: Callable[..., Any], rows: list[Activation], args: tuple, kwargs: dict[str, Any]
+) -> tuple[Activation, dict[str, Any]]:
     """Which of the rows a call computes, and its scalars."""
-    names = _parameters(rows[0].function)
+    names = _parameters(func, rows[0].function)
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     scalars = {name: given.get(name, default) for name, default in names.items()}
     fitting = [row for row in rows if all(scalars.get(name) == value for name, value in row.options.items())]
@@ -94,7 +99,9 @@ def _called(rows: list[Activation], args: tuple, kwargs: dict[str, Any]) -> tupl
 
 
 @cache
-def _parameters(name: str) -> dict[str, Any]:
+def _parameters(func: Callable[..., Any], name: str) -> dict[str, Any]:
+    if isinstance(func, OpOverload):
+        return {each.name: each.default_value for each in func._schema.arguments}
     return {name: each.default for name, each in inspect.signature(getattr(functional, name)).parameters.items()}
 
 
