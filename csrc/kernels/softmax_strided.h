@@ -11,6 +11,9 @@
 namespace fastact {
 namespace {
 
+// Of fewer rows in a panel a number each is computed one by one; of more, all lanes' at a time.
+constexpr int64_t kFewRows = 8;
+
 // Returns one step of a panel.
 template <class T>
 inline T* step_of(Panel panel, int64_t step) {
@@ -21,6 +24,7 @@ inline T* step_of(Panel panel, int64_t step) {
 // short.
 template <class T, class Combine>
 inline void fold(T* lanes, Lanes in_use, const Combine& combine) {
+  if (in_use.count == in_use.period) return;
   for (int64_t groups = in_use.count / in_use.period; groups > 1; groups = (groups + 1) / 2) {
     int64_t half = (groups + 1) / 2 * in_use.period, others = groups * in_use.period - half;
     for (int64_t i = 0; i < others; ++i) lanes[i] = combine(lanes[i], lanes[half + i]);
@@ -33,6 +37,10 @@ inline void fold_sums(double* sums, Lanes in_use) {
 // Copies the first lane of each row to all of its lanes.
 template <class T>
 inline void repeat(const T* rows, Lanes in_use, T* lanes) {
+  if (in_use.period == kLanes) {
+    FASTACT_FOR_EACH(i, kLanes) lanes[i] = rows[i];
+    return;
+  }
   for (int64_t i = 0; i < in_use.period; ++i)
     for (int64_t lane = i; lane < kLanes; lane += in_use.period) lanes[lane] = rows[i];
 }
@@ -56,35 +64,44 @@ template <template <class> class Formula, class T>
 void softmax_exponentials(Panel x_, int64_t steps, const void* row_max_, Panel e_, bool first, double* sums) {
   const Formula<T> formula;
   auto* row_max = static_cast<const T*>(row_max_);
-  constexpr int64_t count = (Formula<T>::log ? 2 : 1) * kLanes;
-  alignas(64) double total[count];
-  FASTACT_FOR_EACH(i, count) total[i] = first ? 0 : sums[i];
+  alignas(64) double total[kLanes];
+  alignas(64) T at_max[kLanes] = {};  // of at most 2^24 steps: exact
+  FASTACT_FOR_EACH(i, kLanes) total[i] = first ? 0 : sums[i];
   for (int64_t step = 0; step < steps; ++step) {
     const T* x = step_of<const T>(x_, step);
     T* e = step_of<T>(e_, step);
     FASTACT_FOR_EACH(i, kLanes) {
       T oriented = formula.oriented(x[i]), exponential = scaled_exp(oriented, row_max[i]);
       if constexpr (Formula<T>::log) {
-        total[i] += oriented == row_max[i] ? T(0) : exponential;
-        total[kLanes + i] += oriented == row_max[i] ? T(kScale) : T(0);
+        const T maximum = oriented == row_max[i] ? T(kScale) : T(0);
+        total[i] += maximum > T(0) ? T(0) : exponential;
+        at_max[i] += maximum;
       } else {
         e[i] = exponential;
         total[i] += exponential;
       }
     }
   }
-  FASTACT_FOR_EACH(i, count) sums[i] = total[i];
+  FASTACT_FOR_EACH(i, kLanes) sums[i] = total[i];
+  if constexpr (Formula<T>::log)
+    FASTACT_FOR_EACH(i, kLanes) sums[kLanes + i] = at_max[i] + (first ? 0 : sums[kLanes + i]);
 }
 
 template <template <class> class Formula, class T>
 void softmax_finalize(double* sums, const void* row_max_, Lanes in_use, void* high_, void* low_) {
   const Formula<T> formula;
   auto* row_max = static_cast<const T*>(row_max_);
-  T high[kLanes], low[kLanes];
+  alignas(64) T high[kLanes], low[kLanes];
   fold_sums(sums, in_use);
   if (Formula<T>::log) fold_sums(sums + kLanes, in_use);
-  for (int64_t i = 0; i < in_use.period; ++i)
+  const auto finalize = [&](int64_t i) {
     formula.finalize({sums[i], Formula<T>::log ? sums[kLanes + i] : 0}, row_max[i], high[i], low[i]);
+  };
+  if (in_use.period < kFewRows) {
+    for (int64_t i = 0; i < in_use.period; ++i) finalize(i);
+  } else {
+    FASTACT_FOR_EACH(i, kLanes) finalize(i);
+  }
   repeat(high, in_use, static_cast<T*>(high_));
   repeat(low, in_use, static_cast<T*>(low_));
 }
@@ -119,9 +136,9 @@ void softmax_terms(Panel grad_, Panel y_, int64_t steps, bool first, double* sum
 
 template <class T>
 void softmax_finalize_terms(double* sums, Lanes in_use, void* rounded_) {
-  T rounded[kLanes];
+  alignas(64) T rounded[kLanes];
   fold_sums(sums, in_use);
-  for (int64_t i = 0; i < in_use.period; ++i) rounded[i] = static_cast<T>(sums[i]);
+  FASTACT_FOR_EACH(i, kLanes) rounded[i] = static_cast<T>(sums[i]);
   repeat(rounded, in_use, static_cast<T*>(rounded_));
 }
 

@@ -24,9 +24,9 @@ inline bool torch_is_faster(int which, ScalarType dtype, int64_t numel, int64_t 
   const int64_t cells = rows_of_torch().load(std::memory_order_relaxed);
   if (cells == 0 || which == kSoftmin || numel >= kAlwaysOurs) return false;
   if (size == 1 || (inner > 1 && inner <= 8)) return false;  // rows are brought side by side, faster than torch's
-  const int kind = inner > 8 ? 4 : size < 16 ? 0 : size < 32 ? 1 : size < 64 ? 2 : 3;
+  const int apart = size < 16 ? 4 : 5, together = size < 16 ? 0 : size < 32 ? 1 : size < 64 ? 2 : 3;
   const int of_dtype = is_16_bit(dtype) ? 2 : dtype == ScalarType::Double ? 1 : 0;
-  return cells >> (((which == kLogSoftmax ? 3 : 0) + of_dtype) * 5 + kind) & 1;
+  return cells >> (((which == kLogSoftmax ? 3 : 0) + of_dtype) * 6 + (inner > 8 ? apart : together)) & 1;
 }
 // The same of any tensor, along `dim`, in the dtype of the result.
 inline bool torch_is_faster(int which, const Tensor& tensor, int64_t dim, ScalarType result) {
