@@ -16,9 +16,9 @@ import torch
 
 ACTIVATIONS = ("softmax", "log_softmax")
 DTYPES = ("float32", "float64", "bfloat16")  # what holds for bfloat16 holds for float16
-ROWS = ("2 to 15", "16 to 31", "32 to 63", "64 or more", "apart")
-"""Kinds of rows: how many elements those have that are consecutive in memory; and those whose elements lie more than 8
-apart. In the order of csrc/runtime/softmax.h."""
+ROWS = ("2 to 15", "16 to 31", "32 to 63", "64 or more", "2 to 15 apart", "16 or more apart")
+"""Kinds of rows: how many elements they have, consecutive in memory or more than 8 apart, as along the channels of
+images. In the order of csrc/runtime/torch_rows.h."""
 
 Choice = dict[str, list[str]]
 """The kinds of rows that are torch's, for "log_softmax float32" and the like."""
