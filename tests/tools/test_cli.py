@@ -118,7 +118,7 @@ def test_validate_fails_where_a_bound_is_broken(monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["sigmoid", "hardtanh", "softmax"])
 def test_what_is_compared_with_is_torchs_own(name, monkeypatch, tmp_path):
     """Also where fastact is enabled: torch's ops run torch's kernels then, for the thread that measures."""
-    monkeypatch.setattr(tune, "_STAND_FOR", dict.fromkeys(thresholds.ROWS, ((4, 4), 1)))
+    monkeypatch.setattr(tune, "_STAND_FOR", dict.fromkeys(thresholds.ROWS, (4, 4)))
     monkeypatch.setattr(tune, "cache_file", lambda: tmp_path / "thresholds.json")
     x = torch.randn(5)
     try:
