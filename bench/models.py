@@ -63,8 +63,7 @@ def prepared(model: Model, size: Size, mode: str, device: str = "cpu") -> Networ
 
 
 def share_weights(network: Network, stock: Network) -> None:
-    """Take the other one's memory for the weights: where they lie changes a step by up to a tenth. The other way round
-    it would be a comparison of places."""
+    """Take the other one's memory for the weights: where they lie changes a step by some percent."""
     for mine, theirs in zip(network.module.parameters(), stock.module.parameters(), strict=True):
         mine.data = theirs.data
 

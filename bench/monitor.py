@@ -4,9 +4,8 @@
 
 Steps of SGD of float32 networks with ReLU, unwatched and watched: under a monitor that looks at every call or at each
 twentieth, with hooks that do nothing, with hooks as tutorials write them, and under nn-htop's monitor where that is
-installed. Each way has modules
-of its own around the same weights, and they take turns, step by step, in one process. Writes monitor.json and
-monitor.md to DIR/HARDWARE.
+installed. Each way has modules of its own around the same weights, and they take turns, step by step, in one process.
+Writes monitor.json and monitor.md to DIR/HARDWARE.
 """
 
 from __future__ import annotations

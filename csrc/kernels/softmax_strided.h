@@ -11,7 +11,8 @@
 namespace fastact {
 namespace {
 
-// Of fewer rows in a panel a number each is computed one by one; of more, all lanes' at a time.
+// Where a panel has fewer rows, the number that each needs is computed row by row; else for all lanes, as vectors, of
+// which the widest holds as many doubles. The bits are the same.
 constexpr int64_t kFewRows = 8;
 
 // Returns one step of a panel.

@@ -38,7 +38,7 @@ inline double log1p_of_sum(double x) {
   constexpr double coefficients[] = {0x1.5555555555558p-1, 0x1.9999999995284p-2, 0x1.2492492e03d5p-2,
                                      0x1.c71c62c9cb7e9p-3, 0x1.7462bd218b3e7p-3, 0x1.39fd3c2df8ce9p-3,
                                      0x1.2b66b9bfa7252p-3};
-  constexpr uint64_t sqrt_half = 0x3fe6a09e667f3bcd;  // unsigned: 1 + x is above, and shifts by vectors are
+  constexpr uint64_t sqrt_half = 0x3fe6a09e667f3bcd;  // below 1 + x; AVX2 shifts vectors of 64-bit integers if unsigned
   double u = 1 + x, low = x < 1 ? x - (u - 1) : 1 - (u - x);
   uint64_t k = (bit_cast<uint64_t>(u) - sqrt_half) >> 52;
   double n = bit_cast<double>(k | bit_cast<uint64_t>(0x1p52)) - 0x1p52, scale = from_exponent<double>(1023 - k);
