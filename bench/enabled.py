@@ -1,6 +1,6 @@
 """Times of torch's own functions: with `fastact.enable()`, and in a process that never called it.
 
-    python bench/enabled.py [--seconds S] [--sizes N ...] [--out DIR] [NAME ...]
+    python bench/enabled.py [--seconds S] [--pairs N] [--sizes N ...] [--out DIR] [NAME ...]
 
 Each activation whose op `enable` replaces is called as a user calls it, `torch.relu(x)`, without a gradient, with one
 (the node alone), and forward and backward, from 16 elements to 2^24. Two processes of one script take turns, the one
@@ -11,18 +11,21 @@ before and after in one process, since two differ by more. Writes enabled.json a
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from environment import RESULTS, environment, name_of, result_folder, write_result
-from measure import Race, by_host_clock, settle_heap
+from measure import Race, by_host_clock, holes_filled, settle_heap
 from report import table
 from torch import Tensor
 
@@ -30,6 +33,8 @@ import fastact
 from fastact.catalogue import ACTIVATIONS
 
 SIZES = (16, 256, 4096, 1 << 16, 1 << 20, 1 << 24)
+IN_ONE_PROCESS = 1 << 16
+"""Elements from which on: torch's calls take 10 us or more, and what `disable` leaves behind is 0.2."""
 DIRECTIONS = ("forward", "with node", "both")
 ROWS_OF = 256
 """The length of a softmax's rows and a gated unit's input along `dim`, where there are so many elements."""
@@ -55,16 +60,20 @@ def call_of(name: str, numel: int, direction: str, dtype: torch.dtype = torch.fl
     return lambda: torch.autograd.grad(function(input), input, grad)
 
 
-def serve(connection: Connection, enabled: bool, threads: int) -> None:
+def serve(connection: Connection, threads: int) -> None:
     """A process that times what it is told to, when it is told to."""
     torch.set_num_threads(threads)
     settle_heap()
-    if enabled:
-        fastact.enable()
     meters: dict[Any, Any] = {}
-    while (request := connection.recv()) is not None:
+    holes = ExitStack()
+    while (message := connection.recv()) is not None:
+        enabled, request = message
+        if enabled != fastact.is_enabled():
+            (fastact.enable if enabled else fastact.disable)()
         if request not in meters:
             meters.clear()
+            holes.close()
+            holes.enter_context(holes_filled(torch.empty(request[1])))
             meters[request] = by_host_clock(call_of(*request))
         connection.send(meters[request]())
 
@@ -91,15 +100,15 @@ def left_alone(rounds: int = 50) -> dict[str, float]:
 class Process:
     """One of the two processes, seen from the one that asks."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, enabled, torch.get_num_threads()), daemon=True)
+        self.process = context.Process(target=serve, args=(other, torch.get_num_threads()), daemon=True)
         self.process.start()
 
-    def time(self, *request: Any) -> float:
+    def time(self, enabled: bool, *request: Any) -> float:
         time.sleep(5e-3)  # until the other's idle threads have stopped spinning
-        self.connection.send(request)
+        self.connection.send((enabled, request))
         return self.connection.recv()
 
     def close(self) -> None:
@@ -107,26 +116,40 @@ class Process:
         self.process.join()
 
 
-def measure(names: list[str], sizes: list[int], seconds: float) -> Iterator[dict[str, Any]]:
-    processes = {"enabled": Process(True), "stock": Process(False)}
-    for name in names:
-        for numel in sizes:
-            for direction in DIRECTIONS:
-                meters = {
-                    way: (lambda process=process: process.time(name, numel, direction))  # noqa: B023 (called here)
-                    for way, process in processes.items()
-                }
-                race = Race(meters, seconds).run()
-                yield {
-                    "name": name,
-                    "numel": numel,
-                    "direction": direction,
-                    "seconds": {way: race.median(way) for way in meters},
-                    "ratio": race.ratio("stock", "enabled"),
-                    "quartiles": race.ratio_quartiles("stock", "enabled"),
-                }
-    for process in processes.values():
+def race(names: list[str], sizes: list[int], seconds: float) -> dict[tuple[str, int, str], dict[str, float]]:
+    """The median times in a new pair of processes."""
+    first, second = Process(), Process()
+    medians = {}
+    for request in itertools.product(names, sizes, DIRECTIONS):
+        stock = first if request[1] >= IN_ONE_PROCESS else second
+        run = Race(
+            {"enabled": partial(first.time, True, *request), "stock": partial(stock.time, False, *request)}, seconds
+        )
+        run.run()
+        medians[request] = {way: run.median(way) for way in run.meters}
+        print(f"{request[0]:12} {request[1]:9} {request[2]:10} {run.ratio('stock', 'enabled'):6.2f}", flush=True)
+    for process in (first, second):
         process.close()
+    return medians
+
+
+def measure(names: list[str], sizes: list[int], seconds: float, pairs: int) -> list[dict[str, Any]]:
+    races = [race(names, sizes, seconds / pairs) for _ in range(pairs)]
+    rows = []
+    for name, numel, direction in races[0]:
+        medians = [each[name, numel, direction] for each in races]
+        ratios = [each["stock"] / each["enabled"] for each in medians]
+        rows.append(
+            {
+                "name": name,
+                "numel": numel,
+                "direction": direction,
+                "seconds": {way: statistics.median(each[way] for each in medians) for way in medians[0]},
+                "ratio": statistics.median(ratios),
+                "ratios": sorted(ratios),
+            }
+        )
+    return rows
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -138,9 +161,11 @@ def report(where: dict[str, Any], alone: dict[str, float], rows: list[dict[str, 
     sizes = sorted({row["numel"] for row in rows})
     lines = [
         "# torch's own functions, enabled beside stock",
-        f"{name_of(where)}; torch {where['versions']['torch']}, {where['date'][:10]}. Time of a process that never "
-        "called `fastact.enable()` over that of one that did, in turns; above 1 enabled is faster. Bold: it loses. "
-        "Worst first. float32.",
+        f"{name_of(where)}; torch {where['versions']['torch']}, {where['date'][:10]}. Time without "
+        "`fastact.enable()`, in a process that never called it (from 2^16 elements on: that has called "
+        "`fastact.disable()`), over that with it, in turns; the median of "
+        f"{len(rows[0]['ratios'])} pairs of processes. Above 1 enabled is faster. Bold: it loses. Worst first. "
+        "float32.",
         f"A call that stays torch's, `torch.relu` of 16 elements: {alone['disabled'] * 1e6:+.2f} us after "
         f"`fastact.disable()`, {alone['other dtype'] * 1e6:+.2f} us of int64 while enabled, beside the same process "
         "before.",
@@ -166,7 +191,8 @@ def main() -> None:
     names = [row.activation for row in fastact.overrides().rows]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of {', '.join(names)}")
-    parser.add_argument("--seconds", type=float, default=0.4, help="for each row; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each row, all pairs; default: %(default)s")
+    parser.add_argument("--pairs", type=int, default=5, help="of processes; default: %(default)s")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="elements; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
@@ -174,10 +200,7 @@ def main() -> None:
         parser.error(f"no such activation: {', '.join(sorted(unknown))}")
     where = environment("cpu")
     alone = left_alone()
-    rows = []
-    for row in measure(options.names or names, options.sizes, options.seconds):
-        print(f"{row['name']:12} {row['numel']:9} {row['direction']:10} {row['ratio']:6.2f}", flush=True)
-        rows.append(row)
+    rows = measure(options.names or names, options.sizes, options.seconds, options.pairs)
     folder = result_folder(where, options.out)
     write_result(
         folder, "enabled", {"environment": where, "left_alone": alone, "rows": rows}, report(where, alone, rows)

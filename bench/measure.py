@@ -112,12 +112,17 @@ def settle_heap() -> None:
 
 
 @contextmanager
-def holes_filled(nbytes: int) -> Iterator[None]:
-    """Takes, while it is open, the places of this size that freed tensors have left in glibc's heap, so that an output
-    lies where the one of the call before lay. In a heap with many such holes each call is given the next: the outputs
-    of a hundred calls, 128 KiB each, had a hundred addresses, and nothing of that was in the cache
-    (docs/findings/026)."""
-    taken = [torch.empty(nbytes, dtype=torch.uint8) for _ in range(min(MOST_HOLES, HOLE_BYTES // max(1, nbytes)))]
+def holes_filled(output: Tensor) -> Iterator[None]:
+    """Takes, while it is open, the places that freed tensors of this size and masks of its bits have left in glibc's
+    heap, so that an output lies where the one of the call before lay. In a heap with many such holes each call is given
+    the next: the outputs of a hundred calls, 128 KiB each, had a hundred addresses, and nothing of that was in the
+    cache (docs/findings/026). A mask between two outputs of 4 MiB has the same effect on those."""
+    sizes = (output.nbytes, output.numel() // 8)
+    taken = [
+        torch.empty(size, dtype=torch.uint8)
+        for size in sizes
+        for _ in range(min(MOST_HOLES, HOLE_BYTES // max(1, size)))
+    ]
     yield
     taken.clear()
 
