@@ -174,7 +174,7 @@ class Race:
     def ratio_quartiles(self, name: str, to: str) -> list[float]:
         """Of the ratio within each round: how far the rounds agree."""
         ratios = [a / b for a, b in zip(self.times[name], self.times[to], strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         return [low, high]
 
 

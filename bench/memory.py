@@ -43,7 +43,7 @@ from environment import (
     write_result,
 )
 from measure import Meter, Race, settle_heap
-from models import difference, gradients, training_step, with_tables
+from models import difference, gradients, share_weights, training_step, with_tables
 from report import ratio_cell, table
 from torch import Tensor, nn
 from torch._inductor.compile_fx import compile_fx
@@ -279,9 +279,10 @@ def measure(model: Model, methods: Iterable[str], size: Size, steps: int) -> Row
             continue
         if name == EAGER:
             row["parameters"] = sum(parameter.numel() for parameter in network.module.parameters())
-            expected = found
+            eager, expected = network, found
         elif not name.startswith(COMPILE):  # which drops other units
             row["difference"][name] = difference(found[1], expected[1])
+        share_weights(network, eager)
         meters[name] = meter(method.active, training_step(network))
     race = Race(meters, 0)
     for _ in range(steps):
