@@ -232,7 +232,7 @@ def with_block(text: str, name: str, content: str) -> str:
 
 def example(path: Path = EXAMPLE) -> str:
     """A script: by default the one that watches units die."""
-    return f"```python\n{path.read_text()}```\n"
+    return f"[`{path.relative_to(ROOT)}`](../{path.relative_to(ROOT)}):\n\n```python\n{path.read_text()}```\n"
 
 
 def output_of(path: Path, *arguments: Path) -> str:
@@ -301,11 +301,11 @@ def distributed_page(*, run: bool) -> str:
     return with_block(text, "distributed-output", output_of(DISTRIBUTED_EXAMPLE)) if run else text
 
 
-def losses(folder: str = "") -> str:
+def losses(folder: str = "", *, latest_only: bool = False) -> str:
     """Of all benchmarks, for a page from which the docs lie in that folder."""
     from losses import as_list
 
-    return as_list(folder)
+    return as_list(folder, latest_only)
 
 
 def results_table() -> str:
@@ -334,7 +334,7 @@ def commands_page() -> str:
 
 def readme() -> str:
     """README.md, with its losses renewed."""
-    return with_block(README.read_text(), "losses", losses("docs/"))
+    return with_block(README.read_text(), "losses", losses("docs/", latest_only=True))
 
 
 def page_faults() -> str:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 import fastact
-from fastact.tools.info import readable
 
 torch.manual_seed(0)
 model = nn.Sequential(
@@ -37,5 +36,5 @@ fastact.enable()
 without = gradients(nullcontext())
 under = gradients(fastact.recompute())
 seen = fastact.saved(model, images)
-print(f"kept for backward: {readable(seen.bytes)}, {readable(seen.recompute_bytes)} under recompute")
+print(f"kept for backward: {seen.bytes / 2**20:.1f} MiB, {seen.recompute_bytes / 2**20:.1f} MiB under recompute")
 print("gradients equal, bit for bit:", all(map(torch.equal, without, under)))

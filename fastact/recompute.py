@@ -1,4 +1,4 @@
-"""Nothing kept twice: what one cheap op makes is made again in backward instead of being kept for it."""
+"""Keep less for backward: what one cheap op makes of what is kept anyway is made again in backward."""
 
 from __future__ import annotations
 
