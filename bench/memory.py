@@ -194,11 +194,12 @@ METHODS = {
 """Checkpoints are around each block (BLOCK_CLASSES), torch's of the kind that is not reentrant. A selective one keeps
 the results of EXPENSIVE, torch_remat here those of linear and convolution layers. fastact converts the modules and
 replaces torch's ops, with recompute or without."""
-EAGER, RECOMPUTE, COMPILE = "torch eager", "fastact, recompute", "compile"
+EAGER, RECOMPUTE, COMPILE, BUDGET = "torch eager", "fastact, recompute", "compile", "compile, budget 0.5"
 PICTURED = {
     EAGER: "#30638e",
     "checkpoint": "#8d99ae",
     COMPILE: "#edae49",
+    BUDGET: "#66a182",
     "fastact": "#e8a0ac",
     RECOMPUTE: "#d1495b",
 }
@@ -454,8 +455,8 @@ def short_block(result: dict[str, Any]) -> str:
     """For the README."""
     return (
         f"{short_table(result['rows'])}\n\nBytes kept for backward / speed of a training step, relative to torch "
-        "eager's; bold: fastact keeps more, or is slower. Every third model measured, by what is kept under recompute. "
-        f"float32, random weights, small batches. {measured_on(result, LIBRARIES)}"
+        f"eager's; bold: fastact keeps more, or is slower. Every third of {len(result['rows'])} models, in the order "
+        f"of bytes kept under recompute. float32, random weights, small batches. {measured_on(result, LIBRARIES)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where fastact loses, in words: a line for each benchmark, from its latest result on any machine."""
+"""Where fastact loses, in words: from each benchmark's results on all machines."""
 
 from __future__ import annotations
 
@@ -46,16 +46,24 @@ def whole_models(result: dict[str, Any]) -> str:
     kept = {
         name: max(row["kept_bytes"][mode] for mode in ours) / row["kept_bytes"]["stock"] for name, row in rows.items()
     }
-    return (
-        f"**Whole models**, enabled or converted: a training step is slower in {slower(steps)}, and keeps more in "
-        f"{larger(kept)}."
-    )
+    return f"slower in {slower(steps)}; keeps more in {larger(kept)}"
 
 
 def recomputed_models(result: dict[str, Any]) -> str:
     steps = {row["model"]: row["step"][memory.RECOMPUTE]["ratio"] for row in result["rows"]}
-    kept = {row["model"]: memory.share(row, "kept_bytes", memory.RECOMPUTE) or 1 for row in result["rows"]}
-    return f"**Whole models under `recompute`**: slower in {slower(steps)}; more is kept in {larger(kept)}."
+    kept, peak = (
+        {row["model"]: memory.share(row, figure, memory.RECOMPUTE) or 1 for row in result["rows"]}
+        for figure in ("kept_bytes", "peak_bytes")
+    )
+    unchanged = lost(peak, lambda ratio: ratio >= 0.95)
+    return f"slower in {slower(steps)}; keeps more in {larger(kept)}; the peak falls by 5% or less in {unchanged}"
+
+
+def beside_a_budget(result: dict[str, Any]) -> str:
+    rows = [row for row in result["rows"] if {memory.RECOMPUTE, memory.BUDGET} <= row["step"].keys()]
+    kept = sum(row["kept_bytes"][memory.BUDGET] < row["kept_bytes"][memory.RECOMPUTE] for row in rows)
+    faster = sum(row["step"][memory.BUDGET]["ms"] < row["step"][memory.RECOMPUTE]["ms"] for row in rows)
+    return f"it keeps less in {kept} of {len(rows)} and is faster in {faster}"
 
 
 def enabled_calls(result: dict[str, Any]) -> str:
@@ -64,26 +72,32 @@ def enabled_calls(result: dict[str, Any]) -> str:
         return {f"{row['name']} of {row['numel']:,} elements": row["ratio"] for row in rows}
 
     return (
-        f"**Calls of torch's own functions, enabled**: forward is slower in {slower(ratios('forward'))}, forward with "
-        f"backward in {slower(ratios('both'))}."
+        f"forward {slower(ratios('forward'))}; forward that makes a node {slower(ratios('with node'))}; forward with "
+        f"backward {slower(ratios('both'))}"
     )
 
 
-def single_activations(summary: dict[str, Any]) -> str:
-    kernels = {
-        f"{row['activation']} {row['direction']}{' saving bits' * (row['level'] != 'op')}": row["ratio"]
-        for row in matching(summary["rows"], {"dtype": "float32"})
-        if row["level"].startswith("op")
-    }
-    threads = summary["environment"]["hardware"]["threads"]
-    modules = {
-        f"{row['activation']} of {row['numel']:,} elements": row["ratio"]
-        for row in matching(summary["rows"], {"level": "module", "dtype": "float32", "threads": threads})
-    }
-    return (
-        f"**Single kernels in the cache**, float32: slower in {slower(kernels)}. **Modules**, forward with backward: "
-        f"slower in {slower(modules)}."
+def kernels(summary: dict[str, Any]) -> str:
+    rows = (row for row in matching(summary["rows"], {"dtype": "float32"}) if row["level"].startswith("op"))
+    return slower(
+        {
+            f"{row['activation']} {row['direction']}{' saving bits' * (row['level'] != 'op')}": row["ratio"]
+            for row in rows
+        }
     )
+
+
+def modules(summary: dict[str, Any]) -> str:
+    def ratios(direction: str) -> dict[str, float]:
+        rows = matching(summary["rows"], {"level": "module", "dtype": "float32", "direction": direction})
+        return {
+            f"{row['activation']} of {row['numel']:,} elements, {row['layout']}, {row['threads']} threads".replace(
+                ", contiguous", ""
+            ).replace("1 threads", "1 thread"): row["ratio"]
+            for row in rows
+        }
+
+    return f"forward {slower(ratios('forward'))}; forward with backward {slower(ratios('both'))}"
 
 
 def by_inputs(result: dict[str, Any]) -> str:
@@ -91,7 +105,7 @@ def by_inputs(result: dict[str, Any]) -> str:
         f"{row['activation']} {row['direction']}": min(torchs / ours for ours, torchs in row["seconds"].values())
         for row in result["rows"]
     }
-    return f"**Single kernels, by the range of the inputs**, in the worst of them: slower in {slower(ratios)}."
+    return slower(ratios)
 
 
 def watched_steps(result: dict[str, Any]) -> str:
@@ -102,25 +116,36 @@ def watched_steps(result: dict[str, Any]) -> str:
         ]
         for way in ("every=1", "every=20")
     }
-    shown = ", ".join(f"{each[0]} to {each[-1]} with `{way}`" for way, each in added.items())
-    return f"**`Monitor`** makes a training step longer: {shown}."
+    return ", ".join(f"{each[0]} to {each[-1]} with `{way}`" for way, each in added.items())
 
 
-LINES: tuple[tuple[str, Callable[[dict[str, Any]], str], str], ...] = (
-    ("models", whole_models, "model-benchmark.md"),
-    ("memory", recomputed_models, "memory-benchmark.md"),
-    ("enabled", enabled_calls, "enable.md#measured"),
-    ("summary", single_activations, "op-benchmark.md"),
-    ("tails", by_inputs, "speed.md#tables"),
-    ("monitor", watched_steps, "monitor.md#what-it-costs"),
+LINES: tuple[tuple[str, str, Callable[[dict[str, Any]], str], str], ...] = (
+    ("models", "A training step of **whole models**, enabled or converted", whole_models, "model-benchmark.md"),
+    ("memory", "A training step of **whole models under `recompute`**", recomputed_models, "memory-benchmark.md"),
+    (
+        "memory",
+        "**`torch.compile` with `activation_memory_budget=0.5`**, beside `recompute`",
+        beside_a_budget,
+        "memory-benchmark.md",
+    ),
+    ("enabled", "**Calls of torch's own functions**, enabled, are slower", enabled_calls, "enable.md#measured"),
+    ("summary", "**Single kernels** in the cache, float32, are slower", kernels, "op-benchmark.md"),
+    ("summary", "**Modules**, float32, are slower", modules, "op-benchmark.md"),
+    ("tails", "**Single kernels on their least favourable range of inputs** are slower", by_inputs, "speed.md#tables"),
+    ("monitor", "**`Monitor`** makes a training step longer", watched_steps, "monitor.md#what-it-costs"),
 )
-"""The name of a result, what its losses are, and the page that shows all of it."""
+"""The name of a result, what it measures, what its losses are, and the page that shows all of it."""
 
 
-def as_list(folder: str = "") -> str:
+def as_list(folder: str = "", latest_only: bool = False) -> str:
     """As Markdown, for a page from which the docs lie in that folder."""
     lines = []
-    for name, words, page in LINES:
-        result = json.loads(latest_results(name)[0].read_text())
-        lines.append(f"- {words(result)} [{name_of(result['environment'])}]({folder}{page})")
+    for name, measured, words, page in LINES:
+        results = [json.loads(path.read_text()) for path in latest_results(name)]
+        shown = [
+            f"{words(result)}. [{name_of(result['environment'])}, {result['environment']['date'][:10]}]({folder}{page})"
+            for result in results[: 1 if latest_only else None]
+        ]
+        lines.append(f"- {measured}: {shown[0]}" if len(shown) == 1 else f"- {measured}:")
+        lines += [f"    - {each}" for each in shown if len(shown) > 1]
     return "\n".join(lines) + "\n"
