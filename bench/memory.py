@@ -436,8 +436,11 @@ def short_table(rows: Sequence[Row]) -> str:
     def cell(row: Row, name: str) -> str:
         if name not in row["step"]:
             return ""
-        speed = row["step"][name]["ratio"]
-        shown = ratio_cell(speed) if name.startswith("fastact") else f"{speed:.2f}"
+        speed, (low, high) = row["step"][name]["ratio"], row["step"][name]["ratio_quartiles"]
+        if low < 1 < high:
+            shown = f"≈{speed:.2f}"
+        else:
+            shown = ratio_cell(speed) if name.startswith("fastact") else f"{speed:.2f}"
         return f"{_share_cell(row, 'kept_bytes', name)} / {shown}"
 
     lines = (
@@ -455,8 +458,9 @@ def short_block(result: dict[str, Any]) -> str:
     """For the README."""
     return (
         f"{short_table(result['rows'])}\n\nBytes kept for backward / speed of a training step, relative to torch "
-        f"eager's; bold: fastact keeps more, or is slower. Every third of {len(result['rows'])} models, in the order "
-        f"of bytes kept under recompute. float32, random weights, small batches. {measured_on(result, LIBRARIES)}"
+        f"eager's; bold: fastact keeps more, or is slower; ≈: the run does not decide. Every third of "
+        f"{len(result['rows'])} models, in the order of bytes kept under recompute. float32, random weights, small "
+        f"batches. {measured_on(result, LIBRARIES)}"
     )
 
 
