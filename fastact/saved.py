@@ -312,9 +312,11 @@ def _undone(model: nn.Module, arguments: Any) -> Iterator[None]:
                         module._buffers[name] = copies[id(buffer)]
             yield
         finally:
-            for module, own in buffers:
-                module._buffers.clear()
-                module._buffers.update(own)
+            for module, own in buffers:  # name by name: a ScriptModule's are no dict
+                for name in set(module._buffers.keys()) - own.keys():
+                    del module._buffers[name]
+                for name, buffer in own.items():
+                    module._buffers[name] = buffer
             for tensor, version, values in before:
                 if tensor._version != version:
                     tensor.detach().copy_(values)

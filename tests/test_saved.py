@@ -761,3 +761,14 @@ def test_as_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (kept, again) == ([16, 0, 8, 0], [0, 16, 0, 0])
     assert axes.get_title("left") == "torch 48.0 MiB   fastact 40.0 MiB   with recompute 24.0 MiB"
     assert (tmp_path / "kept.png").stat().st_size > 1000
+
+
+def test_scripted_modules() -> None:
+    """Their buffers are in no dict."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    x = torch.randn(2, 3, 8, 8)
+    for model in (torch.jit.script(layers), nn.Sequential(torch.jit.trace(layers, x))):
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        assert fastact.saved(model, x).bytes > 0
+        after = dict(model.named_buffers())
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
