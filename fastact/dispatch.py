@@ -108,6 +108,13 @@ def takes_all(input: Tensor, *others: Tensor) -> bool:
     return True
 
 
+def contiguous(input: Tensor) -> Tensor:
+    """The input of an op whose result is contiguous in torch whatever the input is, as callers that view it expect."""
+    if input.layout is not torch.strided or input.is_contiguous() or input.is_neg():  # the first and last are torch's
+        return input
+    return input.contiguous()
+
+
 def _is_moderate(divisor: float) -> bool:
     """Whether products of it or its inverse with exponentials stay within float32's range."""
     return 2.0**-60 <= abs(divisor) <= 2.0**60

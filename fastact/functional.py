@@ -34,6 +34,7 @@ from .dispatch import (
     accepts,
     as_autocast,
     autocast_dtype,
+    contiguous,
     divides,
     is_like,
     keeps_dtype,
@@ -130,7 +131,10 @@ def rrelu(
     if not is_scripting():
         if takes(input) and accepts("rrelu", input, lower, upper):
             if training:
-                return (run.rrelu_ if inplace else run.rrelu)(input, draw_seed(input.device), lower, upper)
+                seed = draw_seed(input.device)
+                if inplace:
+                    return run.rrelu_(input, seed, lower, upper)
+                return contiguous(run.rrelu(input, seed, lower, upper))
             return (run.leaky_relu_ if inplace else run.leaky_relu)(input, (lower + upper) / 2)
     return F.rrelu(input, lower, upper, training, inplace)
 
@@ -530,7 +534,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     """
     if not is_scripting():
         if takes(input):
-            return run.logsigmoid(input)
+            return run.logsigmoid(contiguous(input))
     return F.logsigmoid(input)
 
 
@@ -577,14 +581,14 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         if takes(input):
             kept = softmax_dtype(input, dim, dtype)
             if kept:
-                return run.softmin(input if dtype is None else softmax_input(input, dtype), dim, kept)
+                return run.softmin(contiguous(input if dtype is None else softmax_input(input, dtype)), dim, kept)
     return F.softmin(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
     """Make probabilities of the elements along a dimension.
 
-    Nothing is transposed, whichever `dim` is. Rows with an infinite maximum, or with NaN, become NaN, as in torch.
+    Rows with an infinite maximum, or with NaN, become NaN, as in torch.
 
     Differences from the maximum are exact, and sums have more than the dtype's precision. So a float32 result keeps its
     digits however small it is and however long the row is.
@@ -604,7 +608,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         if takes(input):
             kept = softmax_dtype(input, dim, dtype)
             if kept:
-                return run.softmax(input if dtype is None else softmax_input(input, dtype), dim, kept)
+                return run.softmax(contiguous(input if dtype is None else softmax_input(input, dtype)), dim, kept)
     return F.softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
@@ -631,7 +635,7 @@ def log_softmax(
         if takes(input):
             kept = softmax_dtype(input, dim, dtype)
             if kept:
-                return run.log_softmax(input if dtype is None else softmax_input(input, dtype), dim, kept)
+                return run.log_softmax(contiguous(input if dtype is None else softmax_input(input, dtype)), dim, kept)
     return F.log_softmax(input, dim, _stacklevel=_stacklevel + 1, dtype=dtype)
 
 
