@@ -173,6 +173,7 @@ def _leave_out_of_graphs() -> None:
     whose wrapper each call would pay for."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is not None:
+        dynamo.skip_code(Hooks.pack.__code__)
         dynamo.skip_code(Hooks.unpack.__code__)
 
 
