@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import memory
+import models
 from environment import name_of
 from report import matching
 
@@ -40,11 +41,11 @@ def larger(ratios: Mapping[str, float]) -> str:
 
 
 def whole_models(result: dict[str, Any]) -> str:
-    ours = ("enabled", "converted")
     rows = {row["model"]: row for row in result["rows"]}
-    steps = {name: min(row["step"][mode]["ratio"] for mode in ours) for name, row in rows.items()}
+    steps = {name: min(row["step"][mode]["ratio"] for mode in models.OURS) for name, row in rows.items()}
     kept = {
-        name: max(row["kept_bytes"][mode] for mode in ours) / row["kept_bytes"]["stock"] for name, row in rows.items()
+        name: max(row["kept_bytes"][mode] for mode in models.OURS) / row["kept_bytes"]["stock"]
+        for name, row in rows.items()
     }
     return f"slower in {slower(steps)}; keeps more in {larger(kept)}"
 
