@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of {', '.join(names)}")
     parser.add_argument("--seconds", type=float, default=0.4, help="for each row, all pairs; default: %(default)s")
-    parser.add_argument("--pairs", type=int, default=5, help="of processes; default: %(default)s")
+    parser.add_argument("--pairs", type=int, default=3, help="of processes; default: %(default)s")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="elements; default: %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import memory
@@ -47,7 +48,10 @@ def whole_models(result: dict[str, Any]) -> str:
         name: max(row["kept_bytes"][mode] for mode in models.OURS) / row["kept_bytes"]["stock"]
         for name, row in rows.items()
     }
-    return f"slower in {slower(steps)}; keeps more in {larger(kept)}"
+    means = ", ".join(
+        f"{geometric_mean(row['step'][mode]['ratio'] for row in rows.values()):.2f} {mode}" for mode in models.OURS
+    )
+    return f"slower in {slower(steps)}; keeps more in {larger(kept)}. The speed of all, as geometric means: {means}"
 
 
 def recomputed_models(result: dict[str, Any]) -> str:

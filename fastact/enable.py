@@ -222,7 +222,7 @@ class Overrides:
         from .tools.info import table
 
         cells = [
-            [row.activation, row.torch_op, "yes" if row.enabled else "no", f"{row.bytes:g} / {row.torch_bytes:g}"]
+            [row.activation, row.torch_op, "yes" if row.enabled else "no", f"{row.bytes:.3g} / {row.torch_bytes:.3g}"]
             for row in self.rows
         ]
         return table(["activation", "torch's op", "enabled", "bytes kept per element, fastact / torch"], cells)
@@ -231,7 +231,7 @@ class Overrides:
 def overrides() -> Overrides:
     """List which of torch's ops `enable` replaces, whether each is now, and what either node keeps for backward.
 
-    The bytes are counted as the nodes save them, in a call of 1,024 elements.
+    The bytes are counted as the nodes save them, in a call of 65,536 elements.
 
     Returns:
         A list whose text is a table.
@@ -279,7 +279,7 @@ def _kept_bytes(row: Activation, function: Callable[..., Tensor]) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
 
     with torch.inference_mode(False), torch.enable_grad():
-        input = torch.linspace(-8, 8, 1024, dtype=torch.float32, device="cpu").view(4, 256).requires_grad_()
+        input = torch.linspace(-8, 8, 1 << 16, dtype=torch.float32, device="cpu").view(256, 256).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
             output = function(input, *weights, **{**row.arguments(), **row.keywords})
     return sum(kept.values()) / output.numel()
