@@ -48,10 +48,13 @@ def whole_models(result: dict[str, Any]) -> str:
         name: max(row["kept_bytes"][mode] for mode in models.OURS) / row["kept_bytes"]["stock"]
         for name, row in rows.items()
     }
+    names = {"again": "stock again"} | {mode: mode for mode in models.OURS}
     means = ", ".join(
-        f"{geometric_mean(row['step'][mode]['ratio'] for row in rows.values()):.2f} {mode}" for mode in models.OURS
+        f"{name} {geometric_mean(row['step'][mode]['ratio'] for row in rows.values()):.2f}"
+        for mode, name in names.items()
+        if all(mode in row["step"] for row in rows.values())
     )
-    return f"slower in {slower(steps)}; keeps more in {larger(kept)}. The speed of all, as geometric means: {means}"
+    return f"slower in {slower(steps)}; keeps more in {larger(kept)}. Speed of all, as geometric means: {means}"
 
 
 def recomputed_models(result: dict[str, Any]) -> str:

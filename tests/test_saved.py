@@ -771,4 +771,5 @@ def test_scripted_modules() -> None:
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
         assert fastact.saved(model, x).bytes > 0
         after = dict(model.named_buffers())
-        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
