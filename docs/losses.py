@@ -54,7 +54,9 @@ def whole_models(result: dict[str, Any]) -> str:
         for mode, name in names.items()
         if all(mode in row["step"] for row in rows.values())
     )
-    return f"slower in {slower(steps)}; keeps more in {larger(kept)}. Speed of all, as geometric means: {means}"
+    again = {name: row["step"]["again"]["ratio"] for name, row in rows.items() if "again" in row["step"]}
+    chance = f", a second stock model in {slower(again)}" if again else ""
+    return f"slower in {slower(steps)}{chance}; keeps more in {larger(kept)}. Speed of all, as geometric means: {means}"
 
 
 def recomputed_models(result: dict[str, Any]) -> str:
