@@ -699,9 +699,10 @@ def test_an_l1_penalty_is_timed() -> None:
     assert "| **0.95** |" in lines[6]
 
 
-def test_torchs_functions_are_timed_in_two_processes() -> None:
-    rows = list(enabled.measure(["relu"], [16], seconds=0))
-    assert [row["direction"] for row in rows] == list(enabled.DIRECTIONS)
+def test_torchs_functions_are_timed_in_pairs_of_processes() -> None:
+    rows = enabled.measure(["relu"], [16, enabled.IN_ONE_PROCESS], seconds=0, pairs=2)
+    assert [row["direction"] for row in rows] == 2 * list(enabled.DIRECTIONS)
+    assert all(row["ratios"][0] <= row["ratio"] <= row["ratios"][1] for row in rows)
     assert all(row["seconds"]["enabled"] > 0 and row["seconds"]["stock"] > 0 for row in rows)
     assert not fastact.is_enabled()
 
@@ -709,7 +710,7 @@ def test_torchs_functions_are_timed_in_two_processes() -> None:
 def test_the_report_of_torchs_functions_has_losses_first() -> None:
     ratios = {"relu": (1.5, 1.2), "gelu": (2.0, 0.9)}
     rows = [
-        {"name": name, "numel": numel, "direction": direction, "ratio": ratio}
+        {"name": name, "numel": numel, "direction": direction, "ratio": ratio, "ratios": [ratio]}
         for name, both in ratios.items()
         for numel, ratio in zip((16, 256), both, strict=True)
         for direction in enabled.DIRECTIONS
