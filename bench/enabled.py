@@ -3,9 +3,12 @@
     python bench/enabled.py [--seconds S] [--pairs N] [--sizes N ...] [--out DIR] [NAME ...]
 
 Each activation whose op `enable` replaces is called as a user calls it, `torch.relu(x)`, without a gradient, with one
-(the node alone), and forward and backward, from 16 elements to 2^24. Two processes of one script take turns, the one
-enabled and the other not: once replaced, an op costs a little more even when it is torch's again. That is measured too,
-before and after in one process, since two differ by more. Writes enabled.json and enabled.md to DIR/HARDWARE.
+(the node alone), and forward and backward, from 16 elements to 2^24. Small calls are timed in two processes that take
+turns, the one enabled and the other not: once replaced, an op costs a little more even when it is torch's again. That
+is measured too, before and after in one process, since two differ by more. With tensors of megabytes two processes of
+the same code differ by up to a factor of two, by what of their memory falls together in the last cache: these are timed
+in one, which enables and disables. There too the places of outputs may cost a quarter, so all is done again with other
+processes, and the median counts. Writes enabled.json and enabled.md to DIR/HARDWARE.
 """
 
 from __future__ import annotations
