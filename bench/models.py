@@ -6,9 +6,8 @@
 
 The models are those of zoo.py, each as it is ("stock"), within `fastact.enable()` ("enabled"), after
 `fastact.convert()` ("converted") and, stock, by torch.compile ("compiled"); a second stock one ("again") shows what the
-run cannot tell apart. Writes models.json and models.md to
-DIR/HARDWARE. With --tables it measures nothing, and puts the tables of all committed results between the markers of
-these files.
+run cannot tell apart. Writes models.json and models.md to DIR/HARDWARE. With --tables it measures nothing, and puts the
+tables of all committed results between the markers of these files.
 """
 
 from __future__ import annotations
