@@ -53,14 +53,14 @@ def test_each_kind_of_rows_is_chosen_alone(name: str, dtype: str, rows: str, dev
 
 
 def test_what_stays_ours(device: str) -> None:
-    """Whatever the thresholds: dense tensors in another order, converted ones, rows of one element."""
+    """Whatever the thresholds: dense tensors in another order, converted ones, rows of one element, small ones."""
     every = {f"{name} {dtype}": list(thresholds.ROWS) for name in thresholds.ACTIVATIONS for dtype in thresholds.DTYPES}
-    in_another_order = torch.linspace(-9, 9, 960).view(2, 20, 4, 6).to(memory_format=torch.channels_last)
+    in_another_order = torch.linspace(-9, 9, 15360).view(2, 20, 24, 16).to(memory_format=torch.channels_last)
     calls = (
         lambda: torch.ops.fastact.log_softmax(in_another_order, 1, torch.float32),
-        lambda: F.softmax(torch.linspace(-9, 9, 960).view(40, 24).bfloat16(), 1, dtype=torch.float32),
-        lambda: F.softmax(torch.randn(24, 1), 1),
-        lambda: F.softmax(torch.tensor(3.0), 0),
+        lambda: F.softmax(torch.linspace(-9, 9, 9600).view(400, 24).bfloat16(), 1, dtype=torch.float32),
+        lambda: F.softmax(torch.randn(9600, 1), 1),
+        lambda: F.log_softmax(torch.linspace(-9, 9, 8184).view(341, 24), 1),
     )
     for call in calls:
         torch.manual_seed(0)

@@ -16,13 +16,16 @@ inline std::atomic<int64_t>& rows_of_torch() {
   return cells;
 }
 
+// Below, the way to torch's op decides, 1.6 us through the dispatcher and the stable ABI: on an Intel Xeon log_softmax of
+// rows of 16 took 1.66 of our time by torch's at 256 elements, 0.99 at 4096 and 0.88 at 8192.
+constexpr int64_t kFewestOfTorch = 8192;
 // From here on huge pages decide, which torch's outputs do not ask for (memory.h).
 constexpr int64_t kAlwaysOurs = int64_t{1} << 24;
 
 // Whether torch computes this softmax of rows of `size` elements, `inner` apart, of a contiguous tensor.
 inline bool torch_is_faster(int which, ScalarType dtype, int64_t numel, int64_t size, int64_t inner) {
   const int64_t cells = rows_of_torch().load(std::memory_order_relaxed);
-  if (cells == 0 || which == kSoftmin || numel >= kAlwaysOurs) return false;
+  if (cells == 0 || which == kSoftmin || numel < kFewestOfTorch || numel >= kAlwaysOurs) return false;
   if (size == 1 || (inner > 1 && inner <= 8)) return false;  // rows are brought side by side, faster than torch's
   const int apart = size < 16 ? 4 : 5, together = size < 16 ? 0 : size < 32 ? 1 : size < 64 ? 2 : 3;
   const int of_dtype = is_16_bit(dtype) ? 2 : dtype == ScalarType::Double ? 1 : 0;
