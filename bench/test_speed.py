@@ -77,6 +77,7 @@ def cpu_rows(quick: bool, compiled: bool) -> Iterator[Row]:
     for name, activation in ACTIVATIONS.items():
         yield Row(name, "module", "both", "float32", 1 << 20, peers=peers)
         if not quick:
+            yield Row(name, "module", "forward", "float32", 1 << 4, threads=1)  # all of it is the way to the kernel
             for numel in (1 << 10, 1 << 24):
                 yield Row(name, "module", "both", "float32", numel, peers=peers if numel == 1 << 24 else "torch")
             yield Row(name, "module", "both", "bfloat16", 1 << 20)
