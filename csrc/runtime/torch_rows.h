@@ -16,8 +16,8 @@ inline std::atomic<int64_t>& rows_of_torch() {
   return cells;
 }
 
-// Below, the way to torch's op decides, 1.6 us through the dispatcher and the stable ABI: on an Intel Xeon log_softmax of
-// rows of 16 took 1.66 of our time by torch's at 256 elements, 0.99 at 4096 and 0.88 at 8192.
+// Below, the way to torch's op decides, 1.6 us through the dispatcher and the stable ABI: on an Intel Xeon log_softmax
+// of rows of 16 took 1.66 of our time by torch's at 256 elements, 0.99 at 4096 and 0.88 at 8192.
 constexpr int64_t kFewestOfTorch = 8192;
 // From here on huge pages decide, which torch's outputs do not ask for (memory.h).
 constexpr int64_t kAlwaysOurs = int64_t{1} << 24;
