@@ -134,7 +134,7 @@ def test_why_a_call_is_torchs(call: Callable[[Tensor], Any], ran: bool, why: str
 @pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax_rows_that_torch_computes(enabled: bool, name: str) -> None:
-    x = torch.randn(32, 40, requires_grad=True)
+    x = torch.randn(256, 40, requires_grad=True)
     thresholds.apply({f"{name} float32": ["32 to 63"]})
     try:
         with fastact.enable(only=name if enabled else []), Coverage() as seen:
