@@ -168,12 +168,16 @@ class Race:
     def median(self, name: str) -> float:
         return statistics.median(self.times[name])
 
+    def _ratios(self, name: str, to: str) -> list[float]:
+        return [a / b for a, b in zip(self.times[name], self.times[to], strict=True)]
+
     def ratio(self, name: str, to: str) -> float:
-        return self.median(name) / self.median(to)
+        """The median of the ratio within each round, which a slower half of the run leaves as it is."""
+        return statistics.median(self._ratios(name, to))
 
     def ratio_quartiles(self, name: str, to: str) -> list[float]:
         """Of the ratio within each round: how far the rounds agree."""
-        ratios = [a / b for a, b in zip(self.times[name], self.times[to], strict=True)]
+        ratios = self._ratios(name, to)
         low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         return [low, high]
 

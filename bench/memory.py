@@ -474,7 +474,7 @@ def _parts(result: dict[str, Any]) -> list[str]:
         f"## Kept for backward\n\n{EXPLAINED}\n\n{kept_table(rows)}",
         f"## Peak of a step\n\nOf torch eager's, with the gradients of all parameters, which every method makes. "
         f"Bold: fastact takes more.\n\n{peak_table(rows)}",
-        f"## Time of a step\n\ntorch eager's median over the method's: above 1 the method is faster; in brackets the "
+        f"## Time of a step\n\ntorch eager's time over the method's: above 1 the method is faster; in brackets the "
         f"quartiles of that ratio within a round. Bold: fastact is slower than torch eager.\n\n{step_table(rows)}",
         f"## All figures\n\n{long_table(rows)}",
     ]

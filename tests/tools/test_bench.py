@@ -312,6 +312,8 @@ def test_contenders_take_turns() -> None:
     assert race.rounds == 6 >= measure.FEWEST_ROUNDS
     assert race.ratio("b", to="a") == 3
     assert race.ratio_quartiles("b", to="a") == [3, 3]
+    race.times = {"a": [1, 1, 4], "b": [2, 8, 8]}  # the machine slows down meanwhile
+    assert race.ratio("b", to="a") == 2
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
