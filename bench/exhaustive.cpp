@@ -72,7 +72,7 @@ struct Function {
 
 // What errors are divided by; see fastact/tools/accuracy.py, whose rules these numbers are.
 struct Unit {
-  double absolute, least, term_at_0, term_at_1, limit, radius;
+  double absolute, least, term_at_0, term_at_1, limit, radius, zero_below;
   bool difference;  // see fastact/tools/accuracy.py
   std::vector<double> points;
 
@@ -83,6 +83,7 @@ struct Unit {
         term_at_1(arguments.number("term_at_1", 0)),
         limit(arguments.number("limit", std::numeric_limits<double>::infinity())),
         radius(arguments.number("radius", 0)),
+        zero_below(arguments.number("zero_below", -std::numeric_limits<double>::infinity())),
         difference(arguments.number("difference", 0) != 0),
         points(arguments.list("points")) {}
 
@@ -107,12 +108,12 @@ struct Unit {
   }
 };
 
-// Whether a zero is right because the true value or the input is below the smallest normal number, or was rounded to
-// below it; see `flushed` in fastact/tools/accuracy.py.
-bool is_flushed(double result, double truth, float x, bool difference) {
+// Whether a zero is right; see `flushed` in fastact/tools/accuracy.py.
+bool is_flushed(double result, double truth, float x, const Unit& unit) {
   constexpr double smallest = 0x1p-126 * (1 + 0x1p-21);
-  bool right_sign = difference ? !std::signbit(result) : std::signbit(result) == std::signbit(truth);
-  return result == 0 && ((std::fabs(truth) < smallest && right_sign) || std::fabs(x) < smallest);
+  bool right_sign = unit.difference ? !std::signbit(result) : std::signbit(result) == std::signbit(truth);
+  bool vanishes = std::fabs(truth) < smallest || x < unit.zero_below;
+  return result == 0 && ((vanishes && right_sign) || std::fabs(x) < smallest);
 }
 
 double error(float result, double truth, double unit) {
@@ -168,8 +169,8 @@ void run(const Function& function, const Unit& unit_of, uint64_t first, uint64_t
       if (each.set == &widest_set) widest = result;
       if (!each.is_exceeded(result, widest, truth, unit)) continue;
       for (int64_t i = 0; i < kCount; ++i) {
-        const bool flushed = is_flushed(result[i], truth[i], x[i], unit_of.difference);
-        if (!flushed && !is_flushed(widest[i], truth[i], x[i], unit_of.difference))
+        const bool flushed = is_flushed(result[i], truth[i], x[i], unit_of);
+        if (!flushed && !is_flushed(widest[i], truth[i], x[i], unit_of))
           each.difference = std::max(each.difference, error(result[i], widest[i], unit[i]));
         if (flushed) continue;
         if (double found = error(result[i], truth[i], unit[i]); found > each.error) {

@@ -95,7 +95,7 @@ def rounded(activation: Activation, sample: dict[str, Any]) -> dict[str, float]:
 def unit(activation: Activation, sample: dict[str, Any], direction: str) -> dict[str, Iterable[float]]:
     """What exhaustive.cpp divides errors by, which are the rules of `accuracy.judge`."""
     reference, arguments = REFERENCES[activation.name], rounded(activation, sample)
-    rules: dict[str, Iterable[float]] = {"limit": [reference.limit(**arguments)]}
+    rules: dict[str, Iterable[float]] = {"limit": [reference.limit(**arguments)], "zero_below": [reference.zero_below]}
     if direction == "forward":
         rules["difference"] = [float(reference.difference)]
         if reference.term is not None:

@@ -108,7 +108,7 @@ struct GELUTanh : fastact::GELUTanh<float> {
   static constexpr float linear = 0x1.988454p+0f, cubic = 0x1.2444f2p-4f;
   float forward(float x) const {
     constexpr float most = 7.4f;
-    float t = clamp_number(-11.f, most, x);
+    float t = x < -end ? -0.f : at_most_number(most, x);
     return sigmoid_gated(x, t, most, t * fma(t * t, cubic, linear));
   }
 };

@@ -114,9 +114,15 @@ struct QuickGELU : LeftFromLut8<T> {
   };
 };
 
+// Where the output of GELU and of its form with tanh is below 2^-63, on the left, it is zero in all types but float64,
+// and so is the derivative. torch's is, from further right on: 1 + erf and 1 + tanh cancel. A unit all of whose outputs
+// are smaller than that times gradients of their size makes a column of subnormal numbers of the next layer's gradient,
+// and Intel's processors took 10 times as long for the matrix product (docs/findings/043).
+
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which equals the usual formula with tanh.
 template <class T>
 struct GELUTanh : LeftFromLut8<T> {
+  static constexpr T end = T(7.7593589);  // where t e^-v is 2^-63
   T forward(T x) const {
     constexpr T least = sizeof(T) == 4 ? T(-11) : T(-21.7), most = sizeof(T) == 4 ? T(7.4) : T(8.7);
     T t = clamp_number(least, most, x);
@@ -128,12 +134,13 @@ struct GELUTanh : LeftFromLut8<T> {
     T t = at_most_number(highest, abs(x));
     Exponent v(t);
     auto e = exp_of_minus(v.high, v.low);
-    return e.times(fma(t, e.value(), -t));
+    return t > end ? T(-0.) : e.times(fma(t, e.value(), -t));
   }
   T derivative_outside_lut8(T x) const {
     T t = at_most_number(highest, abs(x));
     Exponent v(t);
-    return far_left_derivative(exp_of_minus(v.high, v.low), fma(2 * t, v.cubic, v.high));
+    T slope = far_left_derivative(exp_of_minus(v.high, v.low), fma(2 * t, v.cubic, v.high));
+    return t > end ? T(-0.) : slope;
   }
   // x v' = v + 2 b x^3
   T derivative(T x) const {
@@ -172,6 +179,7 @@ struct GaussianTailConstants;
 template <>
 struct GaussianTailConstants<float> {
   static constexpr float highest = 16.272f;  // t^2 / 2 is the highest that exp_of_minus takes
+  static constexpr float end = 9.2453187f;   // where t Phi(-t) is 2^-63
   // fpminimax(erfc(1/sqrt(2*x))/sqrt(4*x)*exp(1/(2*x)), 5, [|SG...|], [1/13.6^2;1/4.88^2], relative): 2.6e-9
   static constexpr float far_polynomial[] = {0x1.98845p-2f,  -0x1.987f08p-2f, 0x1.3192dp0f,
                                              -0x1.6f1d22p2f, 0x1.f45976p4f,   -0x1.c518fap6f};
@@ -251,7 +259,8 @@ struct GELU : LeftFromLut8<T> {
   static T far_left(T x, const Factor& factor) {
     Bell bell(x);
     T inverse = 1 / (bell.t * bell.t);
-    return bell.exp.times(factor(bell.t, inverse, polynomial(inverse, K::far_polynomial)));
+    T result = bell.exp.times(factor(bell.t, inverse, polynomial(inverse, K::far_polynomial)));
+    return bell.t > K::end ? T(-0.) : result;
   }
 };
 

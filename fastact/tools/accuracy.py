@@ -74,16 +74,22 @@ class Reference:
     """The size of the terms where the value is a difference that crosses zero: its ULPs are those of the largest."""
     difference: bool = False
     """Whether a value that vanishes is +0, as in torch: a difference of equal numbers, or a sum with +0."""
+    zero_below: float = -math.inf
+    """The input below which a result may be zero: the value is less than 2^-63 there (csrc/activations/self_gated.h)."""
 
 
 def _self_gated(
-    forward: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor], zero_crossing: float
+    forward: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor], Tensor],
+    zero_crossing: float,
+    zero_below: float = -math.inf,
 ) -> Reference:
     """At infinity they have their limits: float64 has vanished, or is 1, long before the bounds that are put here."""
     return Reference(
         lambda x: forward(x.clamp(min=-1e4)),
         lambda x: derivative(x.clamp(-1e4, 1e4)),
         zero_crossings=(zero_crossing,),
+        zero_below=zero_below,
     )
 
 
@@ -187,11 +193,13 @@ REFERENCES: dict[str, Reference] = {
         lambda x: x * _normal(x),
         lambda x: _normal(x) + x * (-x * x / 2).exp() / math.sqrt(2 * math.pi),
         -0.751791525,
+        zero_below=-9.2453,
     ),
     "gelu_tanh": _self_gated(
         lambda x: _gated(x, _gelu_tanh_exponent(x)),
         lambda x: _gated_derivative(_gelu_tanh_exponent(x), _gelu_tanh_slope(x)),
         -0.752461421,
+        zero_below=-7.7593,
     ),
     "mish": _self_gated(_mish, _mish_derivative, -1.192436),
     "hardswish": Reference(
@@ -289,9 +297,11 @@ def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
     return power_of_two.clamp(min=info.smallest_normal) * info.eps
 
 
-def flushed(result: Tensor, truth: Tensor, input: Tensor, difference: bool = False) -> Tensor:
+def flushed(
+    result: Tensor, truth: Tensor, input: Tensor, difference: bool = False, zero_below: float = -math.inf
+) -> Tensor:
     """Where a zero of the true value's sign (or +0, of a difference) is right: the value, or the input, is below the
-    smallest normal number, or was rounded to below it.
+    smallest normal number, or was rounded to below it, or the input is below `zero_below`.
 
     The CPU's kernels flush such results (csrc/simd/flush_to_zero.h). float16's subnormal numbers are none in float32,
     where they are computed: those are kept."""
@@ -299,7 +309,8 @@ def flushed(result: Tensor, truth: Tensor, input: Tensor, difference: bool = Fal
         return torch.zeros_like(result, dtype=torch.bool)
     smallest = torch.finfo(result.dtype).smallest_normal * (1 + DERIVATIVE_ULPS * torch.finfo(torch.float32).eps)
     right_sign = ~result.signbit() if difference else result.signbit() == truth.signbit()
-    return (result == 0) & ((truth.abs() < smallest) & right_sign | (input.abs() < smallest))
+    vanishes = (truth.abs() < smallest) | (input.double() < zero_below)
+    return (result == 0) & (vanishes & right_sign | (input.abs() < smallest))
 
 
 def errors(result: Tensor, truth: Tensor, unit: Tensor | float) -> Tensor:
@@ -458,9 +469,11 @@ def _formula_truth(
         for point in reference.zero_crossings:
             size = torch.where((x - point).abs() < NEAR_ZERO_CROSSING, size.clamp(min=LEAST_ULP_THERE), size)
     forward_errors = errors(output, true_output, ulp(largest, dtype))
-    forward_errors.masked_fill_(flushed(output, true_output, input, reference.difference), 0)
+    zeros = flushed(output, true_output, input, reference.difference, reference.zero_below)
+    forward_errors.masked_fill_(zeros, 0)
     derivative_errors = errors(derivative, true_derivative, size)
-    derivative_errors.masked_fill_(flushed(derivative, true_derivative, input), 0)
+    zeros = flushed(derivative, true_derivative, input, zero_below=reference.zero_below)
+    derivative_errors.masked_fill_(zeros, 0)
     if activation.saved == "output":  # that of a subnormal input may be 0
         derivative_errors.masked_fill_((output == 0) & (input.abs() < torch.finfo(dtype).smallest_normal), 0)
     limit = reference.limit(**parameters)
