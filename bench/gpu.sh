@@ -7,7 +7,7 @@
 # beside the C++ kernels, bandwidth and the host's time, the tests, other libraries, sizes, and compute-sanitizer. The
 # limits of the stages add up to the whole; what they leave of it is the last one's. A stage that fails or runs out of its
 # time is noted, and the next begins. OUT gets the log as it is written, the reports and, renewed every ten seconds,
-# results.tar.gz, to be unpacked into bench/results: so there is something if the machine is taken away.
+# results.tar.gz, to be unpacked into bench/results, so that an interrupted run leaves something.
 #
 # Needs torch, triton, setuptools, numpy, mpmath, pytest, expecttest, matplotlib and, where fastact's libraries do not
 # load, a compiler; with pytest-xdist the tests take up to 16 cores. Wheels in .whl/ are installed for this run: those
@@ -30,7 +30,7 @@ cd "$sources" || exit 1
 FASTACT_COMMIT=${FASTACT_COMMIT:-$(git describe --always --dirty --abbrev=40 2>/dev/null)}
 export FASTACT_COMMIT
 mkdir "$work/sources" && cd "$work/sources" || exit 1
-tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./.whl --exclude=./shared -cf - . | tar -xf - || exit 1
+tar -C "$sources" --exclude=./.git --exclude=./.venv --exclude=./.whl -cf - . | tar -xf - || exit 1
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 export TRITON_CACHE_DIR=$work/triton # empty, so that compiling is timed
 # Where a kernel cannot be had, torch's op runs: a test would compare torch with itself. Its warning is raised within a
@@ -125,7 +125,7 @@ for folder in "$results"/*/; do
   done
 done
 printf '\n'
-# The end of the output is all that some machines bring back.
+# A summary at the end of the output.
 grep -hE '^WRONG|^[0-9]+ of [0-9]+ right|^(FAILED|ERROR) ' "$out/log.txt" | cut -c1-200 | head -30
 grep -hE '^\| [a-z*]' "$out/host.md" 2>/dev/null | head -20
 sed -n '/^## By activation/,/^## Over/p' "$out/report.md" 2>/dev/null | grep '^|' | cut -c1-160

@@ -55,7 +55,7 @@ def whole_models(result: dict[str, Any]) -> str:
         if all(mode in row["step"] for row in rows.values())
     )
     again = {name: row["step"]["again"]["ratio"] for name, row in rows.items() if "again" in row["step"]}
-    chance = f", a second stock model in {slower(again)}" if again else ""
+    chance = f"; by chance alone, torch's own model beside itself: slower in {slower(again)}" if again else ""
     return f"slower in {slower(steps)}{chance}; keeps more in {larger(kept)}. Speed of all, as geometric means: {means}"
 
 
@@ -82,7 +82,7 @@ def enabled_calls(result: dict[str, Any]) -> str:
         return {f"{row['name']} of {row['numel']:,} elements": row["ratio"] for row in rows}
 
     return (
-        f"forward {slower(ratios('forward'))}; forward that makes a node {slower(ratios('with node'))}; forward with "
+        f"forward {slower(ratios('forward'))}; forward with a gradient to come {slower(ratios('with node'))}; forward with "
         f"backward {slower(ratios('both'))}"
     )
 
@@ -107,7 +107,8 @@ def modules(summary: dict[str, Any]) -> str:
             for row in rows
         }
 
-    return f"forward {slower(ratios('forward'))}; forward with backward {slower(ratios('both'))}"
+    found = {"forward": ratios("forward"), "forward with backward": ratios("both")}
+    return "; ".join(f"{words} {slower(each)}" for words, each in found.items() if each)
 
 
 def by_inputs(result: dict[str, Any]) -> str:
@@ -129,33 +130,29 @@ def watched_steps(result: dict[str, Any]) -> str:
     return ", ".join(f"{each[0]} to {each[-1]} with `{way}`" for way, each in added.items())
 
 
-LINES: tuple[tuple[str, str, Callable[[dict[str, Any]], str], str], ...] = (
-    ("models", "A training step of **whole models**, enabled or converted", whole_models, "model-benchmark.md"),
-    ("memory", "A training step of **whole models under `recompute`**", recomputed_models, "memory-benchmark.md"),
-    (
-        "memory",
-        "**`torch.compile` with `activation_memory_budget=0.5`**, beside `recompute`",
-        beside_a_budget,
-        "memory-benchmark.md",
-    ),
-    ("enabled", "**Calls of torch's own functions**, enabled, are slower", enabled_calls, "enable.md#measured"),
-    ("summary", "**Single kernels** in the cache, float32, are slower", kernels, "op-benchmark.md"),
-    ("summary", "**Modules**, float32, are slower", modules, "op-benchmark.md"),
-    ("tails", "**Single kernels on their least favourable range of inputs** are slower", by_inputs, "speed.md#tables"),
-    ("monitor", "**`Monitor`** makes a training step longer", watched_steps, "monitor.md#what-it-costs"),
+LINES: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
+    ("models", "A training step of **whole models**, enabled or converted", whole_models),
+    ("memory", "A training step of **whole models under `recompute`**", recomputed_models),
+    ("memory", "**`torch.compile` with `activation_memory_budget=0.5`**, beside `recompute`", beside_a_budget),
+    ("enabled", "**Calls of torch's own functions**, enabled, are slower", enabled_calls),
+    ("summary", "**Single kernels** in the cache, float32, are slower", kernels),
+    ("summary", "**Modules**, float32, are slower", modules),
+    ("tails", "**Single kernels on their least favourable range of inputs** are slower", by_inputs),
+    ("monitor", "**`Monitor`** makes a training step longer", watched_steps),
 )
-"""The name of a result, what it measures, what its losses are, and the page that shows all of it."""
+"""The name of a result, what it measures, and what its losses are."""
 
 
-def as_list(folder: str = "", latest_only: bool = False) -> str:
-    """As Markdown, for a page from which the docs lie in that folder."""
+def as_list(to_root: str = "", latest_only: bool = False) -> str:
+    """As Markdown, for a page from which the project's folder is there. The links lead to a result's own report."""
     lines = []
-    for name, measured, words, page in LINES:
-        results = [json.loads(path.read_text()) for path in latest_results(name)]
-        shown = [
-            f"{words(result)}. [{name_of(result['environment'])}, {result['environment']['date'][:10]}]({folder}{page})"
-            for result in results[: 1 if latest_only else None]
-        ]
+    for name, measured, words in LINES:
+        shown = []
+        for path in latest_results(name)[: 1 if latest_only else None]:
+            result = json.loads(path.read_text())
+            report = path.with_name("report.md" if name == "summary" else f"{name}.md").relative_to(ROOT)
+            machine, day = name_of(result["environment"]), result["environment"]["date"][:10]
+            shown.append(f"{words(result)}. [{machine}, {day}]({to_root}{report})")
         lines.append(f"- {measured}: {shown[0]}" if len(shown) == 1 else f"- {measured}:")
         lines += [f"    - {each}" for each in shown if len(shown) > 1]
     return "\n".join(lines) + "\n"

@@ -301,11 +301,11 @@ def distributed_page(*, run: bool) -> str:
     return with_block(text, "distributed-output", output_of(DISTRIBUTED_EXAMPLE)) if run else text
 
 
-def losses(folder: str = "", *, latest_only: bool = False) -> str:
-    """Of all benchmarks, for a page from which the docs lie in that folder."""
+def losses(to_root: str = "", *, latest_only: bool = False) -> str:
+    """Of all benchmarks, for a page from which the project's folder is there."""
     from losses import as_list
 
-    return as_list(folder, latest_only)
+    return as_list(to_root, latest_only)
 
 
 def results_table() -> str:
@@ -323,7 +323,7 @@ def results_table() -> str:
 
 def benchmarks() -> str:
     """docs/benchmarks.md, with its losses and its list of results renewed."""
-    text = with_block(BENCHMARKS.read_text(), "losses", losses())
+    text = with_block(BENCHMARKS.read_text(), "losses", losses("../"))
     return with_block(text, "results", results_table())
 
 
@@ -334,7 +334,7 @@ def commands_page() -> str:
 
 def readme() -> str:
     """README.md, with its losses renewed."""
-    return with_block(README.read_text(), "losses", losses("docs/", latest_only=True))
+    return with_block(README.read_text(), "losses", losses(latest_only=True))
 
 
 def page_faults() -> str:

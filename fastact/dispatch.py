@@ -65,7 +65,8 @@ def always_kernels() -> AbstractContextManager[None]:
 
 if "FASTACT_ALWAYS_KERNELS" in os.environ:
     warnings.warn(
-        "fastact: the environment variable FASTACT_ALWAYS_KERNELS does nothing: kernels run at every size",
+        "fastact: the environment variable FASTACT_ALWAYS_KERNELS does nothing: kernels run at every size. Unset it: "
+        "from 0.4 on nothing is said of it",
         FutureWarning,
         stacklevel=2,
     )
