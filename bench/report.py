@@ -362,7 +362,7 @@ OURS, THEIRS, LINE = "#d1495b", "#30638e", "#8d99ae"
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-    """Time per element of both beside the time that a copy takes; on a GPU also bandwidth over size."""
+    """Time per element of both beside the time that a copy takes; where several were measured, bandwidth over size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -377,7 +377,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         lambda axes, panel=panel, first=index == 0: _draw_times(axes, *panel, names, labelled=first)
         for index, panel in enumerate(panels)
     ]
-    if sweep:
+    if len({row["numel"] for row in sweep}) > 1:
         plots.append(lambda axes: _draw_sweep(axes, sweep))
     if not plots:
         return
