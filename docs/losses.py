@@ -82,8 +82,8 @@ def enabled_calls(result: dict[str, Any]) -> str:
         return {f"{row['name']} of {row['numel']:,} elements": row["ratio"] for row in rows}
 
     return (
-        f"forward {slower(ratios('forward'))}; forward with a gradient to come {slower(ratios('with node'))}; forward with "
-        f"backward {slower(ratios('both'))}"
+        f"forward {slower(ratios('forward'))}; forward with a gradient to come {slower(ratios('with node'))}; "
+        f"forward with backward {slower(ratios('both'))}"
     )
 
 

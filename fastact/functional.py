@@ -403,8 +403,8 @@ def quick_gelu(input: Tensor) -> Tensor:
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """Apply the Gaussian error linear unit to each element.
 
-    In both forms the left tails of the function and of its derivative keep their digits, all of which torch's lose, down
-    to outputs of 2^-63: on the CPU both are zero below, but for float64.
+    In both forms the left tails of the function and of its derivative keep their digits, all of which torch's lose.
+    On the CPU, but for float64, they end where the output is 2^-63: both are zero below.
 
     Args:
         approximate: "none", or "tanh" for the approximation by the hyperbolic tangent.

@@ -75,7 +75,7 @@ class Reference:
     difference: bool = False
     """Whether a value that vanishes is +0, as in torch: a difference of equal numbers, or a sum with +0."""
     zero_below: float = -math.inf
-    """The input below which a result may be zero: the value is less than 2^-63 there (csrc/activations/self_gated.h)."""
+    """The input below which a result may be zero: the value is below 2^-63 there (csrc/activations/self_gated.h)."""
 
 
 def _self_gated(
