@@ -43,7 +43,7 @@ PARTS = {
 
 EXCLUDED_FILES = "fastact/tools/plot.py csrc/activations/lut8_tables.py"  # pictures, a generator
 EXCLUDED = {
-    r"[gG]rain\b|kAlwaysOurs|_CLEARLY": "from which size on something pays",
+    r"[gG]rain\b|kAlwaysOurs|kFewestOfTorch|_CLEARLY": "from which size on something pays",
     r"prefetch|distance|__builtin_expect": "tells the processor what comes",
     r"[hH]uge|HUGE|madvise|\bpage\b|uintptr_t|reserve": "where memory comes from",
     r"\bk(All|Short|Written|Part|Chunk|Block|Grain)\b.*= |chains = |most = |rows_together": "work at a time",

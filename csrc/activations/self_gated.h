@@ -114,10 +114,10 @@ struct QuickGELU : LeftFromLut8<T> {
   };
 };
 
-// Where the output of GELU and of its form with tanh is below 2^-63, on the left, it is zero in all types but float64,
-// and so is the derivative. torch's is, from further right on: 1 + erf and 1 + tanh cancel. A unit all of whose outputs
-// are smaller than that times gradients of their size makes a column of subnormal numbers of the next layer's gradient,
-// and Intel's processors took 10 times as long for the matrix product (docs/findings/043).
+// GELU and its form with tanh end on the left where the output is 2^-63, in all types but float64: there it becomes
+// zero, and so does the derivative. torch's output is zero from further right on, since 1 + erf and 1 + tanh cancel.
+// Smaller outputs, times gradients, gave the next layer a weight gradient of subnormal numbers, for whose matrix
+// product Intel's processors took 20 times as long (docs/findings/043).
 
 // x sigma(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3) = x (a + b x^2), which equals the usual formula with tanh.
 template <class T>

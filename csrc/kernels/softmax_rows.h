@@ -98,8 +98,8 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
     auto* x = static_cast<const T*>(x_) + begin * n;
     auto* y = static_cast<T*>(y_) + begin * n;
     const int64_t count = rows - begin < together ? rows - begin : together;
-    // A row alone takes up to twice as long in all lanes. Not a constant: loops to one GCC unrolls, and then drops a
-    // rounding (docs/findings/042).
+    // A row alone takes up to twice as long in all lanes. The number is no constant: GCC 12 unrolls a loop to a
+    // constant here, and then drops a rounding (docs/findings/042).
     const int64_t lanes = count == 1 ? 1 : kRowLanes;
     alignas(64) T row_max[kRowLanes], high[kRowLanes], low[kRowLanes];
     RowSum sums[kRowLanes];
