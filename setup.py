@@ -2,6 +2,7 @@
 
 The library uses LibTorch's stable ABI only, so the wheel serves every Python and every torch from 2.11 on. Libraries of
 a second kind, csrc/autograd/, are for one release of torch each, whose version is in the name; others do without them.
+With Python's headers these also have the ops as functions of Python's, by its stable ABI.
 
 FASTACT_TORCHES names folders of torch to build for (as `torch` in an unpacked wheel), divided by colons, in place of
 the installed one: their headers and libraries suffice, and they may be for another machine, for which CXX compiles.
@@ -14,6 +15,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +87,7 @@ def first_error(messages):
 
 
 class BuildLibraries(build_ext):
-    """Plain shared libraries, which torch.ops.load_library opens: no Python symbol in them."""
+    """Plain shared libraries, which torch.ops.load_library opens."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -135,6 +137,8 @@ class BuildLibraries(build_ext):
         include = ext.torch / "include"
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
         headers += [f"-ffile-prefix-map={ext.torch}=torch"]  # messages name headers, and no folder of this machine
+        # What headers of torch's make of pybind11, and nobody calls, is for one release of Python.
+        python = [standard_of(include), *headers, f"-isystem{PYTHON_HEADERS}", "-ffunction-sections", "-fdata-sections"]
         jobs = {
             "csrc/runtime/ops.cpp": [("ops", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
             "csrc/kernels/kernels.cpp": [
@@ -142,6 +146,7 @@ class BuildLibraries(build_ext):
                 for name, flags in instruction_sets(machine).items()
             ],
             "csrc/autograd/nodes.cpp": [(output.stem, [standard_of(include), *headers])],  # the last -std counts
+            "csrc/autograd/python.cpp": [(f"{output.stem}_python", python)],
         }
 
         def compile_one(job):
@@ -155,6 +160,8 @@ class BuildLibraries(build_ext):
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
         # libstdc++ first: some releases of libtorch_cpu.so export parts of it, which would be taken from there.
         libraries = [f"-L{ext.torch / 'lib'}", "-lstdc++", "-ltorch_cpu", "-lc10", "-ldl"]
+        if "csrc/autograd/python.cpp" in ext.sources:
+            libraries += ["-ltorch_python", "-Wl,--gc-sections"]
         if sys.platform == "darwin":  # where a name without a path is not found among those that are open
             libraries = ["-undefined", "dynamic_lookup"]
         libraries += os.environ.get("LDFLAGS", "").split()
@@ -177,12 +184,13 @@ class BuildLibraries(build_ext):
 
 
 class AnyPythonWheel(bdist_wheel):
-    """Tagged for every Python 3, since no Python symbol is used."""
+    """Tagged for every Python 3: of Python no more than its stable ABI is used."""
 
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]
 
 
+PYTHON_HEADERS = Path(sysconfig.get_path("include"))
 TORCHES = [] if sys.platform == "win32" else torch_folders()
 FILES = {"libfastact": "libfastact.so"} | {
     f"{NODES}_{i}": nodes_library(version_of(torch)) for i, torch in enumerate(TORCHES)
@@ -195,9 +203,18 @@ def extensions():
     kernels = Extension("fastact.libfastact", ["csrc/runtime/ops.cpp", "csrc/kernels/kernels.cpp"], depends=sources)
     yield kernels
     kernels.torch = TORCHES[0] if TORCHES else None
+    of_nodes = ["csrc/autograd/nodes.cpp"]
+    if (PYTHON_HEADERS / "Python.h").exists():
+        of_nodes.append("csrc/autograd/python.cpp")
+    else:
+        print(
+            f"fastact: calls of few elements take longer than they need to: no Python.h in {PYTHON_HEADERS} (on "
+            "Debian: apt install python3-dev)",
+            file=sys.stderr,
+        )
     for i, torch in enumerate(TORCHES):
         # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
-        nodes = Extension(f"fastact.{NODES}_{i}", ["csrc/autograd/nodes.cpp"], depends=sources, optional=True)
+        nodes = Extension(f"fastact.{NODES}_{i}", of_nodes, depends=sources, optional=True)
         nodes.torch = torch
         yield nodes
 

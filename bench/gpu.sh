@@ -86,7 +86,7 @@ fi
 bench=(python3 bench/run.py --device "$device" --out "$results" --append --rows-only "${quick[@]}")
 
 # Built here only if they do not load.
-stage build 45 bash -c 'python3 -c "from fastact import ops; assert ops.HAS_NODES, ops.WHY_NO_NODES" ||
+stage build 45 bash -c 'python3 -c "from fastact import libraries; assert libraries.HAS_NODES, libraries.WHY_NO_NODES" ||
   python3 setup.py build_ext --inplace'
 stage launches 20 python3 bench/gpu_smoke.py --device "$device" --dtypes bfloat16 --shapes 5x13 9x1032 -- "${kinds[@]}"
 stage warmup 60 python3 -m fastact warmup --dtypes bfloat16 float32 --processes "$cores" "${target[@]}"

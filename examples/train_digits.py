@@ -36,8 +36,8 @@ from tqdm import tqdm
 
 import fastact
 from fastact.catalogue import ACTIVATIONS, Activation, torch_module
+from fastact.libraries import HAS_NODES
 from fastact.monitor import Monitor
-from fastact.ops import HAS_NODES
 from fastact.tools import plot
 
 # The batch: large enough that the first layers' activations are of a size at which kernels matter on that device.

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import ops
+from . import libraries
 from .catalogue import ACTIVATIONS
 from .dispatch import triton_is_installed
 from .enable import enable
@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
     options = parser.parse_args(arguments)
 
-    if options.command in ("tune", "validate", "warmup") and not ops.HAS_KERNELS:
-        parser.error(f"{options.command} needs kernels, and {ops.WHY_NO_KERNELS}")
+    if options.command in ("tune", "validate", "warmup") and not libraries.HAS_KERNELS:
+        parser.error(f"{options.command} needs kernels, and {libraries.WHY_NO_KERNELS}")
     if options.command == "info":
         print(json.dumps(as_json(), indent=2) if options.json else report())
         return 0

@@ -15,7 +15,8 @@ from torch.autograd import Function
 
 from .composites import per_channel
 from .dispatch import makes_graph
-from .ops import HAS_KERNELS, HAS_NODES, OPS, Op, decomposition, decomposition_in_place, library, overload, reference
+from .libraries import HAS_KERNELS, HAS_NODES
+from .ops import OPS, Op, decomposition, decomposition_in_place, library, overload, reference
 
 
 def _wide(tensor: Tensor) -> Tensor:

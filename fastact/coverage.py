@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import libraries, ops
 from .catalogue import ACTIVATIONS
 from .enable import is_enabled
 from .places import Place, place, shown
@@ -235,7 +235,7 @@ def _seen(
         _count(op.removeprefix("aten::"), row, kernel_ran, why, about, numel)
 
 
-if ops.HAS_NODES:
+if libraries.HAS_NODES:
     ops.library.impl("seen", _seen, "CPU")
 
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn import Parameter
+
+from .libraries import answered_in_cpp
 
 NUMBERS = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
 """torch's of the dtypes. It takes a number from Python 1 us sooner than a dtype."""
@@ -28,9 +30,6 @@ DTYPES = frozenset(NUMBERS)
 DTYPE_OF = {number: dtype for dtype, number in NUMBERS.items()}
 _HALVES = frozenset((torch.float16, torch.bfloat16))
 _TYPES = frozenset((Tensor, Parameter))
-# Looked up once: each of these in its module takes 0.02 us of every call.
-_tracing_state = torch._C._get_tracing_state
-_open_modes = torch._C._len_torch_dispatch_stack
 _any_autocast = torch._C._is_any_autocast_enabled
 _FITS_ALL = torch.finfo(torch.float16).max
 _LARGEST = {dtype: min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) for dtype in DTYPES}
@@ -80,14 +79,25 @@ def takes(input: Tensor) -> bool:
     whatever fails there fails here with the same error. Layouts, devices, function transforms and modes are looked at
     by the ops (`csrc/autograd/nodes.cpp`, `fastact/ops.py`).
     """
-    if is_compiling():
+    return not is_dynamo_compiling() and takes_in_eager_mode(input)
+
+
+def takes_all(input: Tensor, *others: Tensor) -> bool:
+    """The same for a call with weights or a gate beside the input."""
+    return not is_dynamo_compiling() and takes_in_eager_mode(input, *others)
+
+
+@answered_in_cpp
+def takes_in_eager_mode(input: Tensor, *others: Tensor) -> bool:
+    """Of calls that TorchDynamo does not see."""
+    if (
+        type(input) not in _TYPES
+        or input.dtype not in DTYPES
+        or torch._C._get_tracing_state() is not None
+        or (torch._C._len_torch_dispatch_stack() and makes_graph())
+    ):
         return False
-    return (
-        type(input) in _TYPES
-        and input.dtype in DTYPES
-        and _tracing_state() is None
-        and (_open_modes() == 0 or not makes_graph())
-    )
+    return all(type(other) in _TYPES and other.device == input.device for other in others)
 
 
 def makes_graph() -> bool:
@@ -96,19 +106,7 @@ def makes_graph() -> bool:
     return any(torch._C._get_dispatch_mode(key) is not None for key in (mode.FAKE, mode.PROXY, mode.FUNCTIONAL))
 
 
-def takes_all(input: Tensor, *others: Tensor) -> bool:
-    """The same for a call with weights or a gate beside the input."""
-    if not takes(input):
-        return False
-    device = input.device
-    for other in others:
-        if type(other) not in _TYPES:
-            return False
-        if other.device != device:
-            return False
-    return True
-
-
+@answered_in_cpp
 def contiguous(input: Tensor) -> Tensor:
     """The input of an op whose result is contiguous in torch whatever the input is, as callers that view it expect."""
     if input.layout is not torch.strided or input.is_contiguous() or input.is_neg():  # the first and last are torch's
@@ -133,6 +131,7 @@ _CONDITIONS: dict[str, Callable[..., bool]] = {
 """Of the scalars that an op takes; the others are torch's to compute with or to refuse."""
 
 
+@answered_in_cpp
 def accepts(name: str, input: Tensor, *scalars: float) -> bool:
     """Whether the op takes these scalar arguments: numbers in the range of the input's dtype, on its conditions."""
     for number in scalars:
@@ -152,9 +151,10 @@ def _fits(number: Any, dtype: torch.dtype) -> bool:
     return abs(float(number)) <= largest
 
 
-def rounded(number: float, dtype: torch.dtype) -> float:
-    """The number of a 16-bit dtype next to this one. To the others the ops round by themselves."""
-    return _rounded(number, dtype) if dtype in _HALVES else number
+@answered_in_cpp
+def rounded(number: float, input: Tensor) -> float:
+    """The number of a 16-bit input's dtype next to this one. To the others the ops round by themselves."""
+    return _rounded(number, input.dtype) if input.dtype in _HALVES else number
 
 
 @lru_cache(256)
@@ -201,6 +201,7 @@ def keeps_dtype(input: Tensor, *weights: Tensor) -> bool:
     )
 
 
+@answered_in_cpp
 def weights_fit(input: Tensor, *weights: Tensor) -> bool:
     """Whether each weight holds one number, or one per channel (dimension 1), in the input's dtype or, where the result
     keeps that, in float32."""
@@ -216,6 +217,7 @@ def weights_fit(input: Tensor, *weights: Tensor) -> bool:
     return True
 
 
+@answered_in_cpp
 def softmax_dtype(input: Tensor, dim: int | None, dtype: torch.dtype | None) -> int:
     """The number of the dtype of a softmax along `dim`, as torch and its autocast have it; 0 where torch must see the
     call."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from . import functional
 from .catalogue import ACTIVATIONS, Activation
+from .libraries import HAS_NODES
 from .names import chosen
-from .ops import HAS_NODES
 from .recompute import is_around_all, recompute_around_all
 from .torch_ops import hide_from_graphs, needs_nodes
 

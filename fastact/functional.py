@@ -131,7 +131,7 @@ def rrelu(
     if not is_scripting():
         if takes(input) and accepts("rrelu", input, lower, upper):
             if training:
-                seed = draw_seed(input.device)
+                seed = draw_seed(input)
                 if inplace:
                     return run.rrelu_(input, seed, lower, upper)
                 return contiguous(run.rrelu(input, seed, lower, upper))
@@ -465,7 +465,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """
     if not is_scripting():
         if takes(input) and accepts("hardshrink", input, lambd):
-            return run.hardshrink(input, rounded(lambd, input.dtype))
+            return run.hardshrink(input, rounded(lambd, input))
     return F.hardshrink(input, lambd)
 
 

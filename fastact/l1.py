@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from .dispatch import takes, warn_once
-from .ops import HAS_NODES, overload
+from .libraries import HAS_NODES
+from .ops import overload
 
 __all__ = ["L1", "l1_norm", "l1_penalty"]
 

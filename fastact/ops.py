@@ -10,10 +10,7 @@ C++ library at all, as on Windows, there are no ops: `run` has their decompositi
 from __future__ import annotations
 
 import os
-import platform
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,45 +21,8 @@ from . import gpu, shapes, thresholds
 from .catalogue import ACTIVATIONS, Activation
 from .composites import per_channel, value_and_gate
 from .dispatch import DTYPE_OF, guarded
-from .nodes import nodes_library
+from .libraries import CALLS, HAS_KERNELS, HAS_NODES, answered_in_cpp
 
-
-def _load_kernels(library: Path) -> str:
-    """Why torch's kernels run in the place of fastact's; nothing where fastact's do."""
-    if not library.exists():
-        return f"there is no C++ library, which this package was built without, for {platform.platform(terse=True)}"
-    try:
-        torch.ops.load_library(library)
-    except OSError as error:
-        return f"the C++ library failed to load: {error.__cause__ or error}"
-    return ""
-
-
-WHY_NO_KERNELS = _load_kernels(Path(__file__).with_name("libfastact.so"))
-HAS_KERNELS = not WHY_NO_KERNELS
-"""Whether there are ops of fastact's."""
-if WHY_NO_KERNELS:
-    warnings.warn(f"fastact runs torch's kernels: {WHY_NO_KERNELS}", RuntimeWarning, stacklevel=2)
-
-
-def _load_nodes(library: Path) -> str:
-    """Why autograd nodes are in Python; nothing where those in C++ run."""
-    if os.environ.get("FASTACT_NODES") == "python":
-        return "FASTACT_NODES=python asks for them"
-    if not library.exists():
-        return f"no library for torch {torch.__version__}; a build beside it makes one, or says why not"
-    try:
-        torch.ops.load_library(library)
-    except OSError as error:  # a build of this torch that lacks something
-        reason = f"those in C++ failed to load: {error.__cause__ or error}"
-        warnings.warn(f"fastact uses slower autograd nodes, in Python: {reason}", stacklevel=2)
-        return reason
-    return ""
-
-
-WHY_NO_NODES = WHY_NO_KERNELS or _load_nodes(Path(__file__).with_name(nodes_library(torch.__version__)))
-HAS_NODES = not WHY_NO_NODES
-"""Whether autograd nodes are in C++: those are for one release of torch."""
 if HAS_NODES:
     torch.ops.fastact.call_directly(torch.ops.fastact.direct_calls())
 if HAS_KERNELS:
@@ -133,10 +93,11 @@ def overload(name: str) -> torch._ops.OpOverload:
     return getattr(torch.ops.fastact, name).default
 
 
-def draw_seed(device: torch.device) -> Tensor:
-    """One number from torch's generator for the device, where it stays: so `torch.manual_seed`, recomputation under
-    checkpointing and replay of CUDA graphs all give what they should."""
-    return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device)
+@answered_in_cpp
+def draw_seed(input: Tensor) -> Tensor:
+    """One number from torch's generator for the input's device, where it stays: so `torch.manual_seed`, recomputation
+    under checkpointing and replay of CUDA graphs all give what they should."""
+    return torch.randint(2**63 - 1, (), dtype=torch.int64, device=input.device)
 
 
 # Decompositions into torch's ops.
@@ -228,19 +189,6 @@ def _in_place(op: Callable[..., None], decomposed: Callable[..., None]) -> Calla
     return call
 
 
-def _calls() -> SimpleNamespace:
-    # `_op` is the op's own entry in C++; OpOverload's __call__ takes 0.3 us of Python to reach it.
-    calls = {}
-    may_fail = "FASTACT_LIBCUDA" in os.environ or torch.version.cuda is not None or torch.version.hip is not None
-    for op in OPS.values():
-        call = overload(op.name)._op
-        calls[op.name] = guarded(call, decomposition(op)) if may_fail else call
-        if op.in_place:
-            call, decomposed = overload(f"{op.name}_")._op, decomposition_in_place(op)
-            calls[f"{op.name}_"] = _in_place(guarded(call, decomposed) if may_fail else call, decomposed)
-    return SimpleNamespace(**calls)
-
-
 def decomposed_calls() -> dict[str, Callable[..., Tensor]]:
     """What `run` has, of torch's ops."""
     calls = {op.name: decomposition(op) for op in OPS.values()}
@@ -251,5 +199,19 @@ def decomposed_calls() -> dict[str, Callable[..., Tensor]]:
     return calls
 
 
-run = _calls() if HAS_KERNELS else SimpleNamespace(**decomposed_calls())
+def _calls() -> dict[str, Callable[..., Tensor]]:
+    decomposed = decomposed_calls()
+    # `_op` is the op's own entry in C++; OpOverload's __call__ takes 0.3 us of Python to reach it.
+    calls = {name: overload(name)._op for name in decomposed}
+    for op in OPS.values():
+        if op.in_place:
+            calls[f"{op.name}_"] = _in_place(calls[f"{op.name}_"], decomposition_in_place(op))
+    if CALLS is not None:
+        calls = {name: CALLS.op(name, call) for name, call in calls.items()}
+    if "FASTACT_LIBCUDA" in os.environ or torch.version.cuda is not None or torch.version.hip is not None:
+        calls = {name: guarded(call, decomposed[name]) for name, call in calls.items()}
+    return calls
+
+
+run = SimpleNamespace(**(_calls() if HAS_KERNELS else decomposed_calls()))
 """The ops as functions; those in place return their input."""

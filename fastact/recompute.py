@@ -15,7 +15,7 @@ from torch.utils._contextlib import _DecoratorContextManager
 from torch.utils.hooks import RemovableHandle
 
 from .dispatch import warn_once
-from .ops import HAS_NODES
+from .libraries import HAS_NODES
 from .torch_ops import hide_from_graphs, needs_nodes
 
 __all__ = ["recompute"]

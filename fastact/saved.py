@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from . import ops
+from . import libraries, ops
 from .convert import as_stock
 from .enable import torch_kernels
 from .names import folded
@@ -235,7 +235,7 @@ def saved(model: nn.Module, /, *inputs: Any, **kwargs: Any) -> Saved:
     now = sum(row.bytes for row in rows)
     with _torch_alone(model):
         torchs = sum(row.bytes for row in _forward(model, inputs, kwargs, plain)[0])
-    if not ops.HAS_NODES:
+    if not libraries.HAS_NODES:
         return Saved(tuple(rows), now, torchs, None, parameters)
     hooks = Hooks(MIN_BYTES)
     with recompute():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .ops import HAS_NODES, WHY_NO_NODES
+from .libraries import HAS_NODES, WHY_NO_NODES
 
 
 def needs_nodes(what: str) -> None:

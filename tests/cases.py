@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import fastact.functional as F
-from fastact import ops
+from fastact import libraries
 from fastact.catalogue import ACTIVATIONS, Activation, of_one_variable
 from fastact.tools.accuracy import REFERENCES
 
-needs_nodes = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are replaced in C++")
+needs_nodes = pytest.mark.skipif(not libraries.HAS_NODES, reason="torch's ops are replaced in C++")
 """Of what `enable`, `recompute` and `saved` do: it does not exist where nodes are in Python."""
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -10,7 +10,9 @@ import gc
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -183,3 +185,16 @@ def _nothing_is_written_beside_memory(pytestconfig: pytest.Config) -> Iterator[N
 
         gc.collect()
         assert emulator.take_damage() == ""
+
+
+@pytest.fixture(scope="session")
+def in_python() -> ModuleType:
+    """`fastact.dispatch` without answers in C++."""
+    from fastact import libraries
+
+    spec = find_spec("fastact.dispatch")
+    module = module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(libraries, "CALLS", None)
+        spec.loader.exec_module(module)
+    return module

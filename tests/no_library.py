@@ -18,14 +18,14 @@ with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     import fastact
     from fastact import functional as F
-    from fastact import ops
+    from fastact import libraries
     from fastact.catalogue import ACTIVATIONS
 
 (warning,) = told
 assert warning.category is RuntimeWarning, warning
 assert str(warning.message).startswith("fastact runs torch's kernels: "), warning.message
 assert sys.argv[2] in str(warning.message), warning.message
-assert not ops.HAS_NODES
+assert not libraries.HAS_NODES
 
 for row in ACTIVATIONS.values():
     if row.random:

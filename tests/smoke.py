@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import fastact
-from fastact import functional, ops
+from fastact import functional, libraries, ops
 from fastact.__main__ import main
 
 MODULES = {"ReLU": {}, "GELU": {}, "ELU": {"alpha": 0.5}, "PReLU": {}, "Softmax": {"dim": -1}, "GLU": {}}
@@ -58,7 +58,7 @@ def models_train_as_before() -> None:
     torch.testing.assert_close(gradients(fastact.convert(model), x), expected)
     assert type(model[2]) is not nn.ReLU
     assert type(fastact.revert(model)[2]) is nn.ReLU
-    if not ops.HAS_NODES:
+    if not libraries.HAS_NODES:
         for refused in (fastact.enable, fastact.recompute):
             assert "fastact.convert(model)" in error_of(lambda refused=refused: refused().__enter__())
         return
@@ -84,7 +84,7 @@ def watching() -> None:
     assert {row.layer for row in monitor.report().rows} == {"2", "4"}
     seen = fastact.saved(model, x)
     assert seen.bytes > 0
-    assert (seen.recompute_bytes is not None) == ops.HAS_NODES
+    assert (seen.recompute_bytes is not None) == libraries.HAS_NODES
 
 
 def penalties() -> None:
@@ -140,7 +140,7 @@ nodes = parser.parse_args().nodes
 assert Path(fastact.__file__).is_relative_to(sysconfig.get_path("purelib")), fastact.__file__
 assert not [name for name in COMPILERS if shutil.which(name)], "a compiler is there"
 assert not [name for name in ("triton", "matplotlib", "bokeh", "numpy") if importlib.util.find_spec(name)]
-assert (nodes == "C++") == ops.HAS_NODES, ops.WHY_NO_NODES
+assert (nodes == "C++") == libraries.HAS_NODES, libraries.WHY_NO_NODES
 modules_are_torchs()
 models_train_as_before()
 watching()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import fastact
-from fastact import dispatch
+from fastact import dispatch, functional
 
 HALVES = (torch.float16, torch.bfloat16)
 # Those whose learned tensors stay in float32: torch's autocast converts PReLU's.
@@ -45,9 +46,13 @@ def test_widens_what_torch_widens(case: Case, dtype: torch.dtype, place: str, de
 
 @pytest.mark.only("cpu", "emulated")
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_kernels_give_what_it_widens(case: Case, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_give_what_it_widens(
+    case: Case, in_python: ModuleType, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As if the CPU's autocast widened what a GPU's does."""
-    monkeypatch.setattr(dispatch, "_autocast_widens", lambda name, input: name in dispatch._WIDENED)
+    monkeypatch.setattr(functional, "softmax_dtype", in_python.softmax_dtype)
+    for module in (dispatch, in_python):
+        monkeypatch.setattr(module, "_autocast_widens", lambda name, input: name in dispatch._WIDENED)
     name = case.activation.name
     for dtype in HALVES:
         x = case.randn(4, 16, dtype=dtype)

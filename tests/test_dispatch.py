@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import fastact.functional as F
+from fastact import libraries
 from fastact.catalogue import ACTIVATIONS
 from fastact.ops import OPS
 
@@ -44,6 +45,7 @@ def test_nodes_are_in_cpp(device: str, pytestconfig: pytest.Config) -> None:
     nodes = {case.activation.name: case.fastact(case.randn(4).requires_grad_()).grad_fn for case in DEFAULTS}
     in_cpp = {name for name, node in nodes.items() if type(node).__name__ == "CppFunction"}
     assert in_cpp == (set(ACTIVATIONS) if pytestconfig.getoption("--nodes") == "C++" else set())
+    assert (libraries.CALLS is not None) == (pytestconfig.getoption("--nodes") == "C++"), libraries.WHY_NO_CALLS
 
 
 @pytest.mark.only("cpu")
@@ -135,7 +137,7 @@ class Logged(Tensor):
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
-def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], on: str) -> None:
+def test_other_tensors_are_torchs(case: Case, kernel_calls: list[str], nodes: str, on: str) -> None:
     values = case.randn(2, 4, device=on)
     weight = case.weights(values)
     for input in (
@@ -200,7 +202,7 @@ def test_unlike_operands_are_torchs(case: Case, kernel_calls: list[str]) -> None
 
 
 @pytest.mark.parametrize("case", [case for case in LOOPS if case.deterministic], ids=str)
-def test_function_modes_see_the_ops(case: Case, on: str) -> None:
+def test_function_modes_see_the_ops(case: Case, nodes: str, on: str) -> None:
     from torch.overrides import TorchFunctionMode
 
     seen = []
@@ -220,7 +222,7 @@ def test_function_modes_see_the_ops(case: Case, on: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_traces_hold_torchs_ops(case: Case, on: str) -> None:
+def test_traces_hold_torchs_ops(case: Case, nodes: str, on: str) -> None:
     input = case.randn(3, 4, device=on)
     traced = torch.jit.trace(case.fastact, (input, *case.weights(input)), check_trace=False)
     assert "aten::" in str(traced.graph)
@@ -228,7 +230,7 @@ def test_traces_hold_torchs_ops(case: Case, on: str) -> None:
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=str)
-def test_modes_that_make_graphs_see_torchs_ops(case: Case, kernel_calls: list[str], on: str) -> None:
+def test_modes_that_make_graphs_see_torchs_ops(case: Case, kernel_calls: list[str], nodes: str, on: str) -> None:
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 

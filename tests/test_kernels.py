@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import CASES, DTYPES, LOOPS, Case, cpp_kernel, kernel, run_kernels
 
-from fastact import ops
+from fastact import libraries, ops
 
 # In eps. A GPU's reciprocals and exponentials of two are approximate (docs/findings/028): each side may be some ULPs
 # off, in float64 a derivative 4 (`test_accuracy`). 16-bit results differ where one side of the midpoint between two of
@@ -67,7 +67,7 @@ def test_the_gpu_gives_what_cpp_gives(case: Case, dtype: torch.dtype, device: st
 SCRIPT = """
 import sys, torch
 import cases
-from fastact import ops, thresholds
+from fastact import libraries, ops, thresholds
 print(ops.instruction_set(), file=sys.stderr)
 thresholds.apply({})  # which differ by instruction set: rows of softmax's would be torch's in one alone
 results = []
@@ -230,7 +230,7 @@ def results(case: Case, layout: str, dtype: torch.dtype, on: str) -> list[torch.
         return [*found, case.fastact(x.detach(), *weights)]
 
 
-@pytest.mark.skipif(not ops.HAS_NODES, reason="nodes in C++ alone call by pointers")
+@pytest.mark.skipif(not libraries.HAS_NODES, reason="nodes in C++ alone call by pointers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [*LOOPS, *(case for case in CASES if case.per_channel)], ids=str)
 def test_calls_by_pointers_give_what_ops_give(case: Case, dtype: torch.dtype, device: str, on: str) -> None:

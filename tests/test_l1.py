@@ -18,7 +18,7 @@ from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 import fastact
-from fastact import ops
+from fastact import libraries
 
 WEIGHT = 0.375  # which every dtype has, so that 16-bit gradients round once here and there
 POINTWISE = [case for case in CASES if case.activation.pointwise]
@@ -97,7 +97,7 @@ def test_value(dtype: torch.dtype, nodes: str, device: str, on: str) -> None:
         assert norm.dtype == by_torch(x).dtype
         eps = torch.finfo(norm.dtype).eps
         # fastact's own sum has the digits of float64, with as many roundings as summands at most.
-        rtol = eps / 2 + size * torch.finfo(torch.float64).eps if on == "cpu" and ops.HAS_NODES else size * eps
+        rtol = eps / 2 + size * torch.finfo(torch.float64).eps if on == "cpu" and libraries.HAS_NODES else size * eps
         torch.testing.assert_close(norm.double(), exact, rtol=rtol, atol=0)
 
 
@@ -137,7 +137,7 @@ def test_nothing_more_is_kept(case: Case, device: str, on: str) -> None:
 def test_of_units_that_have_several_inputs(case: Case, nodes: str, device: str, on: str) -> None:
     input = case.randn(6, 40, device=on)
     assert_same_gradients(case, input)
-    if ops.HAS_NODES:
+    if libraries.HAS_NODES:
         input.requires_grad_()
         alone = total_bytes(saved_tensors(case.fastact, input))
         penalised = total_bytes(saved_tensors(lambda x: fastact.l1_norm(case.fastact(x)), input))

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils.checkpoint import checkpoint
 
 import fastact
-from fastact import ops
+from fastact import libraries, ops
 from fastact.saved import Kept, Layer, Saved
 
 
@@ -127,7 +127,7 @@ def test_converted() -> None:
 def test_mlp(own: bool) -> None:
     rows = 4 * 8 * 16
     x = torch.randn(8, 16, requires_grad=True)
-    with fastact.enable(only=["gelu"] if own else []) if ops.HAS_NODES else torch.enable_grad():
+    with fastact.enable(only=["gelu"] if own else []) if libraries.HAS_NODES else torch.enable_grad():
         seen = fastact.saved(nn.Sequential(Mlp(), Mlp()), x)
     gelu = "GELUBackward" if own else "GeluBackward0"
     block = [
@@ -197,7 +197,7 @@ def test_of_a_checkpoint_the_inputs(reentrant: bool, act: nn.Module) -> None:
         ("last", "AddmmBackward0", maker, 256, None),
     ]
     assert silu.startswith("SiLU" if type(act) is fastact.SiLU else "SiluBackward0")
-    assert len(calls) == (3 if ops.HAS_NODES else 2), "nothing is computed again to find the nodes"
+    assert len(calls) == (3 if libraries.HAS_NODES else 2), "nothing is computed again to find the nodes"
 
 
 def test_what_is_freed_in_between_is_not_kept() -> None:
@@ -281,7 +281,7 @@ def test_what_is_in_no_output_has_no_node() -> None:
 @pytest.mark.parametrize("own", [False, pytest.param(True, marks=needs_nodes)])
 def test_in_place(own: bool) -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU6(inplace=True), nn.Mish(inplace=True), nn.Linear(16, 16))
-    with fastact.enable(only=["relu6", "mish"] if own else []) if ops.HAS_NODES else torch.enable_grad():
+    with fastact.enable(only=["relu6", "mish"] if own else []) if libraries.HAS_NODES else torch.enable_grad():
         seen = fastact.saved(model, torch.randn(4, 16))
     name = "{}Backward" if own else "{}Backward0"
     assert short(seen) == [
@@ -302,7 +302,7 @@ def test_in_place_on_views(own: bool) -> None:
         y[:, 8:].sigmoid_()
         return y
 
-    with fastact.enable(only=["relu"] if own else []) if ops.HAS_NODES else torch.enable_grad():
+    with fastact.enable(only=["relu"] if own else []) if libraries.HAS_NODES else torch.enable_grad():
         seen = fastact.saved(Of(forward, a=nn.Linear(16, 16)), torch.randn(4, 16))
     assert {row.node for row in seen.rows[1:]} == {"CopySlices"}
     # All are parts of y, but the mask.
@@ -679,7 +679,7 @@ def residual(self: Any, x: Tensor) -> Tensor:
 )
 @pytest.mark.parametrize("way", ["torch", "enabled", "recompute"])
 def test_bytes_that_stay_allocated(make: Callable[[], nn.Module], shape: tuple[int, ...], way: str) -> None:
-    if way != "torch" and not ops.HAS_NODES:
+    if way != "torch" and not libraries.HAS_NODES:
         pytest.skip("torch's ops are replaced in C++")
     model, x = make(), torch.randn(shape)
     kept: list[Tensor] = []

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
+from abi3info import DATAS, FUNCTIONS
+from abi3info.models import PyVersion
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).parents[1]
@@ -32,15 +34,17 @@ MACHINES = ("x86_64", "aarch64")
 RELEASES = ("2.11.0", "2.12.0", "2.12.1", "2.13.0", "2.14.0", "2.14.1")
 """Of torch: those that a release of fastact has nodes for."""
 
-TORCH = {"libtorch_cpu.so", "libc10.so"}
+TORCH = {"libtorch_cpu.so", "libtorch_python.so", "libc10.so"}
 """What the libraries need of torch, which has opened it by then."""
 OLDEST_GLIBC = 28
 """The wheels run with 2.28 and newer (docs/versions.md)."""
 SYSTEM = re.compile(r"lib(c|m|dl|pthread|gcc_s|stdc\+\+)\.so\.\d+|ld-linux-[\w-]+\.so\.\d+")
 STABLE = re.compile(r"(aoti_)?torch_\w+")
 """torch's functions that stay as they are from release to release."""
-OF_TORCH = re.compile(r"_ZT?[A-Z]*K?N?K?\d*.*(2at|3c10|5torch|6caffe2)")
-"""C++ names of torch's, as compilers write them."""
+OF_TORCH = re.compile(r"_ZT?[A-Z]*K?N?K?\d*.*(2at|3c10|5torch|6caffe2)|THPVariableClass|ParameterClass")
+"""C++ names of torch's, as compilers write them, and two of C's."""
+OF_PYTHON = {each.symbol.name for each in [*FUNCTIONS.values(), *DATAS.values()] if each.added <= PyVersion(3, 10)}
+"""The stable ABI of the oldest Python that the wheels run with."""
 UNASKED = {"__gmon_start__", "_ITM_registerTMCloneTable", "_ITM_deregisterTMCloneTable", "__cxa_finalize"}
 """Weak names that every compiler leaves open."""
 
@@ -107,7 +111,7 @@ def tagged(wheel: Path, out: Path) -> Path:
 
 def foreign(library: Path, is_stable: bool) -> Iterator[str]:
     """What is wrong with a library: each thing in it that ties it to more than a machine, a Linux and, unless it is
-    `is_stable`, a release of torch."""
+    `is_stable`, a release of torch and any Python."""
     data = library.read_bytes()
     for path in sorted(set(re.findall(rb"(?<![\w.+-])(?:/[\w.+-]+){2,}\.(?:h|hpp|c|cc|cpp)\b", data))):
         yield f"names a file of the machine that built it: {path.decode()}"
@@ -132,7 +136,8 @@ def foreign(library: Path, is_stable: bool) -> Iterator[str]:
             number = versions.get_symbol(i).entry["ndx"]
             if symbol.entry.st_shndx != "SHN_UNDEF" or number in of_system or symbol.name in {"", *UNASKED}:
                 continue
-            if not STABLE.fullmatch(symbol.name) and (is_stable or not OF_TORCH.match(symbol.name)):
+            is_known = OF_TORCH.match(symbol.name) or symbol.name in OF_PYTHON
+            if not STABLE.fullmatch(symbol.name) and (is_stable or not is_known):
                 yield f"uses {symbol.name}"
 
 

@@ -59,14 +59,18 @@ struct Forward : c10::OperatorKernel {
   Forward(const NodeSpec& op, bool in_place) : op(op), in_place(in_place) {}
 
   void operator()(const OperatorHandle& plain, DispatchKeySet keys, Stack* stack) {
-    const auto arguments = torch::jit::last(*stack, op.arguments);
-    for (size_t i = 0; i < op.tensors + op.random; ++i)
-      if (!arguments[i].isNone() && !is_plain(arguments[i].toTensor())) return run_decomposition(plain, keys, stack);
-    if (!has_kernel(plain, arguments[0].toTensor())) return run_decomposition(plain, keys, stack);
+    if (!takes(plain, torch::jit::last(*stack, op.arguments))) return run_decomposition(plain, keys, stack);
     run(plain, stack);
   }
 
-  // The same where all tensors are known to be plain, and to have a kernel.
+  // Whether all tensors are plain, and have a kernel.
+  bool takes(const OperatorHandle& plain, Arguments arguments) const {
+    for (size_t i = 0; i < op.tensors + op.random; ++i)
+      if (!arguments[i].isNone() && !is_plain(arguments[i].toTensor())) return false;
+    return has_kernel(plain, arguments[0].toTensor());
+  }
+
+  // Runs the op where it takes the arguments.
   void run(const OperatorHandle& plain, Stack* stack) const {
     const auto arguments = torch::jit::last(*stack, op.arguments);
     bool needs_gradient = false;

@@ -237,6 +237,24 @@ inline bool accepts(int which, at::ScalarType dtype, Arguments pushed) {
   }
 }
 
+// torch rounds Hardshrink's lambd to the input's dtype.
+inline double rounded(double number, at::ScalarType dtype) {
+  if (dtype == at::kHalf) return static_cast<c10::Half>(static_cast<float>(number));
+  if (dtype == at::kBFloat16) return static_cast<c10::BFloat16>(static_cast<float>(number));
+  return number;
+}
+
+// One number from the generator, as `draw_seed` in fastact/ops.py: with nobody looking on, past the dispatcher.
+inline Tensor draw_seed(const Tensor& input, const std::optional<at::Generator>& generator) {
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  if (input.is_cuda() || is_watched()) return at::randint(most, {}, generator, input.options().dtype(at::kLong));
+  auto* from = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+  Tensor seed = at::detail::empty_cpu({}, at::kLong);
+  std::lock_guard<std::mutex> lock(from->mutex_);
+  *seed.mutable_data_ptr<int64_t>() = static_cast<int64_t>(from->random64() % most);
+  return seed;
+}
+
 // Whether torch's result is contiguous whatever the input is, as callers that view it expect.
 inline bool is_dense_in_torch(int which) {
   return which == kLogSigmoid || which == kRReLU || which >= kElementwiseCount;
@@ -416,24 +434,6 @@ struct Override : c10::OperatorKernel {
       }
       if (in_place) to.push_back(from[0]);
     }
-  }
-
-  // One number from the generator, as `draw_seed` in fastact/ops.py: with nobody looking on, past the dispatcher.
-  static Tensor draw_seed(const Tensor& input, const std::optional<at::Generator>& generator) {
-    constexpr int64_t most = std::numeric_limits<int64_t>::max();
-    if (input.is_cuda() || is_watched()) return at::randint(most, {}, generator, input.options().dtype(at::kLong));
-    auto* from = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
-    Tensor seed = at::detail::empty_cpu({}, at::kLong);
-    std::lock_guard<std::mutex> lock(from->mutex_);
-    *seed.mutable_data_ptr<int64_t>() = static_cast<int64_t>(from->random64() % most);
-    return seed;
-  }
-
-  // torch rounds Hardshrink's lambd to the input's dtype.
-  static double rounded(double number, at::ScalarType dtype) {
-    if (dtype == at::kHalf) return static_cast<c10::Half>(static_cast<float>(number));
-    if (dtype == at::kBFloat16) return static_cast<c10::BFloat16>(static_cast<float>(number));
-    return number;
   }
 };
 

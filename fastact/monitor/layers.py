@@ -29,7 +29,8 @@ from torch.utils.hooks import unserializable_hook
 
 from ..catalogue import Activation
 from ..dispatch import DTYPES, makes_graph
-from ..ops import HAS_NODES, overload
+from ..libraries import HAS_NODES
+from ..ops import overload
 from .flat import flat_intervals
 from .report import Row
 from .statistics import Flatness, Statistics, Summary

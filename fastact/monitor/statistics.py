@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..dispatch import triton_is_installed, warn_once
-from ..ops import HAS_KERNELS, overload
+from ..libraries import HAS_KERNELS
+from ..ops import overload
 
 if HAS_KERNELS:
     _SUMMARIZE, _COUNT_FLAT = overload("summarize_"), overload("count_flat_")

@@ -14,6 +14,7 @@ from .. import __version__, bundle, ops
 from ..catalogue import ACTIVATIONS
 from ..dispatch import triton_is_installed
 from ..enable import TORCH_OPS, enabled
+from ..libraries import CALLS, HAS_KERNELS, HAS_NODES, WHY_NO_CALLS, WHY_NO_KERNELS, WHY_NO_NODES
 from ..thresholds import choice, cpu_model
 
 
@@ -47,8 +48,9 @@ def environment() -> dict[str, str]:
         "Triton": version("triton") if triton_is_installed() else "not installed",
         "Bundle": _bundle()[0],
         "CPU": f"{cpu_model()}, {torch.get_num_threads()} threads",
-        "Kernels": f"C++ for {ops.instruction_set()}" if ops.HAS_KERNELS else f"torch's ({ops.WHY_NO_KERNELS})",
-        "Autograd": "nodes in C++ on the CPU" if ops.HAS_NODES else f"nodes in Python ({ops.WHY_NO_NODES})",
+        "Kernels": f"C++ for {ops.instruction_set()}" if HAS_KERNELS else f"torch's ({WHY_NO_KERNELS})",
+        "Autograd": "nodes in C++ on the CPU" if HAS_NODES else f"nodes in Python ({WHY_NO_NODES})",
+        "Calls": "direct" if CALLS else f"through torch's dispatcher ({WHY_NO_CALLS})",
         "GPU": "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
     }
 
@@ -69,7 +71,7 @@ def _bundle() -> tuple[str, bool]:
 def activations() -> list[dict[str, Any]]:
     """The path that each activation takes. No op stands in for an op of torch's where `replaces` is None."""
     on_gpu = "Triton" if triton_is_installed() else "bundle" if _bundle()[1] else "torch"
-    on_cpu, now = f"C++ ({ops.instruction_set()})" if ops.HAS_KERNELS else "torch", enabled()
+    on_cpu, now = f"C++ ({ops.instruction_set()})" if HAS_KERNELS else "torch", enabled()
     return [
         {"name": name, "saved": row.saved, "cpu": on_cpu, "cuda": on_gpu}
         | {"replaces": TORCH_OPS.get(name), "enabled": name in now}
@@ -79,7 +81,7 @@ def activations() -> list[dict[str, Any]]:
 
 def as_json() -> dict[str, Any]:
     """All of it as values, with the environment variables that change what runs."""
-    rows, source = choice() if ops.HAS_KERNELS else ({}, ops.WHY_NO_KERNELS)
+    rows, source = choice() if HAS_KERNELS else ({}, WHY_NO_KERNELS)
     return {
         "environment": environment(),
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTACT_")},
@@ -105,7 +107,7 @@ def report() -> str:
 
 def thresholds() -> str:
     """The rows of which torch does the arithmetic, and who says so."""
-    if not ops.HAS_KERNELS:
+    if not HAS_KERNELS:
         return "Torch does all of the arithmetic."
     found, source = choice()
     torchs = [f"  {name}: {', '.join(rows)}" for name, rows in found.items() if rows]

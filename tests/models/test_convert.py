@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 import fastact
-from fastact import ops
+from fastact import libraries
 from fastact.forms import FORMS
 from fastact.names import chosen, rows_named
 from fastact.twins import CLASSES, known, row_of, stock_of, twin_of
@@ -289,7 +289,7 @@ def test_a_subclass_of_a_twin_is_pickled_as_itself() -> None:
     assert type(copy.deepcopy(Mine())) is Mine
 
 
-@pytest.mark.skipif(not ops.HAS_NODES, reason="recompute needs nodes in C++")
+@pytest.mark.skipif(not libraries.HAS_NODES, reason="recompute needs nodes in C++")
 def test_gated_units_stay_fused_while_enabled_with_recompute(kernel_calls: list[str]) -> None:
     model = fastact.convert(llama())
     with fastact.enable(recompute=True):

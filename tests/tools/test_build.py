@@ -18,7 +18,7 @@ import setuptools
 import torch
 from setuptools.errors import CompileError
 
-from fastact import bundle, ops
+from fastact import bundle, libraries
 from fastact.nodes import nodes_library
 from fastact.tools import info
 
@@ -226,8 +226,8 @@ def test_a_compiler_that_names_no_error(setup, message):
 
 
 def autograd_line(monkeypatch: pytest.MonkeyPatch, why_no_nodes: str) -> str:
-    monkeypatch.setattr(ops, "WHY_NO_NODES", why_no_nodes)
-    monkeypatch.setattr(ops, "HAS_NODES", not why_no_nodes)
+    monkeypatch.setattr(info, "WHY_NO_NODES", why_no_nodes)
+    monkeypatch.setattr(info, "HAS_NODES", not why_no_nodes)
     (line,) = (line for line in info.report().splitlines() if line.startswith("Autograd"))
     return " ".join(line.split()[1:])
 
@@ -237,7 +237,7 @@ def test_info_says_that_nodes_are_in_cpp(monkeypatch):
 
 
 def test_info_says_that_the_library_of_nodes_is_missing(monkeypatch, tmp_path):
-    line = autograd_line(monkeypatch, ops._load_nodes(tmp_path / "none.so"))
+    line = autograd_line(monkeypatch, libraries._load_nodes(tmp_path / "none.so"))
     assert line.startswith(f"nodes in Python (no library for torch {torch.__version__};")
 
 
@@ -245,7 +245,7 @@ def test_info_says_why_the_library_of_nodes_does_not_load(monkeypatch, tmp_path)
     library = tmp_path / "libfastact_autograd-2.13.0.so"
     library.write_text("no library" * 100)
     with pytest.warns(UserWarning, match="slower autograd nodes, in Python: .*invalid ELF header") as warnings:
-        reason = ops._load_nodes(library)
+        reason = libraries._load_nodes(library)
     assert len(warnings) == 1
     line = autograd_line(monkeypatch, reason)
     assert line == f"nodes in Python (those in C++ failed to load: {library}: invalid ELF header)"

@@ -15,7 +15,7 @@ import torch
 from cases import needs_nodes
 
 import fastact
-from fastact import ops, thresholds
+from fastact import libraries, ops, thresholds
 from fastact.__main__ import main
 from fastact.catalogue import ACTIVATIONS
 from fastact.coverage import Coverage
@@ -40,7 +40,7 @@ def test_info():
     assert ops.instruction_set() in rows["Kernels"]
     assert rows["Bundle"].split() == ["Bundle", "none"]
     assert set(ACTIVATIONS) <= set(rows)
-    assert rows["relu"].split()[-2:] == (["aten::relu", "no"] if ops.HAS_NODES else ["-", "-"])
+    assert rows["relu"].split()[-2:] == (["aten::relu", "no"] if libraries.HAS_NODES else ["-", "-"])
     assert rows["snake"].split()[-2:] == ["-", "-"]
 
 
@@ -48,7 +48,8 @@ def test_info_as_json():
     there = os.environ | {"FASTACT_NODES": "python", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "fastact", "info", "--json"]
     told = json.loads(subprocess.check_output(command, text=True, env=there, timeout=120))
-    assert {**told["environment"], "Autograd": ""} == {**info.environment(), "Autograd": ""}
+    by_python = dict.fromkeys(("Autograd", "Calls"), "")
+    assert {**told["environment"], **by_python} == {**info.environment(), **by_python}
     assert told["environment"]["Autograd"] == "nodes in Python (FASTACT_NODES=python asks for them)"
     assert told["environment"]["Compiler"].startswith(("GCC ", "Clang "))
     assert told["variables"] == {name: value for name, value in there.items() if name.startswith("FASTACT_")}

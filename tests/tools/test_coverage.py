@@ -21,13 +21,13 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 import fastact
-from fastact import coverage, ops, thresholds
+from fastact import coverage, libraries, ops, thresholds
 from fastact.catalogue import ACTIVATIONS, torch_module
 from fastact.coverage import Calls, Coverage
 from fastact.enable import TORCH_OPS
 from fastact.tools.accuracy import bind
 
-pytestmark = pytest.mark.skipif(not ops.HAS_NODES, reason="torch's ops are seen in C++")
+pytestmark = pytest.mark.skipif(not libraries.HAS_NODES, reason="torch's ops are seen in C++")
 
 
 @pytest.fixture(autouse=True)

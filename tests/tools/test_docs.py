@@ -21,7 +21,7 @@ from cases import needs_nodes
 from docs_of import fragments_of, run_fragments
 
 import fastact
-from fastact import ops
+from fastact import libraries
 from fastact.catalogue import ACTIVATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def test_the_page_of_curves(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 0
 
 
-@pytest.mark.skipif(not ops.HAS_NODES, reason="recompute is in C++")
+@pytest.mark.skipif(not libraries.HAS_NODES, reason="recompute is in C++")
 class TestThePageOfRecompute:
     def test_is_renewed(self) -> None:
         assert make.RECOMPUTE.read_text() == make.recompute_page(), "run `make docs`"

@@ -1,0 +1,289 @@
+// Functions of Python's: the ops, and what fastact/dispatch.py asks before it calls them. torch makes functions of ops
+// from schemas: to convert arguments by these, to look for overloads and to go through the dispatcher takes a third of
+// a call of few elements, and questions asked in Python another (docs/findings/044). Here each has an answer for what
+// is usual; the rest is left to a function in Python or of torch's.
+//
+// Of Python this uses the stable ABI alone, so that the library serves every Python. torch's headers do not compile
+// under Py_LIMITED_API: tools/wheels.py looks into the library instead.
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <unordered_map>
+
+#include "autograd/overrides.h"
+
+namespace fastact {
+namespace {
+
+// A call's arguments, by position.
+struct Given {
+  PyObject* const* first;
+  size_t count;
+  PyObject* operator[](size_t i) const { return first[i]; }
+};
+
+// A new reference to itself.
+PyObject* counted(PyObject* object) {
+  Py_IncRef(object);
+  return object;
+}
+// Answers. (torch's own functions make objects of tensors likewise.)
+constexpr PyObject* kLeft = nullptr;
+PyObject* answer(bool value) { return PyBool_FromLong(value); }
+
+bool is_tensor(PyObject* object) { return THPVariable_CheckTypeExact(Py_TYPE(object)); }
+const Tensor& tensor(PyObject* object) { return THPVariable_Unpack(object); }
+
+// The number of an int or a float, not of a class that is derived from one.
+std::optional<double> number(PyObject* object) {
+  PyTypeObject* const type = Py_TYPE(object);
+  if (type == &PyFloat_Type) return PyFloat_AsDouble(object);
+  int overflow = 0;
+  if (type != &PyLong_Type) return std::nullopt;
+  const int64_t integer = PyLong_AsLongLongAndOverflow(object, &overflow);
+  if (overflow != 0) return std::nullopt;
+  return static_cast<double>(integer);
+}
+
+// Whether the dispatcher would lead a call with plain tensors straight to `Forward`, and nobody is to see it.
+bool leads_to_forward() {
+  constexpr DispatchKeySet usual({DispatchKey::BackendSelect, DispatchKey::ADInplaceOrView});
+  const auto keys = c10::impl::tls_local_dispatch_key_set();
+  DispatchKeySet excluded = keys.excluded_ - c10::autocast_dispatch_keyset;
+  if (!at::GradMode::is_enabled()) excluded = excluded - c10::autograd_dispatch_keyset;  // as in inference mode
+  return (keys.included_ - usual - c10::autocast_dispatch_keyset).empty() && excluded.empty() && !is_watched() &&
+         !at::impl::torch_function_mode_enabled();
+}
+
+// The questions of fastact/dispatch.py and `draw_seed` of fastact/ops.py, which say what they mean.
+namespace questions {
+
+PyObject* takes_in_eager_mode(Given given) {
+  if (given.count == 0) return kLeft;
+  if (!is_tensor(given[0]) || !has_kernel_dtype(tensor(given[0])) ||
+      c10::impl::tls_is_dispatch_key_included(DispatchKey::Tracer) || is_tracing())
+    return answer(false);
+  for (size_t i = 1; i < given.count; ++i)
+    if (!is_tensor(given[i]) || tensor(given[i]).device() != tensor(given[0]).device()) return answer(false);
+  return answer(true);
+}
+
+PyObject* accepts(Given given) {
+  static const auto ops = [] {
+    std::unordered_map<std::string_view, int> numbers;
+    for (int which = 0; which < kElementwiseCount; ++which) numbers.emplace(kOps[which].name, which);
+    return numbers;
+  }();
+  if (given.count < 2 || Py_TYPE(given[0]) != &PyUnicode_Type || !is_tensor(given[1])) return kLeft;
+  Py_ssize_t size = 0;
+  const char* const name = PyUnicode_AsUTF8AndSize(given[0], &size);
+  const auto found = ops.find({name, static_cast<size_t>(size)});
+  if (found == ops.end()) return kLeft;
+  c10::SmallVector<IValue, 2> scalars;
+  for (size_t i = 2; i < given.count; ++i) {
+    const auto scalar = number(given[i]);
+    if (!scalar) return kLeft;
+    scalars.emplace_back(*scalar);
+  }
+  return answer(fastact::accepts(found->second, tensor(given[1]).scalar_type(), scalars));
+}
+
+PyObject* rounded(Given given) {
+  if (given.count != 2 || Py_TYPE(given[0]) != &PyFloat_Type || !is_tensor(given[1])) return kLeft;
+  const at::ScalarType dtype = tensor(given[1]).scalar_type();
+  if (dtype != at::kHalf && dtype != at::kBFloat16) return counted(given[0]);
+  return PyFloat_FromDouble(fastact::rounded(PyFloat_AsDouble(given[0]), dtype));
+}
+
+PyObject* contiguous(Given given) {
+  if (given.count != 1 || !is_tensor(given[0]) || tensor(given[0]).layout() != at::kStrided) return kLeft;
+  return tensor(given[0]).is_contiguous() ? counted(given[0]) : kLeft;
+}
+
+PyObject* weights_fit(Given given) {
+  if (given.count == 0 || !is_tensor(given[0])) return kLeft;
+  const Tensor& input = tensor(given[0]);
+  for (size_t i = 1; i < given.count; ++i) {
+    if (!is_tensor(given[i]) || tensor(given[i]).scalar_type() != input.scalar_type()) return kLeft;
+    const Tensor& weight = tensor(given[i]);
+    if (weight.layout() != at::kStrided || weight.dim() > 1 || !weight.is_contiguous()) return answer(false);
+    const int64_t channels = weight.numel();
+    if (channels != 1 && (input.dim() < 2 || channels != input.size(1))) return answer(false);
+  }
+  return answer(true);
+}
+
+PyObject* softmax_dtype(Given given) {
+  if (given.count != 3 || !is_tensor(given[0]) || Py_TYPE(given[1]) != &PyLong_Type || given[2] != Py_None ||
+      tensor(given[0]).is_cuda())  // where autocast has a say
+    return kLeft;
+  const auto dim = number(given[1]);
+  if (!dim) return kLeft;
+  const Tensor& input = tensor(given[0]);
+  const bool fits = *dim == -1 || has_dim(input, static_cast<int64_t>(*dim));
+  return PyLong_FromLong(fits ? static_cast<long>(input.scalar_type()) : 0);
+}
+
+PyObject* draw_seed(Given given) {
+  if (given.count != 1 || !is_tensor(given[0]) || !tensor(given[0]).is_cpu() || !leads_to_forward()) return kLeft;
+  return THPVariable_Wrap(fastact::draw_seed(tensor(given[0]), std::nullopt));
+}
+
+}  // namespace questions
+
+PyObject* call(PyObject* self, PyObject* const* given, Py_ssize_t count);
+
+// A function of Python's. It lasts as long as the process.
+struct Function {
+  const std::string name;
+  PyObject* const otherwise;
+  PyMethodDef definition = {name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&call)), METH_FASTCALL,
+                            nullptr};
+
+  Function(std::string name, PyObject* otherwise) : name(std::move(name)), otherwise(counted(otherwise)) {}
+  virtual ~Function() = default;
+  // What it returns, with `kLeft` if `otherwise` is to see to the call.
+  virtual PyObject* operator()(Given given) const = 0;
+};
+
+struct Question : Function {
+  PyObject* (*const answer)(Given);
+
+  Question(std::string name, PyObject* otherwise, PyObject* (*answer)(Given))
+      : Function(std::move(name), otherwise), answer(answer) {}
+  PyObject* operator()(Given given) const override { return answer(given); }
+};
+
+// An op; one in place returns its input.
+struct OpFunction : Function {
+  const Forward forward;
+  const OperatorHandle plain;
+  std::vector<c10::TypeKind> expected;
+
+  OpFunction(std::string name, PyObject* otherwise, Forward forward, OperatorHandle plain)
+      : Function(std::move(name), otherwise), forward(forward), plain(plain) {
+    for (const c10::Argument& each : plain.schema().arguments()) expected.push_back(each.type()->kind());
+  }
+
+  PyObject* operator()(Given given) const override {
+    if (!leads_to_forward()) return kLeft;
+    Stack stack = stack_of(given);
+    if (stack.empty() || !forward.takes(plain, stack)) return kLeft;
+    {
+      const struct WithoutGil {
+        PyThreadState* const state = PyEval_SaveThread();
+        ~WithoutGil() { PyEval_RestoreThread(state); }
+      } released;
+      forward.run(plain, &stack);
+    }
+    return forward.in_place ? counted(given[0]) : THPVariable_Wrap(stack.back().toTensor());
+  }
+
+ private:
+  // The arguments on a stack, or none if they are not what the schema names.
+  Stack stack_of(Given given) const {
+    Stack stack;
+    if (given.count != expected.size()) return stack;
+    stack.reserve(given.count);
+    for (size_t i = 0; i < given.count; ++i)
+      if (!push(stack, given[i], expected[i])) return {};
+    return stack;
+  }
+
+  static bool push(Stack& stack, PyObject* given, c10::TypeKind expected) {
+    switch (expected) {
+      case c10::TypeKind::OptionalType:
+        if (given == Py_None) {
+          stack.emplace_back();
+          return true;
+        }
+        [[fallthrough]];
+      case c10::TypeKind::TensorType:
+        if (!is_tensor(given) || !tensor(given).defined()) return false;
+        stack.emplace_back(tensor(given));
+        return true;
+      case c10::TypeKind::FloatType:
+        if (const auto scalar = number(given)) {
+          stack.emplace_back(*scalar);
+          return true;
+        }
+        return false;
+      case c10::TypeKind::IntType: {
+        int overflow = 0;
+        if (Py_TYPE(given) != &PyLong_Type) return false;
+        stack.emplace_back(int64_t{PyLong_AsLongLongAndOverflow(given, &overflow)});
+        return overflow == 0;
+      }
+      case c10::TypeKind::BoolType:
+        if (Py_TYPE(given) != &PyBool_Type) return false;
+        stack.emplace_back(given == Py_True);
+        return true;
+      default:
+        return false;
+    }
+  }
+};
+
+PyObject* call(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
+  if (PyObject* const result = function({given, static_cast<size_t>(count)})) return result;
+  PyObject* const arguments = PyTuple_New(count);
+  for (Py_ssize_t i = 0; arguments && i < count; ++i) PyTuple_SetItem(arguments, i, counted(given[i]));
+  PyObject* const result = arguments ? PyObject_CallObject(function.otherwise, arguments) : nullptr;
+  Py_DecRef(arguments);
+  return result;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* object_of(Function* function) {
+  PyObject* const capsule = PyCapsule_New(function, nullptr, nullptr);
+  PyObject* const made = capsule ? PyCFunction_NewEx(&function->definition, capsule, nullptr) : nullptr;
+  Py_DecRef(capsule);
+  return made;
+}
+
+// op(name, otherwise): the op of this name as a function.
+PyObject* op(PyObject*, PyObject* arguments) {
+  HANDLE_TH_ERRORS
+  const char* given = nullptr;
+  PyObject* otherwise = nullptr;
+  if (!PyArg_ParseTuple(arguments, "sO", &given, &otherwise)) return nullptr;
+  const std::string name = given;
+  const OperatorHandle plain = find(name);
+  const bool in_place = name.back() == '_';
+  const NodeSpec& spec = ops().at(name.substr(0, name.size() - in_place));
+  return object_of(new OpFunction(name, otherwise, {spec, in_place}, plain));
+  END_HANDLE_TH_ERRORS
+}
+
+// question(name, otherwise): the function of this name, which is `otherwise` in Python.
+PyObject* question(PyObject*, PyObject* arguments) {
+  static const std::unordered_map<std::string, PyObject* (*)(Given)> questions = {
+      {"takes_in_eager_mode", &questions::takes_in_eager_mode},
+      {"accepts", &questions::accepts},
+      {"rounded", &questions::rounded},
+      {"contiguous", &questions::contiguous},
+      {"weights_fit", &questions::weights_fit},
+      {"softmax_dtype", &questions::softmax_dtype},
+      {"draw_seed", &questions::draw_seed},
+  };
+  HANDLE_TH_ERRORS
+  const char* name = nullptr;
+  PyObject* otherwise = nullptr;
+  if (!PyArg_ParseTuple(arguments, "sO", &name, &otherwise)) return nullptr;
+  return object_of(new Question(name, otherwise, questions.at(name)));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace
+}  // namespace fastact
+
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__calls() {
+  static PyMethodDef functions[] = {{"op", &fastact::op, METH_VARARGS, nullptr},
+                                    {"question", &fastact::question, METH_VARARGS, nullptr},
+                                    {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_calls", nullptr, -1, functions, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}
