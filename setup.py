@@ -30,6 +30,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NODES = "libfastact_autograd"
+PYTHON = "csrc/autograd/python.cpp"
 # Importing the package would load its libraries.
 nodes_library = runpy.run_path(str(Path(__file__).parent / "fastact/nodes.py"))["nodes_library"]
 
@@ -138,7 +139,13 @@ class BuildLibraries(build_ext):
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
         headers += [f"-ffile-prefix-map={ext.torch}=torch"]  # messages name headers, and no folder of this machine
         # What headers of torch's make of pybind11, and nobody calls, is for one release of Python.
-        python = [standard_of(include), *headers, f"-isystem{PYTHON_HEADERS}", "-ffunction-sections", "-fdata-sections"]
+        python = [
+            standard_of(include),
+            *headers,
+            f"-isystem{sysconfig.get_path('include')}",
+            "-ffunction-sections",
+            "-fdata-sections",
+        ]
         jobs = {
             "csrc/runtime/ops.cpp": [("ops", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
             "csrc/kernels/kernels.cpp": [
@@ -146,26 +153,36 @@ class BuildLibraries(build_ext):
                 for name, flags in instruction_sets(machine).items()
             ],
             "csrc/autograd/nodes.cpp": [(output.stem, [standard_of(include), *headers])],  # the last -std counts
-            "csrc/autograd/python.cpp": [(f"{output.stem}_python", python)],
+            PYTHON: [(f"{output.stem}_python", python)],
         }
 
         def compile_one(job):
             source, (stem, flags) = job
             target = build / f"{stem}.o"
-            self.run([compiler, *FLAGS, *flags, "-c", source, "-o", str(target)])
+            try:
+                self.run([compiler, *FLAGS, *flags, "-c", source, "-o", str(target)])
+            except CompileError as error:
+                if source != PYTHON:
+                    raise
+                print(
+                    f"fastact: calls of few elements take longer than they need to, without Python's headers (on "
+                    f"Debian: apt install python3-dev): {error}",
+                    file=sys.stderr,
+                )
+                return None
             return str(target)
 
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
+            compiled = list(pool.map(compile_one, [(source, job) for source in ext.sources for job in jobs[source]]))
         # torch has opened its libraries by the time ours are loaded, so no search path is recorded.
         # libstdc++ first: some releases of libtorch_cpu.so export parts of it, which would be taken from there.
         libraries = [f"-L{ext.torch / 'lib'}", "-lstdc++", "-ltorch_cpu", "-lc10", "-ldl"]
-        if "csrc/autograd/python.cpp" in ext.sources:
+        if PYTHON in ext.sources and None not in compiled:
             libraries += ["-ltorch_python", "-Wl,--gc-sections"]
         if sys.platform == "darwin":  # where a name without a path is not found among those that are open
-            libraries = ["-undefined", "dynamic_lookup"]
+            libraries = ["-undefined", "dynamic_lookup", "-Wl,-dead_strip"]
         libraries += os.environ.get("LDFLAGS", "").split()
-        self.run([compiler, *FLAGS, "-shared", *objects, *libraries, "-o", str(output)])
+        self.run([compiler, *FLAGS, "-shared", *filter(None, compiled), *libraries, "-o", str(output)])
 
     def copy_extensions_to_source(self):
         for stale in Path("fastact").glob("libfastact_autograd-*.so"):
@@ -190,7 +207,6 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-PYTHON_HEADERS = Path(sysconfig.get_path("include"))
 TORCHES = [] if sys.platform == "win32" else torch_folders()
 FILES = {"libfastact": "libfastact.so"} | {
     f"{NODES}_{i}": nodes_library(version_of(torch)) for i, torch in enumerate(TORCHES)
@@ -203,15 +219,8 @@ def extensions():
     kernels = Extension("fastact.libfastact", ["csrc/runtime/ops.cpp", "csrc/kernels/kernels.cpp"], depends=sources)
     yield kernels
     kernels.torch = TORCHES[0] if TORCHES else None
-    of_nodes = ["csrc/autograd/nodes.cpp"]
-    if (PYTHON_HEADERS / "Python.h").exists():
-        of_nodes.append("csrc/autograd/python.cpp")
-    else:
-        print(
-            f"fastact: calls of few elements take longer than they need to: no Python.h in {PYTHON_HEADERS} (on "
-            "Debian: apt install python3-dev)",
-            file=sys.stderr,
-        )
+    # The stable ABI is for objects of a Python with a GIL.
+    of_nodes = ["csrc/autograd/nodes.cpp", *[PYTHON] * (not sysconfig.get_config_var("Py_GIL_DISABLED"))]
     for i, torch in enumerate(TORCHES):
         # Without it everything runs, with nodes in Python: no reason to fail with a torch whose insides are new.
         nodes = Extension(f"fastact.{NODES}_{i}", of_nodes, depends=sources, optional=True)

@@ -68,8 +68,8 @@ def _load_calls() -> tuple[ModuleType | None, str]:
     assert spec is not None
     try:
         return module_from_spec(spec), ""
-    except ImportError:
-        return None, "the library was built without Python's headers"
+    except ImportError as error:
+        return None, f"{error}: a build with Python's headers has them"
 
 
 CALLS, WHY_NO_CALLS = _load_calls()

@@ -82,6 +82,7 @@ MODES: dict[str, Callable[[], AbstractContextManager]] = {
     "function mode": FunctionMode,
     "dispatch mode": DispatchMode,
     "profiler": lambda: profile(activities=[ProfilerActivity.CPU]),
+    "autocast": lambda: torch.autocast("cpu"),
     "below autograd": torch._C._AutoDispatchBelowAutograd,
 }
 
@@ -181,7 +182,25 @@ ANY = [
     None,
     Tensor,
 ]
-ANY_NUMBERS = [0.0, -0.0, 0.3, -1.0, 1, 0, 7e4, 1e39, -1e39, 2**70, math.inf, math.nan, 2.0**-61, True, "1"]
+ANY_NUMBERS = [
+    0.0,
+    -0.0,
+    0.3,
+    -1.0,
+    1,
+    0,
+    7e4,
+    3.4e38,
+    1e39,
+    -1e39,
+    2**70,
+    -(2**63),
+    math.inf,
+    math.nan,
+    2.0**-61,
+    True,
+    "1",
+]
 ANY_NUMBERS += [np.float64(0.3), np.int64(1)]
 
 

@@ -3,6 +3,7 @@
 // wheels do. tools/wheels.py checks the result.
 #pragma once
 
+#include <exception>
 #include <new>
 #include <sstream>
 
@@ -45,5 +46,13 @@ template std::string std::stringbuf::str() &&;
 namespace std {
 __attribute__((weak)) void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 }  // namespace std
+
+// GCC 11's headers have the destructor of std::exception_ptr inline, around a function that older ones keep to
+// themselves. What they have is the destructor, as a function, still.
+extern "C" void fastact_release(void* exception_ptr);
+__asm__(".symver fastact_release,_ZNSt15__exception_ptr13exception_ptrD1Ev@CXXABI_1.3.3");
+namespace std::__exception_ptr {
+__attribute__((weak)) void exception_ptr::_M_release() noexcept { fastact_release(this); }
+}  // namespace std::__exception_ptr
 
 #endif

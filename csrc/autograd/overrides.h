@@ -212,12 +212,15 @@ inline constexpr Overridden kBackwards[] = {
 
 // The conditions of fastact/dispatch.py: numbers in the dtype's range, for which the formulas hold.
 inline bool accepts(int which, at::ScalarType dtype, Arguments pushed) {
+  const double largest = dtype == at::kHalf       ? 65504.0
+                         : dtype == at::kBFloat16 ? 0x1.fep127
+                                                  : double{std::numeric_limits<float>::max()};
   double numbers[most(Kind::kScalar) + 1] = {};
   size_t count = 0;
   for (const IValue& each : pushed) {
     if (!each.isDouble()) continue;
     const double number = numbers[count++] = each.toDouble();
-    if (!(std::abs(number) <= (dtype == at::kHalf ? 65504.0 : double{std::numeric_limits<float>::max()}))) return false;
+    if (!(std::abs(number) <= largest)) return false;
   }
   const auto is_moderate = [](double divisor) { return 0x1p-60 <= std::abs(divisor) && std::abs(divisor) <= 0x1p60; };
   switch (which) {

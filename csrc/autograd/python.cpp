@@ -27,8 +27,9 @@ PyObject* counted(PyObject* object) {
   Py_IncRef(object);
   return object;
 }
-// Answers. (torch's own functions make objects of tensors likewise.)
+// Answers, beside objects: the call is left to another function; an error is set.
 constexpr PyObject* kLeft = nullptr;
+constexpr PyObject* kFailed = nullptr;
 PyObject* answer(bool value) { return PyBool_FromLong(value); }
 
 bool is_tensor(PyObject* object) { return THPVariable_CheckTypeExact(Py_TYPE(object)); }
@@ -41,17 +42,23 @@ std::optional<double> number(PyObject* object) {
   int overflow = 0;
   if (type != &PyLong_Type) return std::nullopt;
   const int64_t integer = PyLong_AsLongLongAndOverflow(object, &overflow);
-  if (overflow != 0) return std::nullopt;
+  if (overflow != 0 || integer == std::numeric_limits<int64_t>::min()) return std::nullopt;  // whose size does not fit
   return static_cast<double>(integer);
 }
 
+struct WithoutGil {
+  PyThreadState* const state = PyEval_SaveThread();
+  WithoutGil() = default;
+  ~WithoutGil() { PyEval_RestoreThread(state); }
+  WithoutGil(const WithoutGil&) = delete;
+};
+
 // Whether the dispatcher would lead a call with plain tensors straight to `Forward`, and nobody is to see it.
 bool leads_to_forward() {
-  constexpr DispatchKeySet usual({DispatchKey::BackendSelect, DispatchKey::ADInplaceOrView});
   const auto keys = c10::impl::tls_local_dispatch_key_set();
-  DispatchKeySet excluded = keys.excluded_ - c10::autocast_dispatch_keyset;
-  if (!at::GradMode::is_enabled()) excluded = excluded - c10::autograd_dispatch_keyset;  // as in inference mode
-  return (keys.included_ - usual - c10::autocast_dispatch_keyset).empty() && excluded.empty() && !is_watched() &&
+  DispatchKeySet excluded = c10::default_excluded_set;  // autocast's, for which a program may have registered a kernel
+  if (!at::GradMode::is_enabled()) excluded = excluded | (keys.excluded_ & c10::autograd_dispatch_keyset);  // inference
+  return (keys.included_ - c10::default_included_set).empty() && keys.excluded_ == excluded && !is_watched() &&
          !at::impl::torch_function_mode_enabled();
 }
 
@@ -74,9 +81,12 @@ PyObject* accepts(Given given) {
     for (int which = 0; which < kElementwiseCount; ++which) numbers.emplace(kOps[which].name, which);
     return numbers;
   }();
-  if (given.count < 2 || Py_TYPE(given[0]) != &PyUnicode_Type || !is_tensor(given[1])) return kLeft;
+  if (given.count < 2 || given.count > 2 + most(Kind::kScalar) || Py_TYPE(given[0]) != &PyUnicode_Type ||
+      !is_tensor(given[1]))
+    return kLeft;
   Py_ssize_t size = 0;
   const char* const name = PyUnicode_AsUTF8AndSize(given[0], &size);
+  if (!name) return kFailed;
   const auto found = ops.find({name, static_cast<size_t>(size)});
   if (found == ops.end()) return kLeft;
   c10::SmallVector<IValue, 2> scalars;
@@ -126,7 +136,10 @@ PyObject* softmax_dtype(Given given) {
 
 PyObject* draw_seed(Given given) {
   if (given.count != 1 || !is_tensor(given[0]) || !tensor(given[0]).is_cpu() || !leads_to_forward()) return kLeft;
-  return THPVariable_Wrap(fastact::draw_seed(tensor(given[0]), std::nullopt));
+  return THPVariable_Wrap([&] {
+    const WithoutGil released;  // another thread may hold the generator for long
+    return fastact::draw_seed(tensor(given[0]), std::nullopt);
+  }());
 }
 
 }  // namespace questions
@@ -170,10 +183,7 @@ struct OpFunction : Function {
     Stack stack = stack_of(given);
     if (stack.empty() || !forward.takes(plain, stack)) return kLeft;
     {
-      const struct WithoutGil {
-        PyThreadState* const state = PyEval_SaveThread();
-        ~WithoutGil() { PyEval_RestoreThread(state); }
-      } released;
+      const WithoutGil released;
       forward.run(plain, &stack);
     }
     return forward.in_place ? counted(given[0]) : THPVariable_Wrap(stack.back().toTensor());
@@ -227,7 +237,8 @@ struct OpFunction : Function {
 PyObject* call(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   const auto& function = *static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr));
-  if (PyObject* const result = function({given, static_cast<size_t>(count)})) return result;
+  PyObject* const answer = function({given, static_cast<size_t>(count)});
+  if (answer || PyErr_Occurred()) return answer;
   PyObject* const arguments = PyTuple_New(count);
   for (Py_ssize_t i = 0; arguments && i < count; ++i) PyTuple_SetItem(arguments, i, counted(given[i]));
   PyObject* const result = arguments ? PyObject_CallObject(function.otherwise, arguments) : nullptr;

@@ -130,6 +130,28 @@ def test_nodes_for_several_releases_and_another_machine(monkeypatch, tmp_path):
     assert f"-isystem{torches[0]}/include" in made["ops.o"]
 
 
+def test_without_pythons_headers(monkeypatch, tmp_path, capsys):
+    """The nodes are built, and the build says what is missing."""
+    monkeypatch.setenv("FASTACT_TORCHES", str(torch_folder(tmp_path / "torch", "2.13.0")))
+    setup = defined(monkeypatch)
+    build, links = setup["BuildLibraries"](setuptools.Distribution()), []
+    build.build_lib, build.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
+    build.compiler = SimpleNamespace(compiler_cxx=[a_compiler_for("x86_64", tmp_path)])
+
+    def run(command):
+        if setup["PYTHON"] in command:
+            raise CompileError("python.cpp: fatal error: Python.h: No such file or directory")
+        links.extend(command for _ in range("-shared" in command))
+
+    build.run = run
+    build.build_library(setup["asked"]["ext_modules"][1])
+    (link,) = links
+    assert [Path(each).name for each in link if each.endswith(".o")] == ["libfastact_autograd-2.13.0.o"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastact: calls of few elements take longer")
+    assert line.endswith("Python.h: No such file or directory")
+
+
 @pytest.mark.parametrize(("machine", "sets"), [("arm64", ["Baseline"]), ("x86_64", ["Avx2", "Avx512", "Baseline"])])
 def test_on_a_mac(monkeypatch, tmp_path, machine, sets):
     monkeypatch.setattr(sys, "platform", "darwin")
