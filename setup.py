@@ -138,14 +138,10 @@ class BuildLibraries(build_ext):
         include = ext.torch / "include"
         headers = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
         headers += [f"-ffile-prefix-map={ext.torch}=torch"]  # messages name headers, and no folder of this machine
-        # What headers of torch's make of pybind11, and nobody calls, is for one release of Python.
-        python = [
-            standard_of(include),
-            *headers,
-            f"-isystem{sysconfig.get_path('include')}",
-            "-ffunction-sections",
-            "-fdata-sections",
-        ]
+        of_python = sysconfig.get_path("include")
+        python = [standard_of(include), *headers, f"-isystem{of_python}", f"-ffile-prefix-map={of_python}=python"]
+        # What torch's headers make of pybind11, and nobody calls, is for one release of Python.
+        python += ["-ffunction-sections", "-fdata-sections"]
         jobs = {
             "csrc/runtime/ops.cpp": [("ops", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", *headers])],
             "csrc/kernels/kernels.cpp": [

@@ -141,6 +141,7 @@ assert Path(fastact.__file__).is_relative_to(sysconfig.get_path("purelib")), fas
 assert not [name for name in COMPILERS if shutil.which(name)], "a compiler is there"
 assert not [name for name in ("triton", "matplotlib", "bokeh", "numpy") if importlib.util.find_spec(name)]
 assert (nodes == "C++") == libraries.HAS_NODES, libraries.WHY_NO_NODES
+assert (libraries.CALLS is not None) == libraries.HAS_NODES, libraries.WHY_NO_CALLS
 modules_are_torchs()
 models_train_as_before()
 watching()
