@@ -25,7 +25,7 @@ from wheels import RELEASES, run  # noqa: E402
 
 BUILD = ROOT / "build/matrix"
 TORCH = (RELEASES[0], "2.13.0", RELEASES[-1])  # the oldest, the one of development, the newest
-CORE = ("values", "gradients", "memory", "dispatch", "modules", "gated", "maxout", "softmax")
+CORE = ("values", "calls", "gradients", "memory", "dispatch", "modules", "gated", "maxout", "softmax")
 TESTS = ["tools/test_build.py", *(f"test_{name}.py" for name in CORE)]
 
 

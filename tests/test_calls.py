@@ -81,7 +81,7 @@ class DispatchMode(TorchDispatchMode):
 MODES: dict[str, Callable[[], AbstractContextManager]] = {
     "function mode": FunctionMode,
     "dispatch mode": DispatchMode,
-    "profiler": lambda: profile(activities=[ProfilerActivity.CPU]),
+    "profiler": lambda: profile(activities=[ProfilerActivity.CPU], acc_events=True),
     "autocast": lambda: torch.autocast("cpu"),
     "below autograd": torch._C._AutoDispatchBelowAutograd,
 }
