@@ -1,4 +1,5 @@
-"""Which calls run fastact's ops, and which are torch's. Decided here, and beside tensors' layouts nowhere else.
+"""Which calls run fastact's ops, and which are torch's. Decided here, and beside tensors' layouts nowhere else. For
+what is usual `csrc/autograd/python.cpp` gives the same answers, sooner.
 
 A call is fastact's whenever the input is a plain tensor of a floating dtype in eager mode and torch accepts its
 arguments: whatever its size. So what is saved for backward, the node in the graph, the random numbers and the errors

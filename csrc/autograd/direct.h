@@ -126,12 +126,17 @@ inline bool set_seed(DirectCall& call, const Tensor& seed, const Tensor& input) 
   return true;
 }
 
+// Whether a weight holds one number, or one per channel of the input.
+inline bool fits_channels(const Tensor& weight, const Tensor& input) {
+  return weight.dim() <= 1 && (weight.numel() == 1 || (input.dim() >= 2 && weight.numel() == input.size(1)));
+}
+
 // Fills in the weight; returns false if the op must see to it.
 inline bool set_weight(DirectCall& call, const Tensor& weight, const Tensor& input) {
-  const int64_t channels = weight.numel();
-  if (!in_one_piece(weight) || weight.device() != input.device() || weight.dim() > 1 ||
-      weight.scalar_type() != input.scalar_type() || (channels != 1 && (input.dim() < 2 || channels != input.size(1))))
+  if (!in_one_piece(weight) || weight.device() != input.device() || weight.scalar_type() != input.scalar_type() ||
+      !fits_channels(weight, input))
     return false;
+  const int64_t channels = weight.numel();
   call.weight = weight.const_data_ptr();
   call.channels = channels;
   call.repeats = channels == 1 ? std::max<int64_t>(2, input.numel()) : input.stride(1);  // 1: they are side by side

@@ -98,8 +98,7 @@ inline int glu(Arguments from, Stack& to) {
 inline int prelu(Arguments from, Stack& to) {
   const Tensor &input = from[0].toTensor(), &weight = from[1].toTensor();
   to.insert(to.end(), {from[0], from[1]});
-  const bool fits = weight.device() == input.device() && weight.dim() <= 1 && weight.is_contiguous() &&
-                    (weight.numel() == 1 || (input.dim() >= 2 && weight.numel() == input.size(1)));
+  const bool fits = weight.device() == input.device() && weight.is_contiguous() && fits_channels(weight, input);
   return fits ? kPReLU : kTorchs;
 }
 

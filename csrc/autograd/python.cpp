@@ -35,15 +35,18 @@ PyObject* answer(bool value) { return PyBool_FromLong(value); }
 bool is_tensor(PyObject* object) { return THPVariable_CheckTypeExact(Py_TYPE(object)); }
 const Tensor& tensor(PyObject* object) { return THPVariable_Unpack(object); }
 
-// The number of an int or a float, not of a class that is derived from one.
-std::optional<double> number(PyObject* object) {
-  PyTypeObject* const type = Py_TYPE(object);
-  if (type == &PyFloat_Type) return PyFloat_AsDouble(object);
+// The number of an int whose size fits too, not of a class that is derived from it; of an int or a float.
+std::optional<int64_t> integer(PyObject* object) {
   int overflow = 0;
-  if (type != &PyLong_Type) return std::nullopt;
-  const int64_t integer = PyLong_AsLongLongAndOverflow(object, &overflow);
-  if (overflow != 0 || integer == std::numeric_limits<int64_t>::min()) return std::nullopt;  // whose size does not fit
-  return static_cast<double>(integer);
+  if (Py_TYPE(object) != &PyLong_Type) return std::nullopt;
+  const int64_t value = PyLong_AsLongLongAndOverflow(object, &overflow);
+  if (overflow != 0 || value == std::numeric_limits<int64_t>::min()) return std::nullopt;
+  return value;
+}
+std::optional<double> number(PyObject* object) {
+  if (Py_TYPE(object) == &PyFloat_Type) return PyFloat_AsDouble(object);
+  if (const auto value = integer(object)) return static_cast<double>(*value);
+  return std::nullopt;
 }
 
 struct WithoutGil {
@@ -116,21 +119,19 @@ PyObject* weights_fit(Given given) {
   for (size_t i = 1; i < given.count; ++i) {
     if (!is_tensor(given[i]) || tensor(given[i]).scalar_type() != input.scalar_type()) return kLeft;
     const Tensor& weight = tensor(given[i]);
-    if (weight.layout() != at::kStrided || weight.dim() > 1 || !weight.is_contiguous()) return answer(false);
-    const int64_t channels = weight.numel();
-    if (channels != 1 && (input.dim() < 2 || channels != input.size(1))) return answer(false);
+    if (weight.layout() != at::kStrided || !weight.is_contiguous() || !fits_channels(weight, input))
+      return answer(false);
   }
   return answer(true);
 }
 
 PyObject* softmax_dtype(Given given) {
-  if (given.count != 3 || !is_tensor(given[0]) || Py_TYPE(given[1]) != &PyLong_Type || given[2] != Py_None ||
-      tensor(given[0]).is_cuda())  // where autocast has a say
-    return kLeft;
-  const auto dim = number(given[1]);
+  if (given.count != 3 || !is_tensor(given[0]) || given[2] != Py_None || tensor(given[0]).is_cuda())
+    return kLeft;  // on a GPU autocast has a say
+  const auto dim = integer(given[1]);
   if (!dim) return kLeft;
   const Tensor& input = tensor(given[0]);
-  const bool fits = *dim == -1 || has_dim(input, static_cast<int64_t>(*dim));
+  const bool fits = *dim == -1 || has_dim(input, *dim);
   return PyLong_FromLong(fits ? static_cast<long>(input.scalar_type()) : 0);
 }
 
@@ -218,12 +219,12 @@ struct OpFunction : Function {
           return true;
         }
         return false;
-      case c10::TypeKind::IntType: {
-        int overflow = 0;
-        if (Py_TYPE(given) != &PyLong_Type) return false;
-        stack.emplace_back(int64_t{PyLong_AsLongLongAndOverflow(given, &overflow)});
-        return overflow == 0;
-      }
+      case c10::TypeKind::IntType:
+        if (const auto value = integer(given)) {
+          stack.emplace_back(*value);
+          return true;
+        }
+        return false;
       case c10::TypeKind::BoolType:
         if (Py_TYPE(given) != &PyBool_Type) return false;
         stack.emplace_back(given == Py_True);
