@@ -51,6 +51,12 @@ inline std::vector<IValue> with_first(Arguments arguments, const Tensor& first) 
   return changed;
 }
 
+// A tensor, or an undefined one in the place of None.
+inline const Tensor& tensor_or_none(const IValue& argument) {
+  static const Tensor none;
+  return argument.isNone() ? none : argument.toTensor();
+}
+
 // The kernel of an op at the autograd keys.
 struct Forward : c10::OperatorKernel {
   const NodeSpec& op;
@@ -59,8 +65,11 @@ struct Forward : c10::OperatorKernel {
   Forward(const NodeSpec& op, bool in_place) : op(op), in_place(in_place) {}
 
   void operator()(const OperatorHandle& plain, DispatchKeySet keys, Stack* stack) {
-    if (!takes(plain, torch::jit::last(*stack, op.arguments))) return run_decomposition(plain, keys, stack);
-    run(plain, stack);
+    const Arguments arguments = torch::jit::last(*stack, op.arguments);
+    if (!takes(plain, arguments)) return run_decomposition(plain, keys, stack);
+    Tensor output = run(plain, arguments);
+    torch::jit::drop(*stack, op.arguments);
+    if (!in_place) stack->emplace_back(std::move(output));
   }
 
   // Whether all tensors are plain, and have a kernel.
@@ -70,102 +79,101 @@ struct Forward : c10::OperatorKernel {
     return has_kernel(plain, arguments[0].toTensor());
   }
 
-  // Runs the op where it takes the arguments.
-  void run(const OperatorHandle& plain, Stack* stack) const {
-    const auto arguments = torch::jit::last(*stack, op.arguments);
+  // Runs the op where it takes the arguments, and returns the output; in place, the input.
+  Tensor run(const OperatorHandle& plain, Arguments arguments) const {
     bool needs_gradient = false;
-    for (size_t i = 0; i < op.tensors; ++i)
-      needs_gradient = needs_gradient || (!arguments[i].isNone() && arguments[i].toTensor().requires_grad());
-    if (needs_gradient && at::GradMode::is_enabled()) {
-      run_with_node(plain, stack);
-    } else {
-      run_below(plain, false, stack);
+    for (size_t i = 0; i < op.tensors; ++i) {
+      const Tensor& each = tensor_or_none(arguments[i]);
+      needs_gradient = needs_gradient || (each.defined() && each.requires_grad());
     }
+    if (needs_gradient && at::GradMode::is_enabled()) return run_with_node(plain, arguments);
+    return run_below(plain, false, arguments).output;
   }
 
   // The same below autograd, where versions have been counted.
-  void run_kernel(const OperatorHandle& plain, Stack* stack) const {
-    if (call_directly(false, stack)) return;
+  Tensor run_kernel(const OperatorHandle& plain, Arguments arguments) const {
+    if (Results results; call_directly(false, arguments, results)) return std::move(results.output);
     at::AutoDispatchBelowADInplaceOrView below;
-    plain.callBoxed(stack);
+    return call_boxed(plain, arguments).output;
   }
 
  private:
+  struct Results {
+    Tensor output, found;  // what backward needs, if the op returns that
+  };
+
   // Runs the op below autograd, or the one that also returns what backward needs.
-  void run_below(const OperatorHandle& called, bool saving, Stack* stack) const {
-    if (call_directly(saving, stack)) return;
+  Results run_below(const OperatorHandle& called, bool saving, Arguments arguments) const {
+    if (Results results; call_directly(saving, arguments, results)) return results;
     at::AutoDispatchBelowAutograd below;
-    called.callBoxed(stack);
+    return call_boxed(called, arguments);
+  }
+
+  Results call_boxed(const OperatorHandle& called, Arguments arguments) const {
+    Stack stack(arguments.begin(), arguments.end());
+    called.callBoxed(&stack);
+    Results results;
+    auto next = stack.begin();
+    results.output = in_place ? arguments[0].toTensor() : std::move(*next++).toTensor();
+    if (next != stack.end()) results.found = std::move(*next).toTensor();
+    return results;
   }
 
   static bool has_kernel(const OperatorHandle& op, const Tensor& tensor) {
     return tensor.is_cpu() || (tensor.is_cuda() && op.hasKernelForDispatchKey(DispatchKey::CUDA)) || tensor.is_meta();
   }
 
-  bool call_directly(bool saving, Stack* stack) const {
+  bool call_directly(bool saving, Arguments arguments, Results& results) const {
     if (op.direct < 0 || !run_direct()) return false;
-    const auto arguments = torch::jit::last(*stack, op.arguments);
     const Tensor& input = arguments[0].toTensor();
     if (!is_direct(input) || is_watched()) return false;
     if (in_place && input.is_inference() && !c10::InferenceMode::is_enabled()) return false;  // is refused
     if (op.packed && !(input.is_contiguous() && can_be_halved(input, arguments[1].toInt()))) return false;
-    Tensor output = in_place    ? input
-                    : op.packed ? new_tensor(halved_sizes(input, arguments[1].toInt()), input.scalar_type(), input)
-                                : new_like(input);
-    Tensor mask;
-    if (saving && op.saves == Saves::kMask) mask = new_mask(input);
-    if (!run_directly(op, arguments, output, mask)) return false;
-    torch::jit::drop(*stack, op.arguments);
-    if (!in_place) {
-      stack->emplace_back(std::move(output));
-    } else if (!c10::impl::tls_is_dispatch_key_excluded(DispatchKey::ADInplaceOrView)) {  // or it was counted there
-      torch::autograd::increment_version(output);
-    }
-    if (mask.defined()) stack->emplace_back(std::move(mask));
+    results.output = in_place    ? input
+                     : op.packed ? new_tensor(halved_sizes(input, arguments[1].toInt()), input.scalar_type(), input)
+                                 : new_like(input);
+    if (saving && op.saves == Saves::kMask) results.found = new_mask(input);
+    if (!run_directly(op, arguments, results.output, results.found)) return false;
+    // Or it was counted there.
+    if (in_place && !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::ADInplaceOrView))
+      torch::autograd::increment_version(input);
     return true;
   }
 
-  void run_with_node(const OperatorHandle& plain, Stack* stack) const {
-    const auto arguments = torch::jit::last(*stack, op.arguments);
-    c10::SmallVector<Tensor, 3> inputs;
-    for (size_t i = 0; i < op.tensors; ++i)
-      inputs.push_back(arguments[i].isNone() ? Tensor() : arguments[i].toTensor());
-    const Tensor& input = inputs[0];
+  Tensor run_with_node(const OperatorHandle& plain, Arguments arguments) const {
+    const Tensor& input = arguments[0].toTensor();
     if (in_place) torch::autograd::check_inplace(input, true);
     auto node = make_node<Backward>(op);
-    for (const Tensor& each : inputs)
-      node->add_next_edge(each.defined() ? torch::autograd::impl::gradient_edge(each) : torch::autograd::Edge());
+    for (const IValue& each : arguments.slice(0, op.tensors))
+      node->add_next_edge(each.isNone() ? torch::autograd::Edge()
+                                        : torch::autograd::impl::gradient_edge(each.toTensor()));
     if (op.adds_last && !input.requires_grad() &&
-        !inputs[1].requires_grad()) {  // the residual's alone: nothing to save
-      run_below(plain, false, stack);
-      torch::autograd::set_history(stack->back().toTensor(), node);
-      return;
+        !arguments[1].toTensor().requires_grad()) {  // the residual's alone: nothing to save
+      Tensor output = run_below(plain, false, arguments).output;
+      torch::autograd::set_history(output, node);
+      return output;
     }
     for (size_t i = op.tensors + op.random; i < op.arguments; ++i) node->saved.scalars.push_back(arguments[i]);
     if (op.ends_in_dtype) node->saved.scalars.back() = static_cast<int64_t>(input.scalar_type());
-    std::optional<Tensor> seed;
-    if (op.random) seed = arguments[op.tensors].toTensor();
     Registry* const registry = Registry::open();
     std::optional<Call> call = registry ? registry->note(*op.plain, arguments) : std::nullopt;
     if (op.saves == Saves::kInputs) {
       if (in_place && registry) node->overwritten = registry->remade(input);
       node->was_overwritten = node->overwritten != nullptr;
       for (size_t i = 0; i < op.tiles; ++i) {
+        const Tensor& each = arguments[i].toTensor();
         if (node->was_overwritten) {
           node->tensors.emplace_back();
         } else if (in_place) {
-          const Tensor copy = inputs[i].clone();
+          const Tensor copy = each.clone();
           node->tensors.emplace_back(copy, false);
           if (registry) call = registry->note(*op.plain, with_first(arguments, copy));
         } else {
-          node->tensors.emplace_back(inputs[i], false);
+          node->tensors.emplace_back(each, false);
         }
       }
     }
-    run_below(in_place ? *op.saving_in_place : *op.saving, true, stack);
-    Tensor found;
-    if (op.saves == Saves::kMask || op.saves == Saves::kIndices) found = torch::jit::pop(*stack).toTensor();
-    const Tensor output = in_place ? input : stack->back().toTensor();
+    auto [output, found] = run_below(in_place ? *op.saving_in_place : *op.saving, true, arguments);
     if (op.saves == Saves::kMask && !output.is_contiguous()) node->saved.strides = output.strides().vec();
     if (in_place) {
       torch::autograd::rebase_history(input, node);
@@ -181,11 +189,12 @@ struct Forward : c10::OperatorKernel {
     if (found.defined()) node->tensors.emplace_back(std::move(found), false);
     if (op.saves == Saves::kOutput) node->tensors.emplace_back(output, true, in_place && output.is_view());
     for (size_t i = op.tiles; i < op.tensors - op.adds_last; ++i) {
+      const Tensor& each = tensor_or_none(arguments[i]);
       // Beside a mask, only the shape of a bias is needed: it may change before backward, as beside torch's ops.
-      node->tensors.emplace_back(
-          op.saves == Saves::kMask ? at::empty(inputs[i].sizes(), inputs[i].options()) : inputs[i], false);
+      node->tensors.emplace_back(op.saves == Saves::kMask ? at::empty(each.sizes(), each.options()) : each, false);
     }
-    if (seed) node->tensors.emplace_back(*seed, false);
+    if (op.random) node->tensors.emplace_back(arguments[op.tensors].toTensor(), false);
+    return output;
   }
 };
 

@@ -36,9 +36,10 @@ inline std::atomic<uint64_t>& gpus_left() {
 
 // How calls of torch's ops become calls of fastact's. Each function pushes the arguments for fastact's op, from those
 // of torch's, and returns the number of the op, or kTorchs where torch's must run.
-using Translate = int (*)(Arguments, Stack&);
+using Pushed = c10::SmallVector<IValue, 6>;
+using Translate = int (*)(Arguments, Pushed&);
 
-inline void push_number(Stack& to, const IValue& scalar) {
+inline void push_number(Pushed& to, const IValue& scalar) {
   // A complex number becomes one that no op accepts.
   const at::Scalar number = scalar.toScalar();
   to.emplace_back(number.isComplex() ? NAN : number.toDouble());
@@ -46,7 +47,7 @@ inline void push_number(Stack& to, const IValue& scalar) {
 
 // `tensors` tensors, then numbers.
 template <int which, size_t tensors = 1>
-int same(Arguments from, Stack& to) {
+int same(Arguments from, Pushed& to) {
   for (size_t i = 0; i < from.size(); ++i) {
     if (i < tensors) {
       to.push_back(from[i]);
@@ -57,7 +58,7 @@ int same(Arguments from, Stack& to) {
   return which;
 }
 
-inline int hardtanh(Arguments from, Stack& to) {
+inline int hardtanh(Arguments from, Pushed& to) {
   same<kHardtanh>(from, to);
   const size_t low = to.size() - 2;
   if (to[low].toDouble() != 0 || to[low + 1].toDouble() != 6) return kHardtanh;
@@ -66,7 +67,7 @@ inline int hardtanh(Arguments from, Stack& to) {
 }
 
 // torch's ELU has two more parameters, by which SELU and CELU call it. The tensors are pushed already.
-inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& input_scale, Stack& to) {
+inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& input_scale, Pushed& to) {
   for (const IValue* each : {&alpha, &scale, &input_scale})
     if (each->toScalar().isComplex()) return kTorchs;
   constexpr double kSeluAlpha = 1.6732632423543772848170429916717, kSeluScale = 1.0507009873554804934193349852946;
@@ -76,7 +77,7 @@ inline int elu_kind(const IValue& alpha, const IValue& scale, const IValue& inpu
   to.emplace_back(a);
   return i == 1 ? kELU : kCELU;
 }
-inline int elu(Arguments from, Stack& to) {
+inline int elu(Arguments from, Pushed& to) {
   to.push_back(from[0]);
   return elu_kind(from[1], from[2], from[3], to);
 }
@@ -85,26 +86,27 @@ inline int gelu_kind(const IValue& approximate) {
   const auto text = approximate.toStringView();
   return text == "none" ? kGELU : text == "tanh" ? kGELUTanh : kTorchs;
 }
-inline int gelu(Arguments from, Stack& to) {
+inline int gelu(Arguments from, Pushed& to) {
   to.push_back(from[0]);
   return gelu_kind(from[1]);
 }
 
-inline int glu(Arguments from, Stack& to) {
-  to.insert(to.end(), {from[0], from[1], false});
+inline int glu(Arguments from, Pushed& to) {
+  to.append({from[0], from[1], false});
   return can_be_halved(from[0].toTensor(), from[1].toInt()) ? kGLU : kTorchs;
 }
 
-inline int prelu(Arguments from, Stack& to) {
+inline int prelu(Arguments from, Pushed& to) {
   const Tensor &input = from[0].toTensor(), &weight = from[1].toTensor();
-  to.insert(to.end(), {from[0], from[1]});
+  to.append({from[0], from[1]});
   const bool fits = weight.device() == input.device() && weight.is_contiguous() && fits_channels(weight, input);
   return fits ? kPReLU : kTorchs;
 }
 
-inline int rrelu(Arguments from, Stack& to) {
-  if (!from[3].toBool()) return kTorchs;     // which is leaky_relu
-  to.insert(to.end(), {from[0], IValue()});  // the seed, which is drawn when nothing can fail any more
+inline int rrelu(Arguments from, Pushed& to) {
+  if (!from[3].toBool()) return kTorchs;  // which is leaky_relu
+  to.push_back(from[0]);
+  to.emplace_back();  // the seed, which is drawn when nothing can fail any more
   push_number(to, from[1]);
   push_number(to, from[2]);
   return kRReLU;
@@ -115,31 +117,33 @@ inline bool has_dim(const Tensor& tensor, int64_t dim) {
   return -dims <= dim && dim < dims;
 }
 template <int kind>
-int softmax(Arguments from, Stack& to) {
+int softmax(Arguments from, Pushed& to) {
   const Tensor& input = from[0].toTensor();
   const bool widens = from[2].toBool();  // which torch does to float16 on a GPU, and nowhere else
-  to.insert(to.end(), {from[0], from[1], static_cast<int64_t>(widens ? at::kFloat : input.scalar_type())});
+  to.push_back(from[0]);
+  to.push_back(from[1]);
+  to.emplace_back(static_cast<int64_t>(widens ? at::kFloat : input.scalar_type()));
   const bool valid = !widens || (input.is_cuda() && input.scalar_type() == at::kHalf);
   return valid && has_dim(input, from[1].toInt()) ? kElementwiseCount + kind : kTorchs;
 }
 
 // Of the backward ops: (grad, what was saved, …).
-inline int elu_backward(Arguments from, Stack& to) {
+inline int elu_backward(Arguments from, Pushed& to) {
   if (!from[4].toBool()) return kTorchs;  // the input was saved
-  to.insert(to.end(), {from[0], from[5]});
+  to.append({from[0], from[5]});
   return elu_kind(from[1], from[2], from[3], to);
 }
-inline int gelu_backward(Arguments from, Stack& to) {
-  to.insert(to.end(), {from[0], from[1]});
+inline int gelu_backward(Arguments from, Pushed& to) {
+  to.append({from[0], from[1]});
   return gelu_kind(from[2]);
 }
-inline int glu_backward(Arguments from, Stack& to) {
-  to.insert(to.end(), {from[0], from[1], from[2], false});
+inline int glu_backward(Arguments from, Pushed& to) {
+  to.append({from[0], from[1], from[2], false});
   return can_be_halved(from[1].toTensor(), from[2].toInt()) ? kGLU : kTorchs;
 }
 template <int kind>
-int softmax_backward(Arguments from, Stack& to) {
-  to.insert(to.end(), {from[0], from[1], from[2], from[3]});
+int softmax_backward(Arguments from, Pushed& to) {
+  to.append(from.begin(), from.end());
   const Tensor& grad = from[0].toTensor();
   const auto input = static_cast<at::ScalarType>(from[3].toInt());
   const bool fits = input == grad.scalar_type() || (grad.is_cuda() && input == at::kHalf);
@@ -148,7 +152,7 @@ int softmax_backward(Arguments from, Stack& to) {
 
 // Whether fastact's backward takes these, pushed: torch's also broadcasts and promotes. Where they lie in memory in
 // different ways, torch chooses how the result does.
-inline bool match(int which, const Stack& pushed) {
+inline bool match(int which, Arguments pushed) {
   const Tensor &grad = pushed[0].toTensor(), &saved = pushed[1].toTensor();
   if (which != kGLU) return same_layout(grad, saved);
   return grad.scalar_type() == saved.scalar_type() &&
@@ -156,12 +160,19 @@ inline bool match(int which, const Stack& pushed) {
          saved.is_contiguous();
 }
 
+// The kernel of an op with these arguments after its input, as torch's C++ hands them on: unboxed. To put them on a
+// stack takes a twentieth of a call of few elements.
+struct Override;
+template <class... Given>
+torch::CppFunction with(Override);
+
 // An op of torch's. Those that are made of other ops for most devices stand here all the same where the whole saves
 // less than its parts, or has one pass instead of several.
 struct Overridden {
   const char* name;
   Translate translate;
-  uint64_t stand_ins;  // all that `translate` can return
+  uint64_t stand_ins;                                 // all that `translate` can return
+  torch::CppFunction (*unboxed)(Override) = nullptr;  // of a forward op
 };
 template <class... Which>
 constexpr uint64_t bits(Which... which) {
@@ -169,28 +180,28 @@ constexpr uint64_t bits(Which... which) {
 }
 
 inline constexpr Overridden kForwards[] = {
-    {"relu", same<kReLU>, bits(kReLU)},
-    {"leaky_relu", same<kLeakyReLU>, bits(kLeakyReLU)},
-    {"rrelu", rrelu, bits(kRReLU)},
-    {"threshold", same<kThreshold>, bits(kThreshold)},
-    {"hardtanh", hardtanh, bits(kHardtanh, kReLU6)},
-    {"prelu", prelu, bits(kPReLU)},
-    {"elu", elu, bits(kELU, kSELU, kCELU)},
-    {"celu", same<kCELU>, bits(kCELU)},
-    {"sigmoid", same<kSigmoid>, bits(kSigmoid)},
-    {"tanh", same<kTanh>, bits(kTanh)},
-    {"hardsigmoid", same<kHardsigmoid>, bits(kHardsigmoid)},
-    {"silu", same<kSiLU>, bits(kSiLU)},
-    {"gelu", gelu, bits(kGELU, kGELUTanh)},
-    {"mish", same<kMish>, bits(kMish)},
-    {"hardswish", same<kHardswish>, bits(kHardswish)},
-    {"hardshrink", same<kHardshrink>, bits(kHardshrink)},
-    {"softshrink", same<kSoftshrink>, bits(kSoftshrink)},
-    {"softplus", same<kSoftplus>, bits(kSoftplus)},
-    {"log_sigmoid", same<kLogSigmoid>, bits(kLogSigmoid)},
-    {"glu", glu, bits(kGLU)},
-    {"_softmax", softmax<kSoftmax>, bits(kElementwiseCount + kSoftmax)},
-    {"_log_softmax", softmax<kLogSoftmax>, bits(kElementwiseCount + kLogSoftmax)},
+    {"relu", same<kReLU>, bits(kReLU), with<>},
+    {"leaky_relu", same<kLeakyReLU>, bits(kLeakyReLU), with<const at::Scalar&>},
+    {"rrelu", rrelu, bits(kRReLU), with<const at::Scalar&, const at::Scalar&, bool, std::optional<at::Generator>>},
+    {"threshold", same<kThreshold>, bits(kThreshold), with<const at::Scalar&, const at::Scalar&>},
+    {"hardtanh", hardtanh, bits(kHardtanh, kReLU6), with<const at::Scalar&, const at::Scalar&>},
+    {"prelu", prelu, bits(kPReLU), with<const Tensor&>},
+    {"elu", elu, bits(kELU, kSELU, kCELU), with<const at::Scalar&, const at::Scalar&, const at::Scalar&>},
+    {"celu", same<kCELU>, bits(kCELU), with<const at::Scalar&>},
+    {"sigmoid", same<kSigmoid>, bits(kSigmoid), with<>},
+    {"tanh", same<kTanh>, bits(kTanh), with<>},
+    {"hardsigmoid", same<kHardsigmoid>, bits(kHardsigmoid), with<>},
+    {"silu", same<kSiLU>, bits(kSiLU), with<>},
+    {"gelu", gelu, bits(kGELU, kGELUTanh), with<std::string_view>},
+    {"mish", same<kMish>, bits(kMish), with<>},
+    {"hardswish", same<kHardswish>, bits(kHardswish), with<>},
+    {"hardshrink", same<kHardshrink>, bits(kHardshrink), with<const at::Scalar&>},
+    {"softshrink", same<kSoftshrink>, bits(kSoftshrink), with<const at::Scalar&>},
+    {"softplus", same<kSoftplus>, bits(kSoftplus), with<const at::Scalar&, const at::Scalar&>},
+    {"log_sigmoid", same<kLogSigmoid>, bits(kLogSigmoid), with<>},
+    {"glu", glu, bits(kGLU), with<int64_t>},
+    {"_softmax", softmax<kSoftmax>, bits(kElementwiseCount + kSoftmax), with<int64_t, bool>},
+    {"_log_softmax", softmax<kLogSoftmax>, bits(kElementwiseCount + kLogSoftmax), with<int64_t, bool>},
 };
 
 // Of what torch's nodes and its compiled graphs call. (Where a mask is saved here, torch saves a tensor that no kernel
@@ -304,7 +315,7 @@ inline Why why_torchs(const Tensor& tensor, const Tensor& first) {
   return nullptr;
 }
 
-// The kernel of one of torch's ops at one key.
+// The kernel of one of torch's ops at one key: boxed, with its arguments on a stack.
 struct Override : c10::OperatorKernel {
   enum class Form { kFunctional, kInPlace, kOut, kBackward };
 
@@ -322,36 +333,61 @@ struct Override : c10::OperatorKernel {
         torchs(aten.getComputedKernelForDispatchKey(key)) {}
 
   void operator()(const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
-    const uint64_t wanted = active().load(std::memory_order_relaxed) & overridden.stand_ins;
-    if (is_seen()) return run_seen(wanted, aten, keys, stack);
-    if (wanted == 0 || within()) return torchs.callBoxed(aten, keys, stack);
-    Answer answer;
-    if (run(wanted, stack, answer)) torchs.callBoxed(aten, keys, stack);
+    const size_t begin = stack->size() - arguments;
+    Tensor output = run(torch::jit::last(*stack, arguments), [&](Arguments) {
+      torchs.callBoxed(aten, keys, stack);
+      return torch::jit::pop(*stack).toTensor();
+    });
+    stack->resize(begin);
+    stack->emplace_back(std::move(output));
+  }
+
+  // The same with the arguments in a list.
+  Tensor operator()(DispatchKeySet keys, Arguments from) const {
+    return run(from, [&](Arguments from) {
+      Stack stack(from.begin(), from.end());
+      torchs.callBoxed(torchs.opHandle(), keys, &stack);
+      return std::move(stack[0]).toTensor();
+    });
   }
 
  private:
   struct Answer {
     int which = kTorchs;
     size_t refused = 0;  // the number of the argument that the reason is about
+    Tensor output;
   };
 
+  // Returns the output of fastact's op, or that of torch's.
+  template <class Torchs>
+  Tensor run(Arguments from, const Torchs& run_torchs) const {
+    const uint64_t wanted = active().load(std::memory_order_relaxed) & overridden.stand_ins;
+    if (is_seen()) return run_seen(wanted, from, run_torchs);
+    if (wanted == 0 || within()) return run_torchs(from);
+    Answer answer;
+    if (run_ours(wanted, from, answer)) return run_torchs(from);
+    return std::move(answer.output);
+  }
+
   // The same for a call that is to be reported.
-  void run_seen(uint64_t wanted, const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
+  template <class Torchs>
+  Tensor run_seen(uint64_t wanted, Arguments from, const Torchs& run_torchs) const {
     SeenCall call;
     SeenCall& whole = *SeenCall::outermost();
     if (within()) {
       whole.torch_within = true;
-      return torchs.callBoxed(aten, keys, stack);
+      return run_torchs(from);
     }
     Answer answer;
-    const Stack given = torch::jit::last(*stack, arguments).vec();
-    const Why why = run(wanted, stack, answer);
-    if (why) torchs.callBoxed(aten, keys, stack);
+    const std::vector<IValue> given = from.vec();
+    const Why why = run_ours(wanted, from, answer);
+    if (why) answer.output = run_torchs(from);
     whole.kernel_ran |= !why;
     whole.torch_within |= why && !call.is_outermost();
-    if (!call.is_outermost()) return;
-    call.report(aten.operator_name().name, row_of(answer.which), why == kNotWanted ? "" : why, why == kNotWanted,
-                given[answer.refused].toTensor(), stack->back().toTensor());
+    if (call.is_outermost())
+      call.report(torchs.opHandle().operator_name().name, row_of(answer.which), why == kNotWanted ? "" : why,
+                  why == kNotWanted, given[answer.refused].toTensor(), answer.output);
+    return std::move(answer.output);
   }
 
   // The name of the op that stands in, or would; nothing where that is open.
@@ -364,11 +400,9 @@ struct Override : c10::OperatorKernel {
     return stand_in_name(which);
   }
 
-  // Runs fastact's op, or returns why not; then the stack is as it was. That the op is wanted is asked last, so that
-  // the answer says whether it would run.
-  Why run(uint64_t wanted, Stack* stack, Answer& answer) const {
-    const size_t begin = stack->size() - arguments;
-    const Arguments from(stack->data() + begin, arguments);
+  // Runs fastact's op, or returns why not. That the op is wanted is asked last, so that the answer says whether it
+  // would run.
+  Why run_ours(uint64_t wanted, Arguments from, Answer& answer) const {
     for (size_t i = 0; i < arguments; ++i) {
       if (!from[i].isTensor()) continue;
       answer.refused = i;
@@ -376,8 +410,7 @@ struct Override : c10::OperatorKernel {
     }
     answer.refused = 0;
     if (at_autograd && in_transform()) return "function transform";
-    Stack to;
-    to.reserve(6);
+    Pushed to;
     const int which = answer.which = overridden.translate(form == Form::kOut ? from.slice(0, arguments - 1) : from, to);
     if (which == kTorchs) return "arguments that the kernel does not take";
     const Tensor& input = from[0].toTensor();
@@ -394,50 +427,54 @@ struct Override : c10::OperatorKernel {
     if (input.is_cuda() && !stand_in.plain->hasKernelForDispatchKey(DispatchKey::CUDA)) return "no kernel for {device}";
     try {
       if (form == Form::kOut) {
-        if (!write_out(*stand_in.op, from.back().toTensor(), to)) return "out of another dtype or layout";
+        answer.output = from.back().toTensor();
+        if (!write_out(*stand_in.op, answer.output, to)) return "out of another dtype or layout";
       } else {
-        call(stand_in, from, to);
+        answer.output = call(stand_in, to);
       }
     } catch (const std::exception&) {
       // A GPU's kernel may not compile or load; it has said so (fastact/dispatch.py). Other errors are torch's too.
       if (!input.is_cuda()) throw;
       return "the kernel failed on {device}";
     }
-    stack->resize(begin);
-    stack->push_back(std::move(to[0]));
     return nullptr;
   }
 
-  // Writes the result into a tensor of the caller's and leaves that in `to`. What would have to be copied is torch's.
-  static bool write_out(const NodeSpec& op, Tensor out, Stack& to) {
-    const Tensor& input = to[0].toTensor();
+  // Writes the result into a tensor of the caller's. What would have to be copied is torch's.
+  static bool write_out(const NodeSpec& op, const Tensor& out, Arguments pushed) {
+    const Tensor& input = pushed[0].toTensor();
     if (op.direct < 0 || !run_direct() || !in_one_piece(input) || out.scalar_type() != input.scalar_type() ||
         at::get_overlap_status(input, out) == at::MemOverlapStatus::Partial)
       return false;
     if (out.numel() == 0 && input.is_contiguous()) out.resize_(input.sizes());
-    if (!in_one_piece(out) || !same_layout(out, input) || !run_directly(op, to, out, {})) return false;
-    to = {out};
-    return true;
+    return in_one_piece(out) && same_layout(out, input) && run_directly(op, pushed, out, {});
   }
 
-  void call(const StandIn& stand_in, Arguments from, Stack& to) const {
+  Tensor call(const StandIn& stand_in, Arguments pushed) const {
     const Within guard;
     if (form == Form::kBackward) {
+      Stack stack(pushed.begin(), pushed.end());
       at::AutoDispatchBelowADInplaceOrView below;
-      stand_in.op->backward->callBoxed(&to);
-    } else {
-      const bool in_place = form == Form::kInPlace;
-      const Forward forward(*stand_in.op, in_place);
-      const OperatorHandle& called = in_place ? *stand_in.in_place : *stand_in.plain;
-      if (at_autograd) {
-        forward.run(called, &to);
-      } else {
-        forward.run_kernel(called, &to);
-      }
-      if (in_place) to.push_back(from[0]);
+      stand_in.op->backward->callBoxed(&stack);
+      return std::move(stack[0]).toTensor();
     }
+    const bool in_place = form == Form::kInPlace;
+    const Forward forward(*stand_in.op, in_place);
+    const OperatorHandle& called = in_place ? *stand_in.in_place : *stand_in.plain;
+    return at_autograd ? forward.run(called, pushed) : forward.run_kernel(called, pushed);
   }
 };
+
+template <class... Given>
+torch::CppFunction with(Override op) {
+  if (op.form == Override::Form::kInPlace)
+    return torch::CppFunction([op](DispatchKeySet keys, Tensor& input, Given... given) -> Tensor& {
+      op(keys, {input, given...});
+      return input;
+    });
+  return torch::CppFunction(
+      [op](DispatchKeySet keys, const Tensor& input, Given... given) { return op(keys, {input, given...}); });
+}
 
 inline bool is_autograd(DispatchKey key) { return key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA; }
 
@@ -455,8 +492,11 @@ inline void override_at(torch::Library& library, DispatchKey key, const std::str
   if (!at_autograd && aten->hasKernelForDispatchKey(DispatchKey::CompositeImplicitAutograd) &&
       !aten->hasKernelForDispatchKey(key))
     return;
-  library.impl((overload.empty() ? name : name + "." + overload).c_str(),
-               torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(op, form, at_autograd, *aten, key)));
+  const Override kernel(op, form, at_autograd, *aten, key);
+  const bool is_boxed = form == Override::Form::kOut || form == Override::Form::kBackward;
+  library.impl(
+      (overload.empty() ? name : name + "." + overload).c_str(),
+      is_boxed ? torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Override>(kernel)) : op.unboxed(kernel));
 }
 
 // Calls `body` with a library and the key that its kernels are for, for each key at which torch's kernels are replaced.

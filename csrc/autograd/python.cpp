@@ -181,53 +181,47 @@ struct OpFunction : Function {
 
   PyObject* operator()(Given given) const override {
     if (!leads_to_forward()) return kLeft;
-    Stack stack = stack_of(given);
-    if (stack.empty() || !forward.takes(plain, stack)) return kLeft;
-    {
+    if (given.count != expected.size()) return kLeft;
+    Pushed arguments;
+    for (size_t i = 0; i < given.count; ++i)
+      if (!push(arguments, given[i], expected[i])) return kLeft;
+    if (!forward.takes(plain, arguments)) return kLeft;
+    Tensor output = [&] {
       const WithoutGil released;
-      forward.run(plain, &stack);
-    }
-    return forward.in_place ? counted(given[0]) : THPVariable_Wrap(stack.back().toTensor());
+      return forward.run(plain, arguments);
+    }();
+    return forward.in_place ? counted(given[0]) : THPVariable_Wrap(std::move(output));
   }
 
  private:
-  // The arguments on a stack, or none if they are not what the schema names.
-  Stack stack_of(Given given) const {
-    Stack stack;
-    if (given.count != expected.size()) return stack;
-    stack.reserve(given.count);
-    for (size_t i = 0; i < given.count; ++i)
-      if (!push(stack, given[i], expected[i])) return {};
-    return stack;
-  }
-
-  static bool push(Stack& stack, PyObject* given, c10::TypeKind expected) {
+  // Returns false for an argument that is not what the schema names.
+  static bool push(Pushed& to, PyObject* given, c10::TypeKind expected) {
     switch (expected) {
       case c10::TypeKind::OptionalType:
         if (given == Py_None) {
-          stack.emplace_back();
+          to.emplace_back();
           return true;
         }
         [[fallthrough]];
       case c10::TypeKind::TensorType:
         if (!is_tensor(given) || !tensor(given).defined()) return false;
-        stack.emplace_back(tensor(given));
+        to.emplace_back(tensor(given));
         return true;
       case c10::TypeKind::FloatType:
         if (const auto scalar = number(given)) {
-          stack.emplace_back(*scalar);
+          to.emplace_back(*scalar);
           return true;
         }
         return false;
       case c10::TypeKind::IntType:
         if (const auto value = integer(given)) {
-          stack.emplace_back(*value);
+          to.emplace_back(*value);
           return true;
         }
         return false;
       case c10::TypeKind::BoolType:
         if (Py_TYPE(given) != &PyBool_Type) return false;
-        stack.emplace_back(given == Py_True);
+        to.emplace_back(given == Py_True);
         return true;
       default:
         return false;

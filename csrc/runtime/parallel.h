@@ -12,13 +12,19 @@
 namespace fastact {
 
 // Splits 0 to count into parts of at least `grain` for the threads, and calls body(begin, end) for each. All block
-// functions run in here, with flush-to-zero on.
+// functions run in here, with flush-to-zero on. What is one part needs none of torch's threads, nor the 200
+// instructions by which torch finds that out.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+  const auto part = [&](int64_t begin, int64_t end) {
     FlushToZero flush;
     body(begin, end);
-  });
+  };
+  if (count > grain) {
+    torch::stable::parallel_for(0, count, grain, part);
+  } else if (count > 0) {
+    part(0, count);
+  }
 }
 
 // The least number of elements for a thread, as in ATen: waking a thread costs about as much as 32,768 elements of
