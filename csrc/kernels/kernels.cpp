@@ -15,13 +15,16 @@
 namespace fastact {
 namespace {
 
-template <template <class> class Formula, class T>
+template <template <class> class Formula, class S>
 constexpr SoftmaxBlocks softmax_blocks() {
-  return {softmax_rows<Formula, T>,     softmax_rows_backward<Formula, T>,
-          softmax_row_max<Formula, T>,  softmax_exponentials<Formula, T>,
-          softmax_finalize<Formula, T>, softmax_write<Formula, T>,
-          softmax_terms<Formula, T>,    softmax_finalize_terms<T>,
-          softmax_gradient<Formula, T>, Formula<T>::log,
+  using T = Compute<S>;
+  // What exponentials are added up in. A logarithm may be of a sum next to 1.
+  using Sum = std::conditional_t<is_16_bit<S> && !Formula<T>::log, float, double>;
+  return {softmax_rows<Formula, T, Sum>, softmax_rows_backward<Formula, S>,
+          softmax_row_max<Formula, T>,   softmax_exponentials<Formula, T>,
+          softmax_finalize<Formula, T>,  softmax_write<Formula, T>,
+          softmax_terms<Formula, T>,     softmax_finalize_terms<T>,
+          softmax_gradient<Formula, T>,  Formula<T>::log,
           Formula<T>{}.oriented(1) < 0};
 }
 
@@ -31,7 +34,9 @@ constexpr SoftmaxBlocks softmax_blocks() {
   {block<Formula, float>, block<Formula, double>, block<Formula, Float16>, block<Formula, BFloat16>},
 #define FASTACT_FORWARD(Formula, ...) FASTACT_EACH_TYPE(forward, Formula)
 #define FASTACT_BACKWARD(Formula, ...) FASTACT_EACH_TYPE(backward, Formula)
-#define FASTACT_SOFTMAX_BLOCKS(Formula, name) {softmax_blocks<Formula, float>(), softmax_blocks<Formula, double>()},
+#define FASTACT_SOFTMAX_BLOCKS(Formula, name)                                                               \
+  {softmax_blocks<Formula, float>(), softmax_blocks<Formula, double>(), softmax_blocks<Formula, Float16>(), \
+   softmax_blocks<Formula, BFloat16>()},
 #define FASTACT_STRING(text) FASTACT_STRING_(text)
 #define FASTACT_STRING_(text) #text
 #define FASTACT_SET(name) FASTACT_SET_(name)

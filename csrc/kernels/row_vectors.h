@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/block.h"
-#include "simd/simd.h"
+#include "kernels/tiles.h"
 #include "simd/step.h"
 
 #define FASTACT_FOR_EACH_LANE(i) FASTACT_VECTORIZE for (int64_t i = 0; i < kRowLanes; ++i)
@@ -46,6 +46,27 @@ struct RowVectors {
   }
   explicit RowVectors(const T* from) {
     FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(&vectors[k], from + k * lanes, sizeof(Vector));
+  }
+  // The same with 16-bit numbers in memory.
+  template <class S>
+  static RowVectors read(const S* from) {
+    if constexpr (is_16_bit<S>) {
+      alignas(64) T numbers[kRowLanes];
+      promote<kRowLanes>(from, numbers);
+      return RowVectors(numbers);
+    } else {
+      return RowVectors(from);
+    }
+  }
+  template <class S>
+  void write(S* to) const {
+    if constexpr (is_16_bit<S>) {
+      alignas(64) T numbers[kRowLanes];
+      store(numbers);
+      demote<kRowLanes>(numbers, to);
+    } else {
+      store(to);
+    }
   }
   void store(T* to) const { FASTACT_FOR_EACH_VECTOR(k) __builtin_memcpy(to + k * lanes, &vectors[k], sizeof(Vector)); }
   template <class Combine>

@@ -1,6 +1,7 @@
 // Softmax of rows of consecutive elements.
 #pragma once
 
+#include "activations/lowp.h"
 #include "activations/softmax.h"
 #include "kernels/row_vectors.h"
 
@@ -47,12 +48,12 @@ inline T row_max_of(const Formula& formula, const T* x, int64_t n) {
   return largest.folded(larger);
 }
 
-// Sums elements `begin` to `end` of a row whose maximum is `top`. Leaves the exponentials in y, unless the output is a
-// logarithm.
-template <class Formula, class T, class Exp>
+// Sums elements `begin` to `end` of a row whose maximum is `top`, in each lane as `Sum`. Leaves the exponentials in y,
+// unless the output is a logarithm.
+template <class Sum, class Formula, class T, class Exp>
 inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_t end, T top, const Exp& exp, T* y) {
   using Int = typename ExpConstants<T>::Int;
-  alignas(64) double below[kRowLanes];
+  alignas(64) Sum below[kRowLanes];
   alignas(64) Int at_max[kRowLanes];
   FASTACT_FOR_EACH_LANE(i) below[i] = 0, at_max[i] = 0;
   for_each_group(begin, end, [&](int64_t first, int64_t skipped) {
@@ -72,12 +73,12 @@ inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_
 }
 
 // Sums a row in parts: rounding errors grow with the length of a sum, and so do integer counts.
-template <class Formula, class T, class Exp>
+template <class Sum, class Formula, class T, class Exp>
 inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
   constexpr int64_t part_size = 1024;
-  RowSum sum = sum_part(formula, x, 0, n < part_size ? n : part_size, top, exp, y);
+  RowSum sum = sum_part<Sum>(formula, x, 0, n < part_size ? n : part_size, top, exp, y);
   for (int64_t begin = part_size; begin < n; begin += part_size) {
-    const auto part = sum_part(formula, x, begin, begin + part_size < n ? begin + part_size : n, top, exp, y);
+    const auto part = sum_part<Sum>(formula, x, begin, begin + part_size < n ? begin + part_size : n, top, exp, y);
     sum.below += part.below, sum.at_max += part.at_max;
   }
   return sum;
@@ -90,7 +91,9 @@ inline int64_t rows_together(int64_t n) {
   return in_cache < 1 ? 1 : in_cache < kRowLanes ? in_cache : kRowLanes;
 }
 
-template <template <class> class Formula, class T>
+// Of tensors of 16 bits, whose results are rounded to 8 or 11 of them, `Sum` may be float: the 64 numbers that a lane
+// adds up then leave 18.
+template <template <class> class Formula, class T, class Sum = double>
 FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void* y_) {
   const Formula<T> formula;
   const int64_t together = rows_together(n);
@@ -107,13 +110,20 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
     for (int64_t row = 0; row < count; ++row) row_max[row] = row_max_of(formula, x + row * n, n);
     const auto sum_rows = [&](const auto& applies, const auto& exp_of) {
       for (int64_t row = 0; row < count; ++row)
-        if (applies(row)) sums[row] = sum_row(formula, x + row * n, n, row_max[row], exp_of(row), y + row * n);
+        if (applies(row)) sums[row] = sum_row<Sum>(formula, x + row * n, n, row_max[row], exp_of(row), y + row * n);
     };
     // Rows of the two kinds are processed separately, each loop with one kind of exponential and its constants in
     // registers.
     const auto is_moderate = [&](int64_t row) { return Formula<T>::log && abs(row_max[row]) <= RowExp<T>::limit; };
     const auto is_extreme = [&](int64_t row) { return !is_moderate(row); };
-    sum_rows(is_extreme, [&](int64_t row) { return [top = row_max[row]](T each) { return scaled_exp(each, top); }; });
+    sum_rows(is_extreme, [&](int64_t row) {
+      return [top = row_max[row]](T each) {
+        if constexpr (sizeof(Sum) == 4)
+          return lowp::scaled_exp(each, top);
+        else
+          return scaled_exp(each, top);
+      };
+    });
     if constexpr (Formula<T>::log) {
       RowExp<T> exps[kRowLanes];
       FASTACT_VECTORIZE for (int64_t row = 0; row < lanes; ++row) exps[row] = RowExp<T>(row_max[row]);
@@ -134,16 +144,17 @@ FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void*
   }
 }
 
-// Returns the sum of a row's terms. Eight are added in T, then in double.
-template <class Formula, class T>
-inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64_t n) {
+// Returns the sum of a row's terms. Eight are added in compute type, then in double.
+template <class Formula, class S>
+inline double sum_terms(const Formula& formula, const S* grad, const S* y, int64_t n) {
+  using T = Compute<S>;
   constexpr int64_t part_size = 8 * kRowLanes;
   RowVectors<double> total;
   for (int64_t begin = 0; begin < n; begin += part_size) {
     RowVectors<T> partial;
     for_each_group(begin, begin + part_size < n ? begin + part_size : n, [&](int64_t first, int64_t skipped) {
-      RowVectors<T> terms(grad + first);
-      terms.combine(RowVectors<T>(y + first), [&](auto g, auto y) { return formula.term(g, y); });
+      auto terms = RowVectors<T>::read(grad + first);
+      terms.combine(RowVectors<T>::read(y + first), [&](auto g, auto y) { return formula.term(g, y); });
       if (skipped > 0) terms.keep_last(kRowLanes - skipped);
       partial += terms;
     });
@@ -152,30 +163,36 @@ inline double sum_terms(const Formula& formula, const T* grad, const T* y, int64
   return total.sum();
 }
 
-template <template <class> class Formula, class T>
+template <template <class> class Formula, class S>
 FASTACT_FLATTEN void softmax_rows_backward(const void* grad_, const void* y_, int64_t rows, int64_t n,
                                            void* grad_input_) {
+  using T = Compute<S>;
   const Formula<T> formula;
   const int64_t together = Formula<T>::log ? rows_together(n) : 1;
   for (int64_t begin = 0; begin < rows; begin += together) {
-    auto *grad = static_cast<const T*>(grad_) + begin * n, *y = static_cast<const T*>(y_) + begin * n;
-    auto* grad_input = static_cast<T*>(grad_input_) + begin * n;
+    auto *grad = static_cast<const S*>(grad_) + begin * n, *y = static_cast<const S*>(y_) + begin * n;
+    auto* grad_input = static_cast<S*>(grad_input_) + begin * n;
     const int64_t count = rows - begin < together ? rows - begin : together;
     T sums[kRowLanes];
     for (int64_t row = 0; row < count; ++row)
       sums[row] = static_cast<T>(sum_terms(formula, grad + row * n, y + row * n, n));
     for (int64_t row = 0; row < count; ++row) {
       const T sum = sums[row];
-      const T *from = grad + row * n, *saved = y + row * n;
-      T* to = grad_input + row * n;
+      const S *from = grad + row * n, *saved = y + row * n;
+      S* to = grad_input + row * n;
       for_each_group(0, n, [=](int64_t first, int64_t) {
+        auto result = RowVectors<T>::read(from + first);
+        const auto outputs = RowVectors<T>::read(saved + first);
         if constexpr (Formula<T>::log) {
-          FASTACT_FOR_EACH_LANE(i) to[first + i] = formula.gradient(from[first + i], saved[first + i], sum);
+          alignas(64) T grads[kRowLanes], logs[kRowLanes];
+          result.store(grads);
+          outputs.store(logs);
+          FASTACT_FOR_EACH_LANE(i) grads[i] = formula.gradient(grads[i], logs[i], sum);
+          result = RowVectors<T>(grads);
         } else {
-          RowVectors<T> result(from + first);
-          result.combine(RowVectors<T>(saved + first), [=](auto g, auto y) { return formula.gradient(g, y, sum); });
-          result.store(to + first);
+          result.combine(outputs, [=](auto g, auto y) { return formula.gradient(g, y, sum); });
         }
+        result.write(to + first);
       });
     }
   }

@@ -229,26 +229,26 @@ inline bool are_consecutive(OuterDimInner shape, std::initializer_list<Strided> 
   return shape.inner_size == 1 && shape.dim_size >= kRowLanes && !(promoted && shape.dim_size > most_promoted);
 }
 
-// Calls body(offset, rows, scratch, scratch, scratch) for consecutive rows: a thread's whole share or, if they are
-// `promoted`, as many as fit into the cache, with three buffers for them.
+// Calls body(offset, rows, scratch, scratch) for consecutive rows: a thread's whole share or, if they are `promoted`,
+// as many as fit into the cache, with two buffers for them.
 template <class T, class Body>
 void for_each_rows(OuterDimInner shape, bool promoted, const Body& body) {
   const int64_t in_cache = std::max<int64_t>(1, kBlock / shape.dim_size);
   const int64_t steps = promoted ? round_up(in_cache * shape.dim_size) / kLanes : 0;
   const int64_t grain = std::max<int64_t>(1, kRowGrain / shape.dim_size);
   parallel(shape.outer_size, grain, [&](int64_t begin, int64_t end) {
-    Scratch<T> first(steps), second(steps), third(steps);
+    Scratch<T> first(steps), second(steps);
     const int64_t together = promoted ? in_cache : end - begin;
     for (int64_t row = begin; row < end; row += together)
-      body(row * shape.dim_size, std::min(together, end - row), first.data(), second.data(), third.data());
+      body(row * shape.dim_size, std::min(together, end - row), first.data(), second.data());
   });
 }
 
 template <class T>
 void run_softmax(int which, OuterDimInner shape, const Strided& x, const Strided& y) {
-  const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
+  const SoftmaxBlocks& blocks = instruction_set().softmax[which][type_index(x.type)];
   if (are_consecutive(shape, {x, y})) {
-    return for_each_rows<T>(shape, is_16_bit(x.type), [&](int64_t offset, int64_t rows, T* scratch, T* other, T*) {
+    return for_each_rows<T>(shape, is_16_bit(x.type), [&](int64_t offset, int64_t rows, T* scratch, T* other) {
       Wide<T> from(x, offset, rows * shape.dim_size, scratch), to(y, offset, rows * shape.dim_size, other);
       blocks.rows(from.read(), rows, shape.dim_size, to.target());
       to.write();
@@ -293,14 +293,10 @@ void run_softmax(int which, OuterDimInner shape, const Strided& x, const Strided
 template <class T>
 void run_softmax_backward(int which, OuterDimInner shape, const Strided& grad, const Strided& y,
                           const Strided& grad_input) {
-  const SoftmaxBlocks& blocks = instruction_set().softmax[which][sizeof(T) == 8];
-  if (are_consecutive(shape, {grad, grad_input})) {
-    const bool promoted = is_16_bit(grad_input.type);
-    return for_each_rows<T>(shape, promoted, [&](int64_t offset, int64_t rows, T* scratch, T* other, T* third) {
-      const int64_t n = rows * shape.dim_size;
-      Wide<T> from(grad, offset, n, scratch), output(y, offset, n, other), to(grad_input, offset, n, third);
-      blocks.rows_backward(from.read(), output.read(), rows, shape.dim_size, to.target());
-      to.write();
+  const SoftmaxBlocks& blocks = instruction_set().softmax[which][type_index(y.type)];
+  if (shape.inner_size == 1 && shape.dim_size >= kRowLanes) {
+    return for_each_rows<T>(shape, false, [&](int64_t offset, int64_t rows, T*, T*) {
+      blocks.rows_backward(grad.at(0, offset), y.at(0, offset), rows, shape.dim_size, grad_input.at(0, offset));
     });
   }
   for_each_tile<T>(shape, [&](const Tile& tile, T* grad_scratch, T* y_scratch, T* spare) {

@@ -26,16 +26,21 @@ inline Words mul_even(Words a, Words b) { return (Words)_mm256_mul_epu32((__m256
 inline Words even_words(Words a, Words b) { return (Words)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b); }
 inline Words odd_words(Words a, Words b) { return (Words)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b); }
 
-inline void demote(const float* from, BFloat16* to) { portable::demote(from, to); }
+template <int64_t n = kStep>
+inline void demote(const float* from, BFloat16* to) {
+  portable::demote<n>(from, to);
+}
 // GCC has no vector conversion of halves.
+template <int64_t n = kStep>
 inline void promote(const Float16* from, float* to) {
-  for (int64_t i = 0; i < kStep; i += 8) {
+  for (int64_t i = 0; i < n; i += 8) {
     __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
     _mm256_storeu_ps(to + i, _mm256_cvtph_ps(halves));
   }
 }
+template <int64_t n = kStep>
 inline void demote(const float* from, Float16* to) {
-  for (int64_t i = 0; i < kStep; i += 8) {
+  for (int64_t i = 0; i < n; i += 8) {
     __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), halves);
   }

@@ -40,19 +40,25 @@ inline uint16_t demote_float16(float x) {
   return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : result));
 }
 
-// Conversions of a step.
+// Conversions of n numbers, a multiple of 16.
+template <int64_t n = kStep>
 inline void promote(const BFloat16* from, float* to) {
-  FASTACT_FOR_EACH_IN_STEP(i) to[i] = promote_bfloat16(from[i].bits);
+  FASTACT_VECTORIZE for (int64_t i = 0; i < n; ++i) to[i] = promote_bfloat16(from[i].bits);
 }
 
 namespace portable {
+template <int64_t n = kStep>
 inline void demote(const float* from, BFloat16* to) {
-  FASTACT_FOR_EACH_IN_STEP(i) to[i].bits = demote_bfloat16(from[i]);
+  FASTACT_VECTORIZE for (int64_t i = 0; i < n; ++i) to[i].bits = demote_bfloat16(from[i]);
 }
+template <int64_t n = kStep>
 inline void promote(const Float16* from, float* to) {
-  FASTACT_FOR_EACH_IN_STEP(i) to[i] = promote_float16(from[i].bits);
+  FASTACT_VECTORIZE for (int64_t i = 0; i < n; ++i) to[i] = promote_float16(from[i].bits);
 }
-inline void demote(const float* from, Float16* to) { FASTACT_FOR_EACH_IN_STEP(i) to[i].bits = demote_float16(from[i]); }
+template <int64_t n = kStep>
+inline void demote(const float* from, Float16* to) {
+  FASTACT_VECTORIZE for (int64_t i = 0; i < n; ++i) to[i].bits = demote_float16(from[i]);
+}
 }  // namespace portable
 
 }  // namespace

@@ -11,7 +11,9 @@
 //   Words                               a vector of 64-bit words
 //     mul_even(a, b)                    the products of their low halves
 //     even_words(a, b), odd_words(a, b) the even or odd words of a and b, alternating
-//   promote(from, to), demote(from, to) convert a step of 16-bit numbers to float and back, rounding to nearest even
+//   promote(from, to), demote(from, to) convert a step of 16-bit numbers, or the first n, to float and back, rounding
+//   to
+//                                       nearest even
 //   write_mask(keep, x, mask)           writes keep(x) of each number of a step as a bit
 //   unpack_mask(bits, flags)            unpacks the bits of a step to flags, -1 or 0
 #pragma once
