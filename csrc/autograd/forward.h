@@ -134,7 +134,7 @@ struct Forward : c10::OperatorKernel {
                                  : new_like(input);
     if (saving && op.saves == Saves::kMask) results.found = new_mask(input);
     if (!run_directly(op, arguments, results.output, results.found)) return false;
-    // Or it was counted there.
+    // Where that key is excluded, its kernel has counted the version.
     if (in_place && !c10::impl::tls_is_dispatch_key_excluded(DispatchKey::ADInplaceOrView))
       torch::autograd::increment_version(input);
     return true;
@@ -144,9 +144,10 @@ struct Forward : c10::OperatorKernel {
     const Tensor& input = arguments[0].toTensor();
     if (in_place) torch::autograd::check_inplace(input, true);
     auto node = make_node<Backward>(op);
-    for (const IValue& each : arguments.slice(0, op.tensors))
-      node->add_next_edge(each.isNone() ? torch::autograd::Edge()
-                                        : torch::autograd::impl::gradient_edge(each.toTensor()));
+    for (size_t i = 0; i < op.tensors; ++i) {
+      const Tensor& each = tensor_or_none(arguments[i]);
+      node->add_next_edge(each.defined() ? torch::autograd::impl::gradient_edge(each) : torch::autograd::Edge());
+    }
     if (op.adds_last && !input.requires_grad() &&
         !arguments[1].toTensor().requires_grad()) {  // the residual's alone: nothing to save
       Tensor output = run_below(plain, false, arguments).output;

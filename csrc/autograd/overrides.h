@@ -315,7 +315,7 @@ inline Why why_torchs(const Tensor& tensor, const Tensor& first) {
   return nullptr;
 }
 
-// The kernel of one of torch's ops at one key: boxed, with its arguments on a stack.
+// The kernel of one of torch's ops at one key.
 struct Override : c10::OperatorKernel {
   enum class Form { kFunctional, kInPlace, kOut, kBackward };
 
@@ -332,9 +332,10 @@ struct Override : c10::OperatorKernel {
         arguments(aten.schema().arguments().size()),
         torchs(aten.getComputedKernelForDispatchKey(key)) {}
 
+  // Boxed: the arguments are on a stack.
   void operator()(const OperatorHandle& aten, DispatchKeySet keys, Stack* stack) {
     const size_t begin = stack->size() - arguments;
-    Tensor output = run(torch::jit::last(*stack, arguments), [&](Arguments) {
+    Tensor output = run(torch::jit::last(*stack, arguments), [&] {
       torchs.callBoxed(aten, keys, stack);
       return torch::jit::pop(*stack).toTensor();
     });
@@ -342,10 +343,10 @@ struct Override : c10::OperatorKernel {
     stack->emplace_back(std::move(output));
   }
 
-  // The same with the arguments in a list.
-  Tensor operator()(DispatchKeySet keys, Arguments from) const {
-    return run(from, [&](Arguments from) {
-      Stack stack(from.begin(), from.end());
+  // The same with all arguments in an array, from which they may be moved.
+  Tensor operator()(DispatchKeySet keys, IValue* from) const {
+    return run(Arguments(from, arguments), [&] {
+      Stack stack(std::make_move_iterator(from), std::make_move_iterator(from + arguments));
       torchs.callBoxed(torchs.opHandle(), keys, &stack);
       return std::move(stack[0]).toTensor();
     });
@@ -363,9 +364,9 @@ struct Override : c10::OperatorKernel {
   Tensor run(Arguments from, const Torchs& run_torchs) const {
     const uint64_t wanted = active().load(std::memory_order_relaxed) & overridden.stand_ins;
     if (is_seen()) return run_seen(wanted, from, run_torchs);
-    if (wanted == 0 || within()) return run_torchs(from);
+    if (wanted == 0 || within()) return run_torchs();
     Answer answer;
-    if (run_ours(wanted, from, answer)) return run_torchs(from);
+    if (run_ours(wanted, from, answer)) return run_torchs();
     return std::move(answer.output);
   }
 
@@ -376,12 +377,12 @@ struct Override : c10::OperatorKernel {
     SeenCall& whole = *SeenCall::outermost();
     if (within()) {
       whole.torch_within = true;
-      return run_torchs(from);
+      return run_torchs();
     }
     Answer answer;
     const std::vector<IValue> given = from.vec();
     const Why why = run_ours(wanted, from, answer);
-    if (why) answer.output = run_torchs(from);
+    if (why) answer.output = run_torchs();
     whole.kernel_ran |= !why;
     whole.torch_within |= why && !call.is_outermost();
     if (call.is_outermost())
@@ -469,11 +470,14 @@ template <class... Given>
 torch::CppFunction with(Override op) {
   if (op.form == Override::Form::kInPlace)
     return torch::CppFunction([op](DispatchKeySet keys, Tensor& input, Given... given) -> Tensor& {
-      op(keys, {input, given...});
+      IValue arguments[] = {input, given...};
+      op(keys, arguments);
       return input;
     });
-  return torch::CppFunction(
-      [op](DispatchKeySet keys, const Tensor& input, Given... given) { return op(keys, {input, given...}); });
+  return torch::CppFunction([op](DispatchKeySet keys, const Tensor& input, Given... given) {
+    IValue arguments[] = {input, given...};
+    return op(keys, arguments);
+  });
 }
 
 inline bool is_autograd(DispatchKey key) { return key == DispatchKey::AutogradCPU || key == DispatchKey::AutogradCUDA; }

@@ -37,7 +37,7 @@ using MaxoutBackward = void (*)(const void* grad, const uint8_t* indices, void* 
                                 int64_t pieces, int64_t inner);
 
 // Softmax of rows of n >= kRowLanes consecutive elements, one after the other: forward in compute type, backward in the
-// tensors' own. Buffers must not alias.
+// type of the output and its gradient. Buffers must not alias.
 constexpr int64_t kRowLanes = 16;
 using SoftmaxRows = void (*)(const void* x, int64_t rows, int64_t n, void* y);
 using SoftmaxRowsBackward = void (*)(const void* grad, const void* y, int64_t rows, int64_t n, void* grad_input);
@@ -118,7 +118,7 @@ struct InstructionSet {
   int64_t (*count_flat[2])(const void* numbers, int64_t n, const double* bounds, int64_t intervals, void* awake);
   MaxoutForward maxout_forward[4];
   MaxoutBackward maxout_backward[4];
-  SoftmaxBlocks softmax[kSoftmaxCount][4];
+  SoftmaxBlocks softmax[kSoftmaxCount][4];  // by the output's dtype
   PromoteBlock promote[2];
   DemoteBlock demote[2];
 };

@@ -18,7 +18,7 @@ namespace {
 template <template <class> class Formula, class S>
 constexpr SoftmaxBlocks softmax_blocks() {
   using T = Compute<S>;
-  // What exponentials are added up in. A logarithm may be of a sum next to 1.
+  // The type in which exponentials are added up; double for a logarithm, which may be of a sum next to 1.
   using Sum = std::conditional_t<is_16_bit<S> && !Formula<T>::log, float, double>;
   return {softmax_rows<Formula, T, Sum>, softmax_rows_backward<Formula, S>,
           softmax_row_max<Formula, T>,   softmax_exponentials<Formula, T>,

@@ -75,7 +75,7 @@ inline RowSum sum_part(const Formula& formula, const T* x, int64_t begin, int64_
 // Sums a row in parts: rounding errors grow with the length of a sum, and so do integer counts.
 template <class Sum, class Formula, class T, class Exp>
 inline RowSum sum_row(const Formula& formula, const T* x, int64_t n, T top, const Exp& exp, T* y) {
-  constexpr int64_t part_size = 1024;
+  constexpr int64_t part_size = sizeof(Sum) == 4 ? 256 : 1024;
   RowSum sum = sum_part<Sum>(formula, x, 0, n < part_size ? n : part_size, top, exp, y);
   for (int64_t begin = part_size; begin < n; begin += part_size) {
     const auto part = sum_part<Sum>(formula, x, begin, begin + part_size < n ? begin + part_size : n, top, exp, y);
@@ -91,8 +91,8 @@ inline int64_t rows_together(int64_t n) {
   return in_cache < 1 ? 1 : in_cache < kRowLanes ? in_cache : kRowLanes;
 }
 
-// Of tensors of 16 bits, whose results are rounded to 8 or 11 of them, `Sum` may be float: the 64 numbers that a lane
-// adds up then leave 18.
+// For tensors of 16 bits, `Sum` is float and chooses the exponentials of lowp.h: results keep 8 or 11 bits, and the sum
+// of 256 numbers in float has 19 right.
 template <template <class> class Formula, class T, class Sum = double>
 FASTACT_FLATTEN void softmax_rows(const void* x_, int64_t rows, int64_t n, void* y_) {
   const Formula<T> formula;

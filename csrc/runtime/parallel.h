@@ -12,8 +12,8 @@
 namespace fastact {
 
 // Splits 0 to count into parts of at least `grain` for the threads, and calls body(begin, end) for each. All block
-// functions run in here, with flush-to-zero on. What is one part needs none of torch's threads, nor the 200
-// instructions by which torch finds that out.
+// functions run in here, with flush-to-zero on. A single part runs at once: torch takes 200 instructions to find out
+// that it needs no other thread.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
   const auto part = [&](int64_t begin, int64_t end) {

@@ -223,9 +223,8 @@ class Wide {
 
 // Whether block functions process rows in memory order. Not if rows of 16-bit types are so long that, promoted, they
 // would leave the cache.
-inline bool are_consecutive(OuterDimInner shape, std::initializer_list<Strided> operands) {
+inline bool are_consecutive(OuterDimInner shape, bool promoted) {
   constexpr int64_t most_promoted = 1 << 18;
-  bool promoted = std::any_of(operands.begin(), operands.end(), [](auto& each) { return is_16_bit(each.type); });
   return shape.inner_size == 1 && shape.dim_size >= kRowLanes && !(promoted && shape.dim_size > most_promoted);
 }
 
@@ -246,9 +245,10 @@ void for_each_rows(OuterDimInner shape, bool promoted, const Body& body) {
 
 template <class T>
 void run_softmax(int which, OuterDimInner shape, const Strided& x, const Strided& y) {
-  const SoftmaxBlocks& blocks = instruction_set().softmax[which][type_index(x.type)];
-  if (are_consecutive(shape, {x, y})) {
-    return for_each_rows<T>(shape, is_16_bit(x.type), [&](int64_t offset, int64_t rows, T* scratch, T* other) {
+  const SoftmaxBlocks& blocks = instruction_set().softmax[which][type_index(y.type)];
+  const bool promoted = is_16_bit(x.type);
+  if (are_consecutive(shape, promoted)) {
+    return for_each_rows<T>(shape, promoted, [&](int64_t offset, int64_t rows, T* scratch, T* other) {
       Wide<T> from(x, offset, rows * shape.dim_size, scratch), to(y, offset, rows * shape.dim_size, other);
       blocks.rows(from.read(), rows, shape.dim_size, to.target());
       to.write();
@@ -294,9 +294,14 @@ template <class T>
 void run_softmax_backward(int which, OuterDimInner shape, const Strided& grad, const Strided& y,
                           const Strided& grad_input) {
   const SoftmaxBlocks& blocks = instruction_set().softmax[which][type_index(y.type)];
-  if (shape.inner_size == 1 && shape.dim_size >= kRowLanes) {
-    return for_each_rows<T>(shape, false, [&](int64_t offset, int64_t rows, T*, T*) {
-      blocks.rows_backward(grad.at(0, offset), y.at(0, offset), rows, shape.dim_size, grad_input.at(0, offset));
+  const bool promoted = y.type != grad_input.type;  // a float32 output was made of 16-bit numbers
+  if (are_consecutive(shape, promoted)) {
+    return for_each_rows<T>(shape, promoted, [&](int64_t offset, int64_t rows, T* scratch, T*) {
+      const Wide<T> to(grad_input, offset, rows * shape.dim_size, scratch);
+      void* written = grad_input.at(0, offset);
+      if (promoted) written = to.target();
+      blocks.rows_backward(grad.at(0, offset), y.at(0, offset), rows, shape.dim_size, written);
+      if (promoted) to.write();
     });
   }
   for_each_tile<T>(shape, [&](const Tile& tile, T* grad_scratch, T* y_scratch, T* spare) {

@@ -30,17 +30,20 @@ inline Words odd_words(Words a, Words b) { return (Words)_mm512_unpackhi_epi64((
 // packed.
 template <int64_t n = kStep>
 inline void demote(const float* from, BFloat16* to) {
-  if constexpr (n % 32 != 0) return portable::demote<n>(from, to);
-  const __m512i upper = _mm512_set_epi64(0x3f003d003b0039, 0x37003500330031, 0x2f002d002b0029, 0x27002500230021,
-                                         0x1f001d001b0019, 0x17001500130011, 0x0f000d000b0009, 0x07000500030001);
-  for (int64_t i = 0; i < n; i += 32) {
-    __m512i halves[2];
-    for (int j = 0; j < 2; ++j) {
-      __m512i bits = _mm512_loadu_si512(from + i + 16 * j), half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-      __mmask16 is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-      halves[j] = _mm512_mask_add_epi32(half, is_odd, half, _mm512_set1_epi32(1));
+  if constexpr (n % 32 != 0) {
+    portable::demote<n>(from, to);
+  } else {
+    const __m512i upper = _mm512_set_epi64(0x3f003d003b0039, 0x37003500330031, 0x2f002d002b0029, 0x27002500230021,
+                                           0x1f001d001b0019, 0x17001500130011, 0x0f000d000b0009, 0x07000500030001);
+    for (int64_t i = 0; i < n; i += 32) {
+      __m512i halves[2];
+      for (int j = 0; j < 2; ++j) {
+        __m512i bits = _mm512_loadu_si512(from + i + 16 * j), half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+        __mmask16 is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+        halves[j] = _mm512_mask_add_epi32(half, is_odd, half, _mm512_set1_epi32(1));
+      }
+      _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(halves[0], upper, halves[1]));
     }
-    _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(halves[0], upper, halves[1]));
   }
 }
 template <int64_t n = kStep>

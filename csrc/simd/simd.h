@@ -11,8 +11,8 @@
 //   Words                               a vector of 64-bit words
 //     mul_even(a, b)                    the products of their low halves
 //     even_words(a, b), odd_words(a, b) the even or odd words of a and b, alternating
-//   promote(from, to), demote(from, to) convert a step of 16-bit numbers, or the first n, to float and back, rounding
-//   to
+//   promote<n>(from, to), demote<n>(from, to)
+//                                       convert n 16-bit numbers, a step unless n is given, to float and back, to
 //                                       nearest even
 //   write_mask(keep, x, mask)           writes keep(x) of each number of a step as a bit
 //   unpack_mask(bits, flags)            unpacks the bits of a step to flags, -1 or 0
