@@ -158,26 +158,22 @@ def test_sizes_of_zero_and_one(name: str, device: str, on: str) -> None:
 @pytest.mark.parametrize("dtype", [None, *DTYPES], ids=str)
 @pytest.mark.parametrize("input_dtype", [*DTYPES, torch.int64], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("columns", [6, 40])  # brought side by side, and as they lie
-def test_dtype(
-    columns: int, name: str, input_dtype: torch.dtype, dtype: torch.dtype | None, device: str, on: str
-) -> None:
+def test_dtype(name: str, input_dtype: torch.dtype, dtype: torch.dtype | None, device: str, on: str) -> None:
     if input_dtype == torch.int64 and dtype is None:
         return
     outcomes = []
     for library in (F, nn.functional):
-        input = torch.arange(4 * columns).remainder(7).view(4, columns).to(input_dtype).to(on)
+        input = torch.arange(24).remainder(7).view(4, 6).to(input_dtype).to(on)
         input.requires_grad_(input_dtype.is_floating_point)
         output = getattr(library, name)(input, 1, dtype=dtype)
         gradient = ()
         if output.requires_grad:
-            grad = torch.linspace(-1, 1, 4 * columns, device=on).view(4, columns).to(output)
-            gradient = torch.autograd.grad(output, input, grad)
+            gradient = torch.autograd.grad(output, input, torch.linspace(-1, 1, 24, device=on).view(4, 6).to(output))
             assert gradient[0].dtype == input_dtype
         outcomes.append((output.detach(), *gradient))
+    eps = torch.finfo(dtype or input_dtype).eps
     for got, expected in zip(*outcomes, strict=True):
         assert got.dtype == expected.dtype
-        eps = max(torch.finfo(got.dtype).eps, torch.finfo(dtype or input_dtype).eps)
         torch.testing.assert_close(got, expected, rtol=3 * eps, atol=3 * eps)
 
 
@@ -200,9 +196,23 @@ def test_widening_is_fused(device: str, on: str) -> None:
         output = F.softmax(input, 1, dtype=torch.float32)
     assert output.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
     assert [t.dtype for t in saved] == [torch.float32]
-    assert torch.equal(output, F.softmax(input.float(), 1))  # as exact as float32's
+    torch.testing.assert_close(output.detach(), torch.softmax(input.detach().float(), 1))
     (got,) = torch.autograd.grad(output[:, 0].sum(), input, create_graph=True)
     assert got.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("columns", [6, 40, 3000])  # brought side by side, and as they lie
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_widened_numbers_are_float32s(name: str, dtype: torch.dtype, columns: int, device: str, on: str) -> None:
+    """Bit for bit, in the output and in what its gradient is rounded from."""
+    narrow = torch.randn(5, columns, device=on).to(dtype).requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    outputs = [getattr(F, name)(input, 1, dtype=torch.float32) for input in (narrow, wide)]
+    assert torch.equal(*outputs)
+    grad = torch.randn(5, columns, device=on)
+    gradients = [torch.autograd.grad(*pair, grad)[0] for pair in zip(outputs, (narrow, wide), strict=True)]
+    assert torch.equal(gradients[0], gradients[1].to(dtype))
 
 
 @pytest.mark.only("cuda")

@@ -297,11 +297,9 @@ void run_softmax_backward(int which, OuterDimInner shape, const Strided& grad, c
   const bool promoted = y.type != grad_input.type;  // a float32 output was made of 16-bit numbers
   if (are_consecutive(shape, promoted)) {
     return for_each_rows<T>(shape, promoted, [&](int64_t offset, int64_t rows, T* scratch, T*) {
-      const Wide<T> to(grad_input, offset, rows * shape.dim_size, scratch);
-      void* written = grad_input.at(0, offset);
-      if (promoted) written = to.target();
+      void* const written = promoted ? static_cast<void*>(scratch) : grad_input.at(0, offset);
       blocks.rows_backward(grad.at(0, offset), y.at(0, offset), rows, shape.dim_size, written);
-      if (promoted) to.write();
+      if (promoted) store_demoted(grad_input, offset, rows * shape.dim_size, scratch);
     });
   }
   for_each_tile<T>(shape, [&](const Tile& tile, T* grad_scratch, T* y_scratch, T* spare) {
