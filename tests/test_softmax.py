@@ -201,16 +201,17 @@ def test_widening_is_fused(device: str, on: str) -> None:
     assert got.dtype == torch.bfloat16
 
 
+@pytest.mark.only("cpu")  # a GPU's kernel adds up in another order
 @pytest.mark.parametrize("columns", [6, 40, 3000])  # brought side by side, and as they lie
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_widened_numbers_are_float32s(name: str, dtype: torch.dtype, columns: int, device: str, on: str) -> None:
+def test_widened_numbers_are_float32s(name: str, dtype: torch.dtype, columns: int, device: str) -> None:
     """Bit for bit, in the output and in what its gradient is rounded from."""
-    narrow = torch.randn(5, columns, device=on).to(dtype).requires_grad_()
+    narrow = torch.randn(5, columns).to(dtype).requires_grad_()
     wide = narrow.detach().float().requires_grad_()
     outputs = [getattr(F, name)(input, 1, dtype=torch.float32) for input in (narrow, wide)]
     assert torch.equal(*outputs)
-    grad = torch.randn(5, columns, device=on)
+    grad = torch.randn(5, columns)
     gradients = [torch.autograd.grad(*pair, grad)[0] for pair in zip(outputs, (narrow, wide), strict=True)]
     assert torch.equal(gradients[0], gradients[1].to(dtype))
 
